@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):/usr/sbin:/sbin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+prepare: ## Install Debian packages and the virtual environment that everything here needs
+	@tools/prepare
+
+demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, write a report
+	@$(BIN)/ktls demo
+
+test: check unit orchestration vm molecule ## Everything, on real kernels too
+
+check: prepare ## Linters and types, in seconds, without a VM
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@shellcheck tools/prepare agent/units/ktls-off .ci/run
+	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
+
+unit: prepare ## Pure tests
+	@$(BIN)/pytest -q tests/unit
+
+orchestration: prepare ## Playbooks over many fake local hosts
+	@$(BIN)/pytest -q tests/orchestration
+
+vm: prepare ## Tests on lab VMs with real kernel TLS
+	@$(BIN)/pytest -q tests/vm
+
+molecule: prepare ## The role scenarios on a lab VM
+	@tests/molecule/run
+
+clean: ## Take running labs down, drop build output (the image cache stays)
+	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
+	rm -rf build
+
+.PHONY: help prepare demo test check unit orchestration vm molecule clean

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ktls-agent``: the service, and the commands that talk to it.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent cannot be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from ktls_host.errors import KtlsError
+
+from . import config
+from .version import VERSION
+
+OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+_QUICK_S = 15.0
+_SLOW_S = 60.0  # order and probe wait for a handshake and a transfer
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.verb == "serve":
+            return _serve(arguments)
+        if arguments.verb == "diag":
+            from . import diag
+
+            return diag.main(config.load(arguments.config).probe.port)
+        if arguments.verb == "watch":
+            return _watch(arguments)
+        return _one(arguments)
+    except KtlsError as error:
+        if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
+            return _off_without_agent(arguments, error)
+        print(f"ktls-agent: {os.uname().nodename}: {error.message}", file=sys.stderr)
+        return UNREACHABLE if error.code in ("unreachable", "timeout", "protocol") else FAILED
+    except BrokenPipeError:
+        # The reader of our output is gone: nothing to report, and nobody to report it to.
+        sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115
+        return OK
+    except KeyboardInterrupt:
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ktls-agent", description="The kTLS agent of this host.")
+    parser.add_argument("--version", action="version", version=f"ktls-agent {VERSION}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):
+        service = verbs.add_parser(verb, help=text)
+        service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
+
+    def client(verb: str, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(verb, help=text)
+        sub.add_argument("--socket", default=config.DEFAULT_SOCKET, help="default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="print the status object")
+        return sub
+
+    client("status", "what is in force")
+    order = client("order", "apply a phase provisionally")
+    order.add_argument("--id", required=True)
+    order.add_argument("--epoch", required=True, type=int)
+    order.add_argument("--phase", required=True, help="userspace or tx")
+    order.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="revert unless confirmed by then")
+    order.add_argument("--plan-sha256", required=True, metavar="HEX")
+    confirm = client("confirm", "make the pending order durable")
+    confirm.add_argument("--id", required=True)
+    confirm.add_argument("--epoch", required=True, type=int)
+    revert = client("revert", "undo the order: userspace")
+    revert.add_argument("--reason", default="revert on the host")
+    off = client("off", "kill switch: userspace, latched until cleared")
+    off.add_argument("--reason", default="off on the host")
+    off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
+    off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
+    client("clear", "remove the off flag (switches nothing on)")
+    client("probe", "fetch the probe object and look at its socket")
+    watch = client("watch", "print the status again and again")
+    watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import logging
+
+    from . import daemon
+
+    # The journal adds time and unit; one line an event.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    asyncio.run(daemon.main(config.load(arguments.config)))
+    return OK
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    verb: str = arguments.verb
+    if verb == "order":
+        order = {
+            "id": arguments.id,
+            "epoch": arguments.epoch,
+            "phase": arguments.phase,
+            "lease_s": arguments.lease,
+            "plan_sha256": arguments.plan_sha256,
+        }
+        return {"verb": verb, "order": order}
+    if verb == "confirm":
+        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch}
+    if verb in ("revert", "off"):
+        return {"verb": verb, "reason": arguments.reason}
+    return {"verb": "status" if verb == "watch" else verb}
+
+
+def _one(arguments: argparse.Namespace) -> int:
+    from ktls_host import jsonsock
+
+    limit = _SLOW_S if arguments.verb in ("order", "probe") else _QUICK_S
+    status = jsonsock.call(arguments.socket, _request(arguments), limit)
+    print(json.dumps(status, sort_keys=True) if arguments.json else render(status))
+    if arguments.verb == "probe":
+        return OK if (status.get("probe") or {}).get("ok") else FAILED
+    if arguments.verb == "off":
+        # Done means read back. A sidecar that does not answer has the flag before it, but has not shown it.
+        shown = status["sidecar"] is not None and status["phase"] == "userspace"
+        return OK if status["off"]["flag"] and shown else FAILED
+    return OK
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from ktls_host import jsonsock
+
+    interval = max(0.1, arguments.interval)
+    following = time.monotonic()
+    while True:
+        # A watch outlives a restart of the agent: a gap is a line too, never silence.
+        try:
+            status = jsonsock.call(arguments.socket, {"verb": "status"}, _QUICK_S)
+            line = json.dumps(status, sort_keys=True) if arguments.json else render(status).replace("\n", "; ")
+        except KtlsError as error:
+            line = json.dumps({"ok": False, "error": error.as_dict()}) if arguments.json else error.message
+        print(line, flush=True)
+        following = max(following + interval, time.monotonic())
+        time.sleep(max(0.0, following - time.monotonic()))
+
+
+def _off_without_agent(arguments: argparse.Namespace, error: KtlsError) -> int:
+    """The agent is dead: write the flags ourselves; the sidecar looks at them by itself."""
+    from .flags import OffFlags
+
+    flags = OffFlags(arguments.run_flag, arguments.durable_flag)
+    failure = ""
+    try:
+        flags.write_run(arguments.reason)
+    except OSError as problem:
+        failure = f"{problem.filename}: {problem.strerror}; run ktls-off as root"
+    with contextlib.suppress(OSError):
+        flags.write_durable(arguments.reason)
+    there = any(flags.present())
+    outcome = "the off flag is set, the sidecar obeys it by itself" if there else failure
+    host = os.uname().nodename
+    print(f"ktls-agent: {host}: {error.message}; {outcome}", file=sys.stderr)
+    return OK if there else FAILED
+
+
+def render(status: dict[str, Any]) -> str:
+    """Return the status for people, a few short lines."""
+    host, off, probe = status["host"], status["off"], status.get("probe")
+    phase = "not known" if status["sidecar"] is None else status["phase"]
+    lines = [f"{host['name']}: phase {phase}, order {status['order']}{_order_words(status)}"]
+    if off["flag"]:
+        age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
+        lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
+    connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
+    total = volume["ktls_tx"] + volume["userspace"]
+    share = f", {100 * volume['ktls_tx'] / total:.1f} % of {total} bytes by kTLS" if total else ""
+    kinds = f"{connections['ktls_tx']} kTLS and {connections['userspace']} userspace connections"
+    lines.append(f"  sidecar: {kinds}{share}")
+    if status["sidecar_error"]:
+        lines[-1] = f"  sidecar: NOT REACHED: {status['sidecar_error']}"
+    if sockets:
+        lines.append(
+            f"  kernel: {sockets['ktls_tx']} sockets with kTLS transmit, {sockets['ktls_rx']} with receive,"
+            f" {sockets['userspace']} without"
+        )
+    else:
+        lines.append(f"  kernel: sockets not known: {status.get('sockets_error')}")
+    if probe:
+        what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
+        path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
+        lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
+    lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
+    return "\n".join(lines)
+
+
+def _order_words(status: dict[str, Any]) -> str:
+    words = ""
+    if status["order_id"]:
+        words += f" ({status['order_id']}, {status['ordered_phase']}, epoch {status['epoch']})"
+    if status["lease_left_s"] is not None:
+        words += f", reverts in {status['lease_left_s']:.0f} s unless confirmed"
+    if status["order"] == "reverted":
+        words += f": {status['revert_reason']}"
+    return words

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's configuration file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ktls_host.errors import KtlsError
+
+DEFAULT_PATH = "/etc/ktls/agent.json"
+DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
+DEFAULT_RUN_DIR = "/run/ktls"
+DEFAULT_STATE_DIR = "/var/lib/ktls"
+DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Where the self-probe connects, and what it verifies there."""
+
+    host: str
+    port: int
+    server_name: str
+    ca: str
+    path: str
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Everything that the agent needs to know about its host."""
+
+    socket: str
+    state_dir: str
+    run_dir: str
+    sidecar_socket: str
+    probe: ProbeConfig
+    diag_socket: str = DEFAULT_DIAG_SOCKET
+    group: str | None = "ktls"
+
+    @property
+    def run_flag(self) -> str:
+        """The off flag that is lost at boot."""
+        return f"{self.run_dir}/off"
+
+    @property
+    def durable_flag(self) -> str:
+        """The off flag that is not."""
+        return f"{self.state_dir}/off"
+
+
+def load(path: str = DEFAULT_PATH) -> AgentConfig:
+    """Read the configuration at ``path``. Raises :class:`KtlsError`: bad_config."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            raw = json.load(handle)
+    except OSError as error:
+        raise KtlsError("bad_config", f"cannot read {path}: {error.strerror}; deploy the agent's role") from error
+    except ValueError as error:
+        raise KtlsError("bad_config", f"{path} is not JSON: {error}; deploy the agent's role") from error
+    return parse(raw, path)
+
+
+def parse(raw: Any, source: str) -> AgentConfig:
+    """Check ``raw``. Raises :class:`KtlsError`: bad_config, naming ``source`` and the key."""
+    if not isinstance(raw, dict):
+        raise _bad(source, "is not an object")
+    raw = dict(raw)
+    probe = raw.pop("probe", None)
+    if not isinstance(probe, dict):
+        raise _bad(source, "probe is missing or not an object")
+    probe = dict(probe)
+    port = probe.pop("port", None)
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise _bad(source, "probe.port is not a port number")
+    texts = {key: _text(source, "probe.", probe, key) for key in ("host", "server_name", "ca", "path")}
+    optional: dict[str, Any] = {}
+    if "diag_socket" in raw:
+        optional["diag_socket"] = _text(source, "", raw, "diag_socket")
+    if "group" in raw:
+        group = raw.pop("group")
+        if group is not None and not isinstance(group, str):
+            raise _bad(source, "group is not a name or null")
+        optional["group"] = group
+    paths = {key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")}
+    odd = sorted(str(key) for key in (*raw, *(f"probe.{key}" for key in probe)))
+    if odd:
+        raise _bad(source, f"unknown key {odd[0]}")
+    return AgentConfig(probe=ProbeConfig(port=port, **texts), **paths, **optional)
+
+
+def _text(source: str, prefix: str, raw: dict[str, Any], key: str) -> str:
+    value = raw.pop(key, None)
+    if not isinstance(value, str) or not value:
+        raise _bad(source, f"{prefix}{key} is missing or not a text")
+    return value
+
+
+def _bad(source: str, what: str) -> KtlsError:
+    return KtlsError("bad_config", f"{source}: {what}; correct it and restart the agent")

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service around :class:`~ktls_agent.core.Agent`: a Unix socket, a quarter-second tick, the systemd watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable
+from typing import Any, Callable
+
+from ktls_host import jsonsock
+from ktls_host.jsonsock import Peer, RequestError
+
+from . import probe
+from .config import AgentConfig
+from .core import Agent
+from .diag import DiagClient
+from .flags import OffFlags
+from .notify import notify
+from .observe import Observer
+from .store import Store
+
+_LOG = logging.getLogger(__name__)
+TICK_S = 0.25
+SIDECAR_TIMEOUT_S = 2.0
+_REASON_LIMIT = 300
+
+
+class Daemon:
+    """The agent of one host, with its sockets."""
+
+    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer) -> None:
+        """Join the parts; :meth:`run` brings them to life."""
+        self.config = config
+        self.agent = agent
+        self._observer = observer
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to end in good order."""
+        self._stop.set()
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until :meth:`stop`. Raises :class:`~ktls_host.errors.KtlsError` if the socket cannot be had."""
+        # The socket first: a second agent must fail before it touches the state of the first.
+        server = await jsonsock.serve_unix(self.config.socket, self.handle, 0o660, self.config.group)
+        ticker = None
+        try:
+            await self.agent.start()
+            ticker = asyncio.ensure_future(self._ticks())
+            ready()
+            stopped = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait([ticker, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if ticker.done():
+                ticker.result()  # a tick that raised ends the service: systemd starts it anew
+        finally:
+            if ticker is not None:
+                ticker.cancel()
+            notify("STOPPING=1")
+            await self.agent.stop()
+            await server.close()
+
+    async def _ticks(self) -> None:
+        while True:
+            self.agent.tick()
+            notify("WATCHDOG=1")
+            await asyncio.sleep(TICK_S)
+
+    async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        """Answer one request. Raises :class:`RequestError`."""
+        verb = request.get("verb")
+        verbs: dict[str, tuple[set[str], Callable[[dict[str, Any]], Awaitable[Any]]]] = {
+            "status": (set(), self._nothing),
+            "probe": (set(), self._probe),
+            "order": ({"order"}, lambda r: self.agent.order(r.get("order"))),
+            "confirm": ({"id", "epoch"}, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"))),
+            "revert": ({"reason"}, lambda r: self.agent.revert(_reason(r))),
+            "off": ({"reason"}, lambda r: self.agent.off(_reason(r))),
+            "clear": (set(), self._clear),
+        }
+        if not isinstance(verb, str) or verb not in verbs:
+            raise RequestError("bad_verb", f"unknown verb; use one of {', '.join(sorted(verbs))}")
+        self._authorise(verb, peer)
+        keys, action = verbs[verb]
+        # OFF is never refused, not even for a malformed request.
+        odd = set(request) - keys - {"verb"}
+        if odd and verb not in ("off", "revert"):
+            raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
+        await action(request)
+        return await self._observer.status()
+
+    def _authorise(self, verb: str, peer: Peer) -> None:
+        allowed = {0} if verb == "clear" else {0, os.geteuid()}
+        if verb not in ("status", "probe") and peer.uid not in allowed:
+            _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
+            raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
+
+    async def _nothing(self, _: dict[str, Any]) -> None:
+        return
+
+    async def _probe(self, _: dict[str, Any]) -> None:
+        await self.agent.run_probe()
+
+    async def _clear(self, _: dict[str, Any]) -> None:
+        await self.agent.clear()
+
+
+def _reason(request: dict[str, Any]) -> str:
+    reason = request.get("reason")
+    text = reason if isinstance(reason, str) else ""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:_REASON_LIMIT] or "no reason given"
+
+
+def build(config: AgentConfig) -> Daemon:
+    """Make the daemon of this host from its configuration. Needs a running event loop."""
+    diag = DiagClient(config.diag_socket, config.probe.port)
+    agent: Agent
+
+    async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await agent.in_thread(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
+        return answer
+
+    agent = Agent(
+        Store(config.state_dir),
+        OffFlags(config.run_flag, config.durable_flag),
+        sidecar,
+        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
+    )
+    return Daemon(config, agent, Observer(agent, diag))
+
+
+async def main(config: AgentConfig) -> None:
+    """Run the service until SIGTERM or SIGINT."""
+    daemon = build(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run(lambda: notify("READY=1"))

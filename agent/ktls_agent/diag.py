@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's own view of the sidecar's sockets, for an agent without capabilities.
+
+Before 6.15 Linux fills INET_DIAG_ULP_INFO only for CAP_NET_ADMIN (``tcp_diag_get_aux`` in net/ipv4/tcp_diag.c). So a
+helper with that one capability answers two questions over a socket that systemd opens: how many connections of each
+kind there are, and what one connection is. It takes no path, no command and no port of ours: the serving port comes
+from the agent's configuration. It ends itself when idle.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Any, Callable
+
+from ktls_host.errors import KtlsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ktls_host.sock_diag import TcpConnection
+
+IDLE_EXIT_S = 120.0
+_PEER_TIMEOUT_S = 2.0
+_LISTEN_FD = 3  # sd_listen_fds(3): the first descriptor passed
+_MAX_REQUEST = 4096
+
+
+def _dump(port: int) -> list[TcpConnection]:
+    from ktls_host import sock_diag
+
+    return sock_diag.tcp_connections({port})
+
+
+def summary(connections: Iterable[TcpConnection]) -> dict[str, int]:
+    """Count connections: kTLS transmit, kTLS receive, and neither."""
+    counts = {"ktls_tx": 0, "ktls_rx": 0, "userspace": 0}
+    for connection in connections:
+        counts["ktls_tx"] += connection.ktls_tx
+        counts["ktls_rx"] += connection.ktls_rx
+        counts["userspace"] += not (connection.ktls_tx or connection.ktls_rx)
+    return counts
+
+
+def one(connections: Iterable[TcpConnection], remote_port: int) -> dict[str, Any]:
+    """Describe the server's socket whose peer is ``remote_port``."""
+    for connection in connections:
+        if connection.remote_port == remote_port:
+            return {"found": True, "ktls_tx": connection.ktls_tx, "ktls_rx": connection.ktls_rx}
+    return {"found": False}
+
+
+class DiagClient:
+    """Asks the kernel itself where the kernel tells, else the helper."""
+
+    def __init__(self, path: str, port: int, dump: Callable[[int], list[TcpConnection]] = _dump) -> None:
+        """``path``: the helper's socket; ``port``: the sidecar's."""
+        self._path = path
+        self._port = port
+        self._dump = dump
+        self._direct = True
+
+    def summary(self) -> dict[str, int]:
+        """Return the counts. Raises :class:`KtlsError` when the kernel's view cannot be had."""
+        counts = self._get({"verb": "summary"}).get("sockets")
+        if not isinstance(counts, dict):
+            raise KtlsError("protocol", f"{self._path} answered without counts; restart ktls-diag.socket")
+        return {str(key): int(value) for key, value in counts.items()}
+
+    def ktls_tx(self, remote_port: int) -> bool | None:
+        """Return whether the connection from ``remote_port`` transmits by kTLS; None if it is not there."""
+        found = self._get({"verb": "one", "remote_port": remote_port})
+        return bool(found.get("ktls_tx")) if found.get("found") else None
+
+    def _get(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._direct:
+            try:
+                return answer(request, self._port, self._dump)
+            except KtlsError as error:
+                if error.code != "need_net_admin":
+                    raise
+                self._direct = False  # neither our privileges nor the kernel change while we run
+        from ktls_host import jsonsock
+
+        return jsonsock.call(self._path, request, 5.0)
+
+
+def answer(request: Any, port: int, dump: Callable[[int], list[TcpConnection]] = _dump) -> dict[str, Any]:
+    """Answer one request of the helper. Raises :class:`KtlsError`: bad_request."""
+    if request == {"verb": "summary"}:
+        return {"sockets": summary(dump(port))}
+    if isinstance(request, dict) and set(request) == {"verb", "remote_port"} and request["verb"] == "one":
+        remote = request["remote_port"]
+        if isinstance(remote, int) and not isinstance(remote, bool) and 1 <= remote <= 65535:
+            return one(dump(port), remote)
+    raise KtlsError("bad_request", "the helper answers summary, and one with a remote_port")
+
+
+def serve(port: int, listener: socket.socket, idle_exit_s: float = IDLE_EXIT_S) -> None:
+    """Answer requests on ``listener``, one connection at a time, until none has come for ``idle_exit_s`` seconds."""
+    listener.setblocking(False)
+    while select.select([listener], [], [], idle_exit_s)[0]:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            continue
+        with connection:
+            _converse(connection, port)
+
+
+def _converse(connection: socket.socket, port: int) -> None:
+    import json
+
+    connection.settimeout(_PEER_TIMEOUT_S)
+    try:
+        data = b""
+        while not data.endswith(b"\n") and len(data) <= _MAX_REQUEST:
+            chunk = connection.recv(_MAX_REQUEST)
+            if not chunk:
+                return
+            data += chunk
+        try:
+            reply: dict[str, Any] = {"ok": True, **answer(json.loads(data), port)}
+        except KtlsError as error:
+            reply = {"ok": False, "error": error.as_dict()}
+        except (ValueError, RecursionError):
+            reply = {"ok": False, "error": {"code": "bad_request", "message": "the request is not one JSON line"}}
+        except OSError as error:
+            reply = {"ok": False, "error": {"code": "sock_diag", "message": f"sock_diag failed: {error.strerror}"}}
+        connection.sendall(json.dumps(reply).encode() + b"\n")
+    except OSError:
+        return  # the peer left or was slow: nobody to tell
+
+
+def main(port: int) -> int:
+    """Run the helper on the socket that systemd passed (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise KtlsError("bad_request", "the diag helper is started by ktls-diag.socket, not by hand")
+    with socket.socket(fileno=_LISTEN_FD) as listener:
+        serve(port, listener)
+    return 0

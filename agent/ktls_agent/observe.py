@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the status object: what is in force, read back, beside what was asked for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import ssl
+from typing import Any
+
+from ktls_host.errors import KtlsError
+
+from .core import Agent
+from .diag import DiagClient
+from .version import VERSION
+
+
+def host_facts() -> dict[str, str]:
+    """Return what does not change while the agent runs."""
+    return {
+        "name": os.uname().nodename,
+        "kernel": os.uname().release,
+        "openssl": ssl.OPENSSL_VERSION,
+        "python": platform.python_version(),
+    }
+
+
+class Observer:
+    """Reads the host for one status object after another."""
+
+    def __init__(self, agent: Agent, diag: DiagClient) -> None:
+        """Watch ``agent`` and the kernel through ``diag``."""
+        self._agent = agent
+        self._diag = diag
+        self._host = host_facts()
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status object. Never raises for a part that cannot be read: that part says so itself."""
+        agent = self._agent
+        sidecar: dict[str, Any] | None = None
+        try:
+            answer = await agent.sidecar_status()
+            sidecar = {key: value for key, value in answer.items() if key != "ok"}
+        except KtlsError:
+            pass  # agent.sidecar_error has it
+        stats, sockets, sockets_error = await agent.in_thread(self._kernel)
+        now, state, flag = agent.clock(), agent.state, agent.flag_info()
+        zero = {"ktls_tx": 0, "userspace": 0}
+        lease = state.lease_left_s(now)
+        return {
+            "schema": 1,
+            "version": VERSION,
+            "host": self._host,
+            "phase": sidecar.get("effective_mode", "userspace") if sidecar else "userspace",
+            "order": state.status,
+            "order_id": state.order.id if state.order else None,
+            "ordered_phase": state.order.phase if state.order else None,
+            "epoch": state.epoch,
+            "tested": state.tested if state.status == "pending" else None,
+            "lease_left_s": None if lease is None else round(lease, 3),
+            "revert_reason": state.reason,
+            "off": {
+                "flag": flag.flag or state.latched,
+                "age_s": None if flag.age_s is None else round(flag.age_s, 3),
+                "reason": flag.reason,
+            },
+            "tls_stat": stats or {},
+            "tls_stat_available": stats is not None,
+            "connections": sidecar.get("connections", zero) if sidecar else zero,
+            "bytes": sidecar.get("bytes", zero) if sidecar else zero,
+            "sockets": sockets,
+            "sockets_error": sockets_error,
+            "sidecar": sidecar,
+            "sidecar_error": agent.sidecar_error if sidecar is None else None,
+            "probe": agent.probe.as_dict(now) if agent.probe else None,
+            "problems": agent.problems,
+        }
+
+    def _kernel(self) -> tuple[dict[str, int] | None, dict[str, int], str | None]:
+        from ktls_host import tls_stat
+
+        try:
+            stats = tls_stat.read()
+        except (OSError, KtlsError):
+            stats = None
+        try:
+            return stats, self._diag.summary(), None
+        except (OSError, KtlsError, ValueError) as error:
+            return stats, {}, " ".join(str(error).split())

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client of the agent wants, what that would change, and the request that says so. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import KtlsError
+
+AGENT_SOCKET = "/run/ktls-agent/agent.sock"
+STATES = ("observed", "ordered", "confirmed", "reverted", "off", "cleared")
+PHASES = ("userspace", "tx")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it) and ``confirmed`` (id,
+    epoch).
+
+    ``lease_s`` is in seconds: how long the order holds unconfirmed.
+    """
+
+    state: str
+    phase: str | None = None
+    id: str | None = None
+    epoch: int | None = None
+    lease_s: float | None = None
+    plan_sha256: str = ""
+    reason: str = ""
+
+
+def needs_change(status: dict[str, Any], wish: Wish) -> bool:
+    """Return whether ``wish`` changes a host whose agent reports ``status``: check mode and real run agree on it."""
+    order = status.get("order")
+    same = status.get("order_id") == wish.id and status.get("epoch") == wish.epoch
+    flag = bool((status.get("off") or {}).get("flag"))
+    in_userspace = status.get("phase") == "userspace"
+    if wish.state == "ordered":
+        taken = order in ("pending", "committed") and status.get("ordered_phase") == wish.phase
+        return not (same and taken)
+    if wish.state == "confirmed":
+        return not (same and order == "committed")
+    if wish.state == "reverted":
+        return order in ("pending", "committed") or not in_userspace
+    if wish.state == "off":
+        return not (flag and in_userspace)
+    if wish.state == "cleared":
+        return flag
+    return False
+
+
+def refuse_early(status: dict[str, Any], wish: Wish) -> None:
+    """Raise the :class:`KtlsError` that the agent would answer with, as far as ``status`` tells: for check mode."""
+    if wish.state != "ordered" or wish.epoch is None:
+        return
+    high = int(status.get("epoch") or 0)
+    if wish.epoch < high:
+        message = f"epoch {wish.epoch} is older than {high}, which this host has seen: a newer rollout owns it"
+        raise KtlsError("stale_epoch", message)
+    if wish.phase != "userspace" and (status.get("off") or {}).get("flag"):
+        message = "the off flag is set on this host: no kTLS order is taken until it is cleared (state: cleared)"
+        raise KtlsError("off_latched", message)
+
+
+def request(wish: Wish) -> dict[str, Any]:
+    """Return the request for the agent's socket."""
+    if wish.state == "ordered":
+        order = {
+            "id": wish.id,
+            "epoch": wish.epoch,
+            "phase": wish.phase,
+            "lease_s": wish.lease_s,
+            "plan_sha256": wish.plan_sha256,
+        }
+        return {"verb": "order", "order": order}
+    if wish.state == "confirmed":
+        return {"verb": "confirm", "id": wish.id, "epoch": wish.epoch}
+    if wish.state in ("reverted", "off"):
+        verb = "revert" if wish.state == "reverted" else "off"
+        return {"verb": verb, "reason": wish.reason or "asked for by an operator"}
+    return {"verb": "clear" if wish.state == "cleared" else "status"}
+
+
+def predict(status: dict[str, Any], wish: Wish) -> dict[str, Any]:
+    """Return the part of the status that ``wish`` leads to: "after" in check mode."""
+    if wish.state == "ordered":
+        taken = {"order": "pending", "order_id": wish.id, "epoch": wish.epoch, "phase": wish.phase}
+        return {**status, **taken}
+    if wish.state == "confirmed":
+        return {**status, "order": "committed"}
+    if wish.state == "cleared":
+        return {**status, "off": {"flag": False}}
+    if wish.state in ("reverted", "off"):
+        order = "reverted" if status.get("order") in ("pending", "committed") else status.get("order")
+        off = {"flag": True} if wish.state == "off" else status.get("off")
+        return {**status, "phase": "userspace", "order": order, "off": off}
+    return status

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``ktls`` command: one verb a playbook, and the quick ways that need none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .errors import ControlError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_DEFAULT_INVENTORY = "inventory/lab"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """:returns: 0 done and read back, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    # A supervisor's SIGTERM unwinds like any other end, so that a lab in hand is taken down.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    try:
+        return int(arguments.func(arguments))
+    except ControlError as error:
+        if getattr(arguments, "json", False):
+            print(json.dumps({"error": {"code": error.code, "message": error.message}}))
+        print(f"ktls: {error.message}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("ktls: interrupted; `ktls status` shows where the hosts are", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away; nothing is left to be told.
+        sys.stderr.close()
+        return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ktls", description="Kernel TLS over a fleet: turn on by phases, off at once."
+    )
+    parser.add_argument("--version", action="version", version=f"ktls {_version()}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    fleet = argparse.ArgumentParser(add_help=False)
+    fleet.add_argument("-i", "--inventory", default=_DEFAULT_INVENTORY, help="Ansible inventory (default: %(default)s)")
+    fleet.add_argument("--group", default="ktls_hosts", help="group of the inventory (default: %(default)s)")
+    fleet.add_argument("-l", "--limit", help="Ansible host pattern that narrows the group")
+
+    preflight = verbs.add_parser("preflight", parents=[fleet], help="which hosts can take a phase, and why not")
+    preflight.add_argument("--phase", default="tx", help="phase to check for (default: %(default)s)")
+    preflight.set_defaults(func=_preflight)
+
+    deploy = verbs.add_parser("deploy", parents=[fleet], help="install agent and sidecar, serving in userspace TLS")
+    deploy.add_argument("--check", action="store_true", help="change nothing, show what would change")
+    deploy.set_defaults(func=_deploy)
+
+    rollout = verbs.add_parser("rollout", parents=[fleet], help="bring the fleet to a phase, wave by wave")
+    rollout.add_argument("--phase", required=True, help="userspace or tx")
+    rollout.add_argument("--waves", type=Path, help="file with waves, soak and gates (see playbooks/vars/waves.yml)")
+    rollout.add_argument("--clear-off", action="store_true", help="take down the off flag of an earlier `ktls off`")
+    rollout.add_argument("--check", action="store_true", help="change nothing, show what would change")
+    rollout.set_defaults(func=_rollout)
+
+    status = verbs.add_parser("status", parents=[fleet], help="what is in force, read from every host")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    status.set_defaults(func=_status)
+
+    off = verbs.add_parser("off", parents=[fleet], help="everything back to userspace TLS, now, without questions")
+    off.add_argument("--reason", default="ktls off", help="kept on the hosts with the flag")
+    off.add_argument(
+        "--drain", type=float, default=15.0, help="seconds to watch old connections (default: %(default)s)"
+    )
+    off.add_argument("--json", action="store_true", help="one JSON object")
+    off.set_defaults(func=_off)
+
+    demo = verbs.add_parser("demo", help="the whole story on a lab: deploy, roll out under load, off, report")
+    demo.add_argument("--output", type=Path, default=Path("build/demo"), help="default: %(default)s")
+    demo.add_argument("--hosts", type=int, default=3, help="hosts in the lab (default: %(default)s)")
+    demo.set_defaults(func=_demo)
+
+    # The lab is a tool of its own; only its command line meets this one.
+    from ktls_lab.cli import add_parser
+
+    add_parser(verbs)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("ktls-fleet")
+    except PackageNotFoundError:
+        return "(from a source tree)"
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _log(verb: str) -> Path:
+    return Path("build/log") / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from .fleet import read_status
+    from .inventory import load
+    from .screen import status_table
+
+    fleet = read_status(load(arguments.inventory, arguments.group, arguments.limit))
+    if arguments.json:
+        print(json.dumps(fleet))
+    else:
+        _console().print(status_table(fleet))
+    well = all(host["reachable"] and "phase" in host for host in fleet["hosts"].values())
+    return EXIT_OK if well else EXIT_FAILED
+
+
+def _off(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from .fleet import OffResult, switch_off
+    from .inventory import load
+
+    def tell(result: OffResult) -> None:
+        if not arguments.json:
+            print(_off_line(result), flush=True)
+
+    hosts = load(arguments.inventory, arguments.group, arguments.limit)
+    results = switch_off(hosts, reason=arguments.reason, drain_s=arguments.drain, progress=tell)
+    done = sum(result.ok for result in results)
+    if arguments.json:
+        print(json.dumps({"hosts": {result.host: asdict(result) for result in results}}))
+    else:
+        print(f"off: {done} of {len(results)} hosts read back on userspace TLS")
+    return EXIT_OK if done == len(results) else EXIT_FAILED
+
+
+def _off_line(result: Any) -> str:
+    if not result.ok:
+        return f"{result.host}: NOT confirmed off: {result.error or 'kTLS is still in force'}"
+    drained = f"none left after {result.none_left_s:.1f} s" if result.left == 0 else f"{result.left} still draining"
+    return f"{result.host}: off; last new kTLS connection after {result.last_new_s:.1f} s, {drained}"
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    from .verbs import preflight
+
+    return preflight(
+        arguments.inventory, arguments.group, arguments.limit, arguments.phase, _console(), _log("preflight")
+    )
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from .verbs import deploy
+
+    return deploy(
+        arguments.inventory, arguments.group, arguments.limit, _console(), _log("deploy"), check=arguments.check
+    )
+
+
+def _rollout(arguments: argparse.Namespace) -> int:
+    from .verbs import rollout
+
+    variables: dict[str, Any] = {"ktls_clear_off": arguments.clear_off}
+    if arguments.waves:
+        if not arguments.waves.is_file():
+            raise ControlError(
+                "no_waves", f"{arguments.waves}: no such file; see playbooks/vars/waves.yml for its form"
+            )
+        variables["ktls_waves_file"] = str(arguments.waves.resolve())
+    return rollout(
+        arguments.inventory,
+        arguments.group,
+        arguments.limit,
+        arguments.phase,
+        _console(),
+        _log("rollout"),
+        variables=variables,
+        check=arguments.check,
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(arguments.output, arguments.hosts, _console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

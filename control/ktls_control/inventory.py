@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fleet as Ansible sees it, read with ``ansible-inventory`` so that every inventory plugin works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ControlError
+
+DEFAULT_GROUP = "ktls_hosts"
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host, with what is needed to reach it over SSH.
+
+    :param ssh_config: file given with ``-F`` in the inventory's SSH arguments, None for the user's own.
+    :param sudo: the login user is not root, so commands go through ``sudo -n``.
+    """
+
+    name: str
+    address: str
+    port: int | None
+    user: str | None
+    ssh_config: Path | None
+    identity: Path | None
+    sudo: bool
+    vars: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(inventory: str, group: str = DEFAULT_GROUP, limit: str | None = None) -> list[Host]:
+    """Hosts of ``group``, in inventory order.
+
+    :param limit: an Ansible host pattern that narrows the group.
+    :raises ControlError: ``no_inventory``, ``bad_inventory``, ``no_group`` or ``no_hosts``.
+    """
+    if "," not in inventory and not Path(inventory).exists():
+        raise ControlError("no_inventory", f"{inventory}: no such inventory; name one with -i PATH")
+    data = _read(inventory, limit)
+    if group not in data:
+        # ansible-inventory drops groups that a limit leaves without hosts.
+        hint = f"no host of group {group!r} matches --limit {limit!r}" if limit else f"no group {group!r}"
+        raise ControlError("no_group", f"{inventory}: {hint}; add it to the inventory or choose with --group")
+    names = _members(data, group)
+    if not names:
+        raise ControlError("no_hosts", f"{inventory}: group {group!r} has no hosts; add some")
+    hostvars = data.get("_meta", {}).get("hostvars", {})
+    return [host_from_vars(name, hostvars.get(name, {})) for name in names]
+
+
+def host_from_vars(name: str, variables: Mapping[str, Any]) -> Host:
+    """A host from its Ansible connection variables."""
+    arguments = shlex.split(
+        f"{variables.get('ansible_ssh_common_args', '')} {variables.get('ansible_ssh_extra_args', '')}"
+    )
+    config = Path(arguments[arguments.index("-F") + 1]) if "-F" in arguments[:-1] else None
+    user = variables.get("ansible_user")
+    port = variables.get("ansible_port")
+    identity = variables.get("ansible_ssh_private_key_file")
+    return Host(
+        name=name,
+        address=str(variables.get("ansible_host", name)),
+        port=int(port) if port is not None else None,
+        user=str(user) if user else None,
+        ssh_config=config,
+        identity=Path(str(identity)).expanduser() if identity else None,
+        sudo=(user or "root") != "root",
+        vars=dict(variables),
+    )
+
+
+def _read(inventory: str, limit: str | None) -> dict[str, Any]:
+    command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", inventory, "--list"]
+    if limit:
+        command += ["--limit", limit]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+        env={**os.environ, "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCALHOST_WARNING": "false"},
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ControlError("bad_inventory", f"{inventory}: {lines[-1] if lines else 'cannot be read'}")
+    data: dict[str, Any] = json.loads(done.stdout)
+    return data
+
+
+def _members(data: Mapping[str, Any], group: str) -> list[str]:
+    found: dict[str, None] = {}
+    entry = data.get(group, {})
+    for host in entry.get("hosts", []):
+        found[host] = None
+    for child in entry.get("children", []):
+        for host in _members(data, child):
+            found[host] = None
+    return list(found)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure decisions over evidence; nothing in here does I/O."""

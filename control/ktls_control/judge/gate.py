@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate of a wave: pass, fail or inconclusive for one host, from two status objects of its agent.
+
+The two objects are the agent's answer right after the order took effect (``before``) and at the end of the soak
+(``after``). Missing data is inconclusive, never pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+#: Which path the bytes of a phase have to take.
+PATH_OF_PHASE: Mapping[str, str] = {"userspace": "userspace", "tx": "ktls_tx"}
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What a host must show during the soak.
+
+    :param min_share: smallest share of bytes that must take the phase's path, 0 to 1.
+    :param min_bytes: application bytes that must have been served before the share means anything.
+    """
+
+    min_share: float = 0.99
+    min_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One named question of the gate and its answer."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's answer for one host, with every check behind it."""
+
+    outcome: Outcome
+    checks: tuple[Check, ...]
+    share: float | None
+    bytes_on_path: int
+    bytes_total: int
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """One line: the checks that did not pass, or why it passed."""
+        bad = [check for check in self.checks if check.outcome != "pass"]
+        return "; ".join(f"{check.name}: {check.detail}" for check in bad) or "all checks passed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for Ansible results and reports."""
+        return {**asdict(self), "checks": [asdict(check) for check in self.checks], "reason": self.reason}
+
+
+def judge_host(
+    phase: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+    policy: GatePolicy,
+    outside: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """Decide for one host.
+
+    :param phase: the ordered phase, a key of :data:`PATH_OF_PHASE`.
+    :param before: agent status after the order, or None when it could not be read.
+    :param after: agent status at the end of the soak, or None when the host could not be read.
+    :param outside: result of a download from outside the host (``{"ok", "error"}``), None when none was asked for.
+    :raises KeyError: for a phase that has no path.
+    """
+    path = PATH_OF_PHASE[phase]
+    if before is None or after is None:
+        check = Check("reachable", "fail", "the host did not answer during the soak")
+        return Verdict("fail", (check,), None, 0, 0)
+    moved = _bytes_moved(before, after)
+    checks = [
+        Check("reachable", "pass", "agent answered"),
+        _order_check(phase, after),
+        _phase_check(phase, after),
+        _probe_check(phase, after),
+        _errors_check(before, after),
+        _share_check(path, moved, policy),
+    ]
+    if phase == "tx":
+        checks += [_kernel_check(before, after), _receive_check(after)]
+    if outside is not None:
+        checks.append(
+            Check("outside", "pass", "content hash matches")
+            if outside.get("ok")
+            else Check("outside", "fail", str(outside.get("error") or "no result"))
+        )
+    total = sum(moved.values()) if moved else 0
+    on_path = moved.get(path, 0) if moved else 0
+    return Verdict(
+        _worst(checks),
+        tuple(checks),
+        on_path / total if total else None,
+        on_path,
+        total,
+        {"epoch": after.get("epoch"), "tls_stat": after.get("tls_stat"), "sockets": after.get("sockets")},
+    )
+
+
+def _worst(checks: list[Check]) -> Outcome:
+    outcomes = {check.outcome for check in checks}
+    if "fail" in outcomes:
+        return "fail"
+    return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+def _bytes_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes by path between two readings; empty when a reading lacks them or the sidecar restarted."""
+    first, last = _sidecar(before), _sidecar(after)
+    if first is None or last is None or first.get("pid") != last.get("pid"):
+        return {}
+    moved = {key: last["bytes"][key] - first["bytes"].get(key, 0) for key in last["bytes"]}
+    return {} if any(count < 0 for count in moved.values()) else moved
+
+
+def _sidecar(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    sidecar = status.get("sidecar")
+    return sidecar if isinstance(sidecar, Mapping) and isinstance(sidecar.get("bytes"), Mapping) else None
+
+
+def _order_check(phase: str, after: Mapping[str, Any]) -> Check:
+    state = after.get("order")
+    if state in ("pending", "committed") and after.get("ordered_phase") == phase:
+        return Check("order", "pass", f"{state}")
+    return Check("order", "fail", f"order is {state}: {after.get('revert_reason') or 'no reason given'}")
+
+
+def _phase_check(phase: str, after: Mapping[str, Any]) -> Check:
+    seen = after.get("phase")
+    return Check("phase", "pass" if seen == phase else "fail", f"in force: {seen}, ordered: {phase}")
+
+
+def _probe_check(phase: str, after: Mapping[str, Any]) -> Check:
+    probe = after.get("probe")
+    if not isinstance(probe, Mapping):
+        return Check("probe", "inconclusive", "the host has not downloaded from itself")
+    if not probe.get("ok") or not probe.get("sha256_ok"):
+        return Check("probe", "fail", str(probe.get("error") or "content hash differs"))
+    if phase == "tx" and probe.get("ktls_tx") is not True:
+        return Check("probe", "fail", "its own download was not sent through kTLS")
+    return Check("probe", "pass", "content hash matches")
+
+
+def _errors_check(before: Mapping[str, Any], after: Mapping[str, Any]) -> Check:
+    first, last = _sidecar(before), _sidecar(after)
+    if first is None or last is None:
+        return Check("errors", "inconclusive", str(after.get("sidecar_error") or "the sidecar did not answer"))
+    if first.get("pid") != last.get("pid"):
+        return Check("errors", "fail", "the sidecar restarted during the soak")
+    new = {
+        name: count - first.get("errors", {}).get(name, 0)
+        for name, count in last.get("errors", {}).items()
+        if count > first.get("errors", {}).get(name, 0)
+    }
+    if new:
+        return Check("errors", "fail", "new sidecar errors: " + ", ".join(f"{k} +{v}" for k, v in new.items()))
+    return Check("errors", "pass", "no new sidecar errors")
+
+
+def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Check:
+    if not moved:
+        return Check("share", "inconclusive", "no byte counts over the whole soak")
+    total = sum(moved.values())
+    if total < policy.min_bytes:
+        return Check(
+            "share", "inconclusive", f"{total} bytes served during the soak, {policy.min_bytes} needed to judge"
+        )
+    share = moved.get(path, 0) / total
+    # Floor, so that 98.999 % never reads as the 99 % it missed.
+    text = f"{int(share * 10000) / 100:.2f} % of {total} bytes by {path}"
+    return Check("share", "pass" if share >= policy.min_share else "fail", text)
+
+
+def _kernel_check(before: Mapping[str, Any], after: Mapping[str, Any]) -> Check:
+    """The kernel's own counters have to agree with what the sidecar says of itself."""
+    first, last = before.get("tls_stat") or {}, after.get("tls_stat") or {}
+    if "TlsTxSw" not in last:
+        return Check("kernel", "inconclusive", "/proc/net/tls_stat could not be read")
+    errors = last.get("TlsDecryptError", 0) - first.get("TlsDecryptError", 0)
+    if errors > 0:
+        return Check("kernel", "fail", f"TlsDecryptError +{errors}")
+    sessions = last["TlsTxSw"] - first.get("TlsTxSw", 0)
+    if sessions <= 0:
+        return Check("kernel", "fail", "TlsTxSw did not move: the kernel opened no transmit session")
+    return Check("kernel", "pass", f"TlsTxSw +{sessions}")
+
+
+def _receive_check(after: Mapping[str, Any]) -> Check:
+    """Transmit-only means that no socket of the datapath decrypts in the kernel."""
+    sockets = after.get("sockets")
+    if not isinstance(sockets, Mapping) or "ktls_rx" not in sockets:
+        return Check("receive", "inconclusive", "sockets could not be read from the kernel")
+    count = int(sockets["ktls_rx"])
+    return Check("receive", "pass" if count == 0 else "fail", f"{count} connections receive through kTLS")

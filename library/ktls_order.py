@@ -1,0 +1,191 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible module: a thin client of the agent on the host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ktls_order
+short_description: Ask the agent of a host for a phase, confirm it, take it back, or read it
+version_added: 0.1.0
+description:
+  - Talks to C(ktls-agent) on the host over its Unix socket and returns the agent's status.
+  - An order is provisional. Unless it is confirmed within its lease, the host takes itself back to userspace.
+  - An unreachable agent is a failure with one clear line, never a guess.
+author:
+  - The ktls-fleet authors (@ktls-fleet)
+options:
+  state:
+    description:
+      - V(observed) only reads.
+      - V(ordered) asks for O(phase). Nothing changes when the same order is pending or committed already.
+      - V(confirmed) makes the pending order durable.
+      - V(reverted) takes the host back to userspace and drops the order.
+      - V(off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
+      - V(cleared) removes the off flag. The host stays in userspace.
+    type: str
+    choices: [observed, ordered, confirmed, reverted, 'off', cleared]
+    default: observed
+  phase:
+    description: The phase to order. Needed for O(state=ordered).
+    type: str
+    choices: [userspace, tx]
+  id:
+    description: The name of the rollout that orders. Needed for O(state=ordered) and O(state=confirmed).
+    type: str
+  epoch:
+    description:
+      - The number of the rollout, which only grows. A host refuses a smaller one than it has seen.
+      - Needed for O(state=ordered) and O(state=confirmed).
+    type: int
+  lease_s:
+    description: How many seconds the order holds without being confirmed.
+    type: float
+    default: 60.0
+  plan_sha256:
+    description: The digest of the plan that the order comes from, kept with it.
+    type: str
+    default: ''
+  reason:
+    description: Why, for O(state=reverted) and O(state=off). The agent keeps it.
+    type: str
+    default: ''
+  probe:
+    description:
+      - Also have the agent download its probe object over TLS and check it, and return that in RV(status).
+      - Ignored in check mode only where it follows a change that is not made.
+    type: bool
+    default: false
+  socket:
+    description: The agent's socket.
+    type: path
+    default: /run/ktls-agent/agent.sock
+  timeout_s:
+    description: How many seconds to wait for each answer of the agent.
+    type: float
+    default: 15.0
+attributes:
+  check_mode:
+    support: full
+    description: Predicts the change from the agent's status, and fails where the agent would refuse the order.
+  diff_mode:
+    support: full
+    description: Shows phase, order, epoch and off flag, before and after.
+  platform:
+    support: full
+    platforms: linux
+    description: The operating systems that the module can act on.
+notes:
+  - Everything but O(state=observed) needs root on the host.
+  - When the agent is dead, type C(ktls-off) on the host. That works without it.
+seealso:
+  - module: ktls.fleet.ktls_info
+"""
+
+EXAMPLES = r"""
+- name: Read the host, with a fresh probe
+  ktls.fleet.ktls_order:
+    probe: true
+  register: ktls_seen
+
+- name: Ask for kTLS transmit
+  ktls.fleet.ktls_order:
+    state: ordered
+    phase: tx
+    id: rollout-7
+    epoch: 7
+    lease_s: 120
+
+- name: Keep it
+  ktls.fleet.ktls_order:
+    state: confirmed
+    id: rollout-7
+    epoch: 7
+
+- name: Everything off on this host
+  ktls.fleet.ktls_order:
+    state: 'off'
+    reason: incident 4711
+"""
+
+RETURN = r"""
+status:
+  description: The agent's status after the call. In check mode, before it.
+  returned: success
+  type: dict
+  sample:
+    schema: 1
+    version: 0.1.0
+    phase: tx
+    order: pending
+    order_id: rollout-7
+    ordered_phase: tx
+    epoch: 7
+    lease_left_s: 119.8
+    revert_reason: null
+    'off': {flag: false, age_s: null, reason: null}
+    tls_stat: {TlsCurrTxSw: 3}
+    tls_stat_available: true
+    connections: {ktls_tx: 3, userspace: 0}
+    bytes: {ktls_tx: 1048576, userspace: 262144}
+error_code:
+  description:
+    - The name of the failure, for programs. C(unreachable) when nobody answers on the socket, else the agent's own.
+  returned: failure
+  type: str
+  sample: off_latched
+"""
+
+import json
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
+
+_SHOWN = ("phase", "order", "order_id", "epoch", "off")
+
+
+def main() -> None:
+    """Read the status, decide, ask, and return what the agent says then."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": list(order.STATES), "default": "observed"},
+            "phase": {"type": "str", "choices": list(order.PHASES)},
+            "id": {"type": "str"},
+            "epoch": {"type": "int"},
+            "lease_s": {"type": "float", "default": 60.0},
+            "plan_sha256": {"type": "str", "default": ""},
+            "reason": {"type": "str", "default": ""},
+            "probe": {"type": "bool", "default": False},
+            "socket": {"type": "path", "default": order.AGENT_SOCKET},
+            "timeout_s": {"type": "float", "default": 15.0},
+        },
+        required_if=[("state", "ordered", ("phase", "id", "epoch")), ("state", "confirmed", ("id", "epoch"))],
+        supports_check_mode=True,
+    )
+    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason")
+    wish = order.Wish(**{name: module.params[name] for name in wanted})
+    path, timeout_s = module.params["socket"], module.params["timeout_s"]
+    try:
+        before = after = call(path, {"verb": "status"}, timeout_s)
+        changed = order.needs_change(before, wish)
+        if changed and module.check_mode:
+            order.refuse_early(before, wish)
+        elif changed:
+            after = call(path, order.request(wish), timeout_s)
+        if module.params["probe"] and not (changed and module.check_mode):
+            after = call(path, {"verb": "probe"}, timeout_s)
+    except KtlsError as error:
+        module.fail_json(msg=error.message, error_code=error.code)
+    shown = after if after is not before or not changed else order.predict(before, wish)
+    module.exit_json(changed=changed, status=after, diff={"before": _shown(before), "after": _shown(shown)})
+
+
+def _shown(status: dict[str, t.Any]) -> str:
+    return "".join(f"{name}: {json.dumps(status.get(name), sort_keys=True)}\n" for name in _SHOWN)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Action behind ``ktls_release``: build the release on the control node, send it only to hosts that lack it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Wraps the module of the same name; adds ``src``, ``version`` and ``sha256``."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """:returns: the module's result."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if arguments.get("state", "present") == "absent":
+            return self._module(arguments, task_vars)
+        release = _artefact(arguments.pop("artefact", None))
+        arguments.update(version=release["version"], sha256=release["sha256"])
+        first = self._module(arguments, task_vars)
+        if not first.get("need_artefact") or self._task.check_mode:
+            return first
+        remote = self._connection._shell.join_path(self._make_tmp_path(), "ktls.pyz")
+        self._transfer_file(release["path"], remote)
+        # The module reads it as root; a fixup keeps it readable when the login user is another.
+        self._fixup_perms2((self._connection._shell.tmpdir, remote))
+        arguments["src"] = remote
+        second = self._module(arguments, task_vars)
+        self._remove_tmp_path(self._connection._shell.tmpdir)
+        return second
+
+    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name="ktls.fleet.ktls_release", module_args=arguments, task_vars=task_vars
+        )
+        return answer
+
+
+def _artefact(given: str | None) -> dict[str, str]:
+    """Path, version and digest of the release to install: a given file, or one built from this tree."""
+    path = Path(given) if given else _ROOT / "build" / "ktls.pyz"
+    if given and not path.is_file():
+        raise AnsibleActionFail(f"{path}: no such release file; leave `artefact` out to build one from this tree")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Forks of one play come here at the same time: one builds, the others take what it built.
+    if not given:
+        # Forks of one play come here at the same time: one builds, the others take what it built.
+        with open(path.parent / ".ktls.pyz.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _output([sys.executable, str(_ROOT / "agent" / "build.py"), "--output", str(path)])
+    described = json.loads(_output([sys.executable, "-I", str(path), "version"]))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"version": described["version"], "sha256": digest, "path": str(path)}
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise AnsibleActionFail(f"the release could not be made on the control node: {lines[-1]}")
+    return done.stdout

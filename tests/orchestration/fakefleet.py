@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many fake agents in one process: each a Unix socket that speaks the agent's protocol.
+
+What is fake: there is no kernel TLS behind them, their byte counters grow by themselves. What is real: the protocol,
+the playbooks, the modules and the gate that talk to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ktls_host.jsonsock import Peer, RequestError, serve_unix
+
+
+@dataclass
+class FakeAgent:
+    """One host. Faults are files in its directory, so that tests switch them while it runs.
+
+    ``cut-on-order``: cut the link as soon as an order has taken effect; so for every other verb. ``hash``: the probe sees a wrong hash.
+    ``errors``: sidecar errors rise. ``leak``: two per cent of the bytes go by userspace. ``idle``: no traffic.
+    ``refuse``: orders are refused. ``lease``: orders expire at once.
+    """
+
+    directory: Path
+    phase: str = "userspace"
+    order: str = "none"
+    order_id: str | None = None
+    ordered_phase: str | None = None
+    epoch: int = 0
+    bytes: dict[str, int] = field(default_factory=lambda: {"ktls_tx": 0, "userspace": 5_000_000})
+    errors: int = 0
+    sessions: int = 0
+    flag: bool = False
+    reason: str | None = None
+
+    def fault(self, name: str) -> bool:
+        """A fault is on while its file exists."""
+        return (self.directory / name).exists()
+
+    def handle(self, request: dict[str, Any], _peer: Peer) -> dict[str, Any]:
+        """One request of the agent's protocol."""
+        verb = request.get("verb")
+        with open(self.directory / "requests.jsonl", "a") as log:
+            log.write(json.dumps({"at": time.time(), **request}) + "\n")
+        if verb == "order":
+            self._order(request["order"])
+        elif verb == "confirm":
+            if self.order != "pending" or (request["id"], request["epoch"]) != (self.order_id, self.epoch):
+                raise RequestError("not_pending", "there is no such pending order")
+            self.order = "committed"
+        elif verb == "revert":
+            self._back(str(request.get("reason")))
+        elif verb == "off":
+            self.flag = True
+            self._back("off")
+        elif verb == "clear":
+            self.flag = False
+        if self.fault(f"cut-on-{verb}"):
+            (self.directory / "cut").touch()
+        self._traffic()
+        return self._status()
+
+    def _order(self, order: dict[str, Any]) -> None:
+        if self.fault("refuse"):
+            raise RequestError("no_ktls", "the kernel offers no tls ULP; modprobe tls")
+        if order["epoch"] < self.epoch:
+            raise RequestError("stale_epoch", f"epoch {order['epoch']} is older than {self.epoch}")
+        if self.flag and order["phase"] != "userspace":
+            raise RequestError("off_latched", "the off flag is up; clear it first")
+        self.phase = self.ordered_phase = order["phase"]
+        self.order, self.order_id, self.epoch = "pending", order["id"], order["epoch"]
+        self.reason = None
+        if self.fault("lease"):
+            self._back("lease_expired")
+
+    def _back(self, reason: str) -> None:
+        self.phase, self.reason = "userspace", reason
+        self.order = "reverted" if self.order != "none" else "none"
+
+    def _traffic(self) -> None:
+        if self.fault("idle"):
+            return
+        path = "ktls_tx" if self.phase == "tx" else "userspace"
+        leaked = 20_000 if self.fault("leak") and path == "ktls_tx" else 0
+        self.bytes[path] += 1_000_000 - leaked
+        self.bytes["userspace"] += leaked
+        self.sessions += path == "ktls_tx"
+        self.errors += self.fault("errors")
+
+    def _status(self) -> dict[str, Any]:
+        tx = self.phase == "tx"
+        return {
+            "ok": True,
+            "schema": 1,
+            "version": "fake",
+            "host": {"name": self.directory.name, "kernel": "6.12.0-fake", "openssl": "3.5.0", "python": "3.13"},
+            "phase": self.phase,
+            "order": self.order,
+            "order_id": self.order_id,
+            "ordered_phase": self.ordered_phase,
+            "epoch": self.epoch,
+            "lease_left_s": 100.0 if self.order == "pending" else None,
+            "revert_reason": self.reason,
+            "off": {"flag": self.flag, "age_s": 1.0 if self.flag else None, "reason": None},
+            "tls_stat": {"TlsTxSw": self.sessions, "TlsCurrTxSw": int(tx), "TlsDecryptError": 0},
+            "tls_stat_available": True,
+            "connections": {"ktls_tx": int(tx), "userspace": int(not tx)},
+            "bytes": dict(self.bytes),
+            "sockets": {"ktls_tx": int(tx), "ktls_rx": 0, "userspace": int(not tx)},
+            "sidecar": {"pid": 1, "bytes": dict(self.bytes), "errors": {"sendfile_failed": self.errors}},
+            "sidecar_error": None,
+            "probe": {
+                "ok": not self.fault("hash"),
+                "sha256_ok": not self.fault("hash"),
+                "ktls_tx": tx,
+                "at_age_s": 0.0,
+                "protocol": "TLSv1.3",
+                "cipher": "TLS_AES_128_GCM_SHA256",
+                "duration_s": 0.01,
+                "error": "content hash differs" if self.fault("hash") else None,
+            },
+        }
+
+
+async def serve(base: Path, names: list[str]) -> None:
+    """Serve every host until standard input ends."""
+    for name in names:
+        directory = base / name
+        directory.mkdir(parents=True, exist_ok=True)
+        await serve_unix(str(directory / "agent.sock"), FakeAgent(directory).handle, mode=0o600)
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2:]))

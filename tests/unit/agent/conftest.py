@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host in a directory: a store, the flags, and a sidecar that obeys as the real one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktls_agent.core import Agent
+from ktls_agent.flags import OffFlags
+from ktls_agent.machine import State
+from ktls_agent.probe import ProbeResult
+from ktls_agent.store import Store
+from ktls_host.jsonsock import JsonSockError
+
+PLAN = "ab" * 32
+
+
+class KilledError(BaseException):
+    """SIGKILL: no handler of the agent may catch it."""
+
+
+def order(order_id: str = "o1", epoch: int = 1, phase: str = "tx", lease_s: float = 60.0) -> dict[str, Any]:
+    return {"id": order_id, "epoch": epoch, "phase": phase, "lease_s": lease_s, "plan_sha256": PLAN}
+
+
+@dataclasses.dataclass
+class FakeSidecar:
+    """Holds a mode; the flag files make it userspace whatever was asked."""
+
+    flags: OffFlags
+    on_change: Callable[[str], None] = lambda mode: None
+    mode: str = "userspace"
+    stuck: bool = False
+    gone: bool = False
+    calls: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def effective(self) -> str:
+        return "userspace" if self.stuck or any(self.flags.present()) else self.mode
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.gone:
+            raise JsonSockError("unreachable", "cannot connect to the sidecar: start the service that owns it")
+        if request["verb"] == "mode":
+            self.calls.append(request["mode"])
+            self.mode = request["mode"]
+            self.on_change(self.mode)
+        return {
+            "ok": True,
+            "mode": self.mode,
+            "effective_mode": self.effective,
+            "connections": {"ktls_tx": 1, "userspace": 2},
+            "bytes": {"ktls_tx": 30, "userspace": 10},
+        }
+
+    async def call(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self.answer(request)
+
+
+class Host:
+    """What outlives an agent: the disk, the sidecar, the clock."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.state_dir = tmp_path / "lib"
+        self.run_dir = tmp_path / "run"
+        self.state_dir.mkdir()
+        self.run_dir.mkdir()
+        self.flags = OffFlags(str(self.run_dir / "off"), str(self.state_dir / "off"))
+        self.sidecar = FakeSidecar(self.flags)
+        self.now = 1000.0
+        self.boot = "boot-1"
+        self.ktls = True
+        self.probe_ok = True
+        self.probe_tx: bool | None = None  # None: as the sidecar does
+        self.steps: list[str] = []
+        self.kill_at: int | None = None
+
+    def checkpoint(self, name: str) -> None:
+        """Note a step; die there if so ordered."""
+        self.steps.append(name)
+        if self.kill_at is not None and len(self.steps) > self.kill_at:
+            raise KilledError(name)
+
+    def self_test(self, timeout_s: float) -> ProbeResult:
+        self.checkpoint("before probe")
+        tx = self.sidecar.effective == "tx" if self.probe_tx is None else self.probe_tx
+        error = None if self.probe_ok else "the content arrived damaged"
+        result = ProbeResult(self.probe_ok, self.now, 0.01, self.probe_ok, tx, "TLSv1.3", "C", error)
+        self.checkpoint("after probe")
+        return result
+
+    async def call_sidecar(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["verb"] == "status":
+            return self.sidecar.answer(request)
+        self.checkpoint(f"before mode {request['mode']}")
+        answer = self.sidecar.answer(request)
+        self.checkpoint(f"after mode {request['mode']}")
+        return answer
+
+    def agent(self) -> Agent:
+        """Make the next agent process of this host (inside a running event loop)."""
+        return Agent(
+            Store(str(self.state_dir), self.checkpoint),
+            self.flags,
+            self.call_sidecar,
+            self.self_test,
+            lambda: self.now,
+            self.boot,
+            lambda: self.ktls,
+        )
+
+    def on_is_durable(self, state: State | None = None) -> bool:
+        """Whether the disk alone says that kTLS may be on now: an intent to undo it, or a commitment to it."""
+        durable = Store(str(self.state_dir)).load()
+        committed = durable.record_status == "committed" and durable.record_order is not None
+        return durable.intent is not None or (committed and durable.record_order.phase == "tx")  # type: ignore[union-attr]
+
+
+@pytest.fixture(autouse=True)
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count fsync(2) instead of waiting for it: no power is cut here."""
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    return calls
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a wish changes: idempotence of each state, early refusals, and the words sent to the agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ktls_host import order
+from ktls_host.errors import KtlsError
+from ktls_host.order import Wish
+
+IDLE: dict[str, Any] = {
+    "phase": "userspace",
+    "order": "none",
+    "order_id": None,
+    "ordered_phase": None,
+    "epoch": 6,
+    "off": {"flag": False, "age_s": None, "reason": None},
+}
+PENDING = {**IDLE, "phase": "tx", "order": "pending", "order_id": "r7", "ordered_phase": "tx", "epoch": 7}
+COMMITTED = {**PENDING, "order": "committed"}
+REVERTED = {**PENDING, "phase": "userspace", "order": "reverted"}
+OFF = {**REVERTED, "off": {"flag": True, "age_s": 3.0, "reason": "drill"}}
+
+ORDERED = Wish("ordered", phase="tx", id="r7", epoch=7, lease_s=60.0)
+CONFIRMED = Wish("confirmed", id="r7", epoch=7)
+
+
+@pytest.mark.parametrize(
+    ("status", "wish", "changes"),
+    [
+        (IDLE, Wish("observed"), False),
+        (OFF, Wish("observed"), False),
+        (IDLE, ORDERED, True),
+        (PENDING, ORDERED, False),
+        (COMMITTED, ORDERED, False),
+        (REVERTED, ORDERED, True),
+        (PENDING, Wish("ordered", phase="tx", id="r8", epoch=8), True),
+        (PENDING, Wish("ordered", phase="tx", id="other", epoch=7), True),
+        (PENDING, Wish("ordered", phase="userspace", id="r7", epoch=7), True),
+        (PENDING, CONFIRMED, True),
+        (COMMITTED, CONFIRMED, False),
+        (COMMITTED, Wish("confirmed", id="r6", epoch=6), True),
+        (IDLE, Wish("reverted"), False),
+        (REVERTED, Wish("reverted"), False),
+        (PENDING, Wish("reverted"), True),
+        (COMMITTED, Wish("reverted"), True),
+        ({**REVERTED, "phase": "tx"}, Wish("reverted"), True),
+        (IDLE, Wish("off"), True),
+        (COMMITTED, Wish("off"), True),
+        (OFF, Wish("off"), False),
+        ({**OFF, "phase": "tx"}, Wish("off"), True),
+        (OFF, Wish("cleared"), True),
+        (IDLE, Wish("cleared"), False),
+        ({}, Wish("cleared"), False),
+        ({}, Wish("off"), True),
+    ],
+)
+def test_needs_change(status: dict[str, Any], wish: Wish, changes: bool) -> None:
+    assert order.needs_change(status, wish) is changes
+
+
+@pytest.mark.parametrize("state", ["ordered", "confirmed", "reverted", "off", "cleared"])
+@pytest.mark.parametrize("status", [IDLE, PENDING, COMMITTED, OFF])
+def test_predicted_status_needs_nothing_more(status: dict[str, Any], state: str) -> None:
+    wish = Wish(state, phase="tx", id="r7", epoch=7, lease_s=60.0)
+    if state == "confirmed" and status is not PENDING:
+        return
+    after = order.predict({**status, "ordered_phase": "tx"}, wish)
+    assert not order.needs_change(after, wish)
+
+
+@pytest.mark.parametrize(
+    ("status", "wish", "code"),
+    [
+        (PENDING, Wish("ordered", phase="tx", id="r6", epoch=6), "stale_epoch"),
+        (OFF, Wish("ordered", phase="tx", id="r8", epoch=8), "off_latched"),
+    ],
+)
+def test_early_refusals(status: dict[str, Any], wish: Wish, code: str) -> None:
+    with pytest.raises(KtlsError) as caught:
+        order.refuse_early(status, wish)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "wish"),
+    [
+        (PENDING, ORDERED),
+        (OFF, Wish("ordered", phase="userspace", id="r8", epoch=8)),
+        (OFF, Wish("off")),
+        (OFF, Wish("reverted")),
+        (IDLE, CONFIRMED),
+    ],
+)
+def test_nothing_else_is_refused_early(status: dict[str, Any], wish: Wish) -> None:
+    order.refuse_early(status, wish)
+
+
+@pytest.mark.parametrize(
+    ("wish", "request_"),
+    [
+        (
+            ORDERED,
+            {
+                "verb": "order",
+                "order": {"id": "r7", "epoch": 7, "phase": "tx", "lease_s": 60.0, "plan_sha256": ""},
+            },
+        ),
+        (CONFIRMED, {"verb": "confirm", "id": "r7", "epoch": 7}),
+        (Wish("reverted", reason="gate"), {"verb": "revert", "reason": "gate"}),
+        (Wish("off"), {"verb": "off", "reason": "asked for by an operator"}),
+        (Wish("cleared"), {"verb": "clear"}),
+        (Wish("observed"), {"verb": "status"}),
+    ],
+)
+def test_requests(wish: Wish, request_: dict[str, Any]) -> None:
+    assert order.request(wish) == request_

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a process: readiness, signals, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from ktls_host.jsonsock import call
+from tests.unit.sidecar.support import Certificate, Client
+
+AGENT = Path(__file__).parents[3] / "agent"
+
+
+class Command:
+    """``python -m ktls_sidecar`` with a configuration in a directory of its own."""
+
+    def __init__(self, directory: Path, certificate: Certificate) -> None:
+        self.directory = directory
+        self.settings: dict[str, Any] = {
+            "listen": [{"host": "127.0.0.1", "port": 0}],
+            "root": str(directory / "root"),
+            "certificate": str(certificate.certificate),
+            "key": str(certificate.key),
+            "control_socket": str(directory / "control.sock"),
+            "control_group": None,
+            "off_flags": [str(directory / "off")],
+        }
+        (directory / "root").mkdir()
+        (directory / "root" / "f").write_text("f")
+        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(AGENT), *sys.path])}
+
+    def start(self, **settings: Any) -> subprocess.Popen[str]:
+        path = self.directory / "config.json"
+        path.write_text(json.dumps({**self.settings, **settings}))
+        return subprocess.Popen(
+            [sys.executable, "-m", "ktls_sidecar", "--config", str(path)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def fail(self, **settings: Any) -> tuple[int, str]:
+        """Start with settings that cannot work; return exit status and the one line on stderr."""
+        child = self.start(**settings)
+        _, errors = child.communicate(timeout=20)
+        assert "Traceback" not in errors
+        (line,) = errors.splitlines()
+        return child.returncode, line
+
+
+@pytest.fixture
+def command(tmp_path: Path, certificate: Certificate) -> Command:
+    return Command(tmp_path, certificate)
+
+
+@pytest.fixture
+def supervisor(command: Command) -> Iterator[socket.socket]:
+    """The socket that systemd would listen on."""
+    path = str(command.directory / "notify.sock")
+    command.environment["NOTIFY_SOCKET"] = path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(path)
+        sock.settimeout(20)
+        yield sock
+
+
+def test_life_of_the_service(command: Command, supervisor: socket.socket, certificate: Certificate) -> None:
+    with command.start() as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            ready = supervisor.recv(4096).decode().splitlines()
+            assert ready[0] == "READY=1"
+            assert ready[1].startswith("STATUS=mode userspace, port ")
+            status = call(command.settings["control_socket"], {"verb": "status"})
+            assert status["pid"] == child.pid
+            assert os.stat(command.settings["control_socket"]).st_mode & 0o777 == 0o660
+            with Client(status["port"], certificate.ca) as client:
+                assert client.get("/f").body == b"f"
+                child.send_signal(signal.SIGHUP)
+                assert "read again" in child.stderr.readline()
+                child.send_signal(signal.SIGTERM)
+                assert client.closed()
+            assert supervisor.recv(4096).startswith(b"STOPPING=1")
+            assert child.wait(10) == 0
+            assert json.loads(child.stdout.readline())["path"] == "/f"
+            assert child.stderr.read() == ""
+            assert not os.path.exists(command.settings["control_socket"])
+        finally:
+            child.kill()
+
+
+def test_port_in_use(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, line = command.fail(listen=[{"host": "127.0.0.1", "port": port}])
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1:{port}: the port is in use" in line
+    assert "ss -ltnp" in line
+
+
+def test_port_in_use_on_ipv6(command: Command) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        status, line = command.fail(listen=[{"host": "127.0.0.1", "port": 0}, {"host": "::1", "port": port}])
+    assert (status, f"[::1]:{port}: the port is in use" in line) == (1, True)
+
+
+def test_two_sidecars(command: Command, supervisor: socket.socket) -> None:
+    with command.start() as child:
+        try:
+            supervisor.recv(4096)
+            status, line = command.fail()
+            assert status == 1
+            assert "another process already listens" in line
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"certificate": "/nonexistent/cert.pem"}, "cannot read the TLS certificate /nonexistent/cert.pem"),
+        ({"key": "/nonexistent/key.pem"}, "cannot read the TLS key /nonexistent/key.pem"),
+        ({"key": None}, "there is no TLS key"),
+        ({"root": "/nonexistent/root"}, "cannot read the directory to serve, /nonexistent/root"),
+        ({"rooot": "/srv"}, "unknown key 'rooot'"),
+        ({"control_group": "no-such-group-here"}, "no-such-group-here"),
+    ],
+)
+def test_mistakes(command: Command, settings: dict[str, Any], says: str) -> None:
+    status, line = command.fail(**settings)
+    assert line.startswith("ktls-sidecar: ")
+    assert says in line
+    assert status == 78
+
+
+def test_key_of_another_certificate(command: Command, other_certificate: Certificate) -> None:
+    status, line = command.fail(key=str(other_certificate.key))
+    assert (status, "key values mismatch" in line, "issue both again" in line) == (78, True, True)
+
+
+def test_certificate_that_is_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("not a certificate")
+    status, line = command.fail(certificate=str(tmp_path / "cert.pem"))
+    assert (status, "is not usable" in line) == (78, True)
+
+
+def test_key_with_a_passphrase_fails_and_asks_nobody(
+    command: Command, certificate: Certificate, tmp_path: Path
+) -> None:
+    key = serialization.load_pem_private_key(certificate.key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, form, secret))
+    status, line = command.fail(key=str(tmp_path / "key.pem"))
+    assert (status, "without passphrase" in line) == (78, True)
+
+
+def test_no_configuration(command: Command) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "ktls_sidecar", "--config", "/nonexistent.json"],
+        env=command.environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert child.returncode == 78
+    assert child.stderr.count("\n") == 1
+    assert "cannot read the configuration /nonexistent.json" in child.stderr

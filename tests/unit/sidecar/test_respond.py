@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Status and header fields of responses, without sockets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktls_sidecar.web.dates import format_date, parse_date
+from ktls_sidecar.web.files import OpenFile
+from ktls_sidecar.web.respond import content_type, plan
+
+MODIFIED = 784111777
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+FILE = OpenFile(fd=-1, name="f.txt", size=1000, mtime_ns=MODIFIED * 1_000_000_000 + 5, inode=7)
+EARLIER, LATER = format_date(MODIFIED - 1), format_date(MODIFIED + 1)
+
+
+def test_dates() -> None:
+    assert format_date(MODIFIED) == DATE
+    assert parse_date(DATE) == MODIFIED
+
+
+@given(st.integers(0, 4_000_000_000))
+def test_dates_round_trip(seconds: int) -> None:
+    assert parse_date(format_date(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun, 06 Nov 1994 25:00:00 GMT",
+        "Sun, 00 Nov 1994 08:49:37 GMT",
+    ],
+)
+def test_dates_of_other_forms_read_as_absent(text: str) -> None:
+    assert parse_date(text) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({}, 200),
+        ({"if-none-match": FILE.etag}, 304),
+        ({"if-none-match": f"W/{FILE.etag}"}, 304),
+        ({"if-none-match": f'"x", {FILE.etag}'}, 304),
+        ({"if-none-match": "*"}, 304),
+        ({"if-none-match": '"x"'}, 200),
+        ({"if-none-match": '"x"', "if-modified-since": DATE}, 200),
+        ({"if-modified-since": DATE}, 304),
+        ({"if-modified-since": LATER}, 304),
+        ({"if-modified-since": EARLIER}, 200),
+        ({"if-modified-since": "soon"}, 200),
+        ({"if-match": FILE.etag}, 200),
+        ({"if-match": "*"}, 200),
+        ({"if-match": '"x"'}, 412),
+        ({"if-match": f"W/{FILE.etag}"}, 412),
+        ({"if-unmodified-since": EARLIER}, 412),
+        ({"if-unmodified-since": DATE}, 200),
+        ({"range": "bytes=0-9"}, 206),
+        ({"range": "bytes=1000-"}, 416),
+        ({"range": "bytes=0-9", "if-range": FILE.etag}, 206),
+        ({"range": "bytes=0-9", "if-range": '"x"'}, 200),
+        ({"range": "bytes=0-9", "if-range": DATE}, 200),
+        ({"range": "bytes=0-9", "if-none-match": FILE.etag}, 304),
+        ({"range": "bytes=1000-", "if-match": '"x"'}, 412),
+    ],
+)
+def test_conditions(fields: dict[str, str], status: int) -> None:
+    assert plan("GET", fields, FILE).status == status
+
+
+def test_partial_content_names_the_range() -> None:
+    decided = plan("GET", {"range": "bytes=990-"}, FILE)
+    headers = dict(decided.headers)
+    assert (decided.offset, decided.length) == (990, 10)
+    assert headers["Content-Range"] == "bytes 990-999/1000"
+    assert headers["Content-Length"] == "10"
+
+
+def test_head_ignores_ranges() -> None:
+    assert plan("HEAD", {"range": "bytes=0-9"}, FILE).status == 200
+
+
+def test_unsatisfiable_names_the_size() -> None:
+    assert dict(plan("GET", {"range": "bytes=5000-"}, FILE).headers)["Content-Range"] == "bytes */1000"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.html", "text/html; charset=utf-8"),
+        ("a.txt", "text/plain; charset=utf-8"),
+        ("a.png", "image/png"),
+        ("a.json", "application/json"),
+        ("a.tar.gz", "application/gzip"),
+        ("a.bin", "application/octet-stream"),
+        ("noname", "application/octet-stream"),
+    ],
+)
+def test_content_type(name: str, expected: str) -> None:
+    assert content_type(name) == expected
