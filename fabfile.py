@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from invoke import task
+
 from ktls_control.cli import main
 
 _HELP = {

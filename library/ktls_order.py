@@ -21,10 +21,10 @@ options:
       - V(ordered) asks for O(phase). Nothing changes when the same order is pending or committed already.
       - V(confirmed) makes the pending order durable.
       - V(reverted) takes the host back to userspace and drops the order.
-      - V(off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
+      - V(switched_off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
       - V(cleared) removes the off flag. The host stays in userspace.
     type: str
-    choices: [observed, ordered, confirmed, reverted, 'off', cleared]
+    choices: [observed, ordered, confirmed, reverted, switched_off, cleared]
     default: observed
   phase:
     description: The phase to order. Needed for O(state=ordered).
@@ -47,7 +47,7 @@ options:
     type: str
     default: ''
   reason:
-    description: Why, for O(state=reverted) and O(state=off). The agent keeps it.
+    description: Why, for O(state=reverted) and O(state=switched_off). The agent keeps it.
     type: str
     default: ''
   probe:
@@ -104,7 +104,7 @@ EXAMPLES = r"""
 
 - name: Everything off on this host
   ktls.fleet.ktls_order:
-    state: 'off'
+    state: switched_off
     reason: incident 4711
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import KtlsError
 
 AGENT_SOCKET = "/run/ktls-agent/agent.sock"
-STATES = ("observed", "ordered", "confirmed", "reverted", "off", "cleared")
+STATES = ("observed", "ordered", "confirmed", "reverted", "switched_off", "cleared")
 PHASES = ("userspace", "tx")
 
 
@@ -43,7 +43,7 @@ def needs_change(status: dict[str, Any], wish: Wish) -> bool:
         return not (same and order == "committed")
     if wish.state == "reverted":
         return order in ("pending", "committed") or not in_userspace
-    if wish.state == "off":
+    if wish.state == "switched_off":
         return not (flag and in_userspace)
     if wish.state == "cleared":
         return flag
@@ -76,7 +76,7 @@ def request(wish: Wish) -> dict[str, Any]:
         return {"verb": "order", "order": order}
     if wish.state == "confirmed":
         return {"verb": "confirm", "id": wish.id, "epoch": wish.epoch}
-    if wish.state in ("reverted", "off"):
+    if wish.state in ("reverted", "switched_off"):
         verb = "revert" if wish.state == "reverted" else "off"
         return {"verb": verb, "reason": wish.reason or "asked for by an operator"}
     return {"verb": "clear" if wish.state == "cleared" else "status"}
@@ -91,8 +91,8 @@ def predict(status: dict[str, Any], wish: Wish) -> dict[str, Any]:
         return {**status, "order": "committed"}
     if wish.state == "cleared":
         return {**status, "off": {"flag": False}}
-    if wish.state in ("reverted", "off"):
+    if wish.state in ("reverted", "switched_off"):
         order = "reverted" if status.get("order") in ("pending", "committed") else status.get("order")
-        off = {"flag": True} if wish.state == "off" else status.get("off")
+        off = {"flag": True} if wish.state == "switched_off" else status.get("off")
         return {**status, "phase": "userspace", "order": order, "off": off}
     return status

@@ -85,7 +85,7 @@ class Clients:
         command = ["curl", "--silent", "--show-error", "--max-time", str(_MAX_TIME_S), "--cacert", str(target.ca_file)]
         command += ["--noproxy", "*"]
         command += ["--connect-to", f"{target.server_name}:{target.port}:127.0.0.1:{target.forwarded_port}"]
-        command += ["--write-out", "%{json}\n"] + ["--limit-rate", _SLOW if slow else _FAST]
+        command += ["--write-out", "%{json}\n", "--limit-rate", _SLOW if slow else _FAST]
         for number, path in enumerate(paths):
             command += ["-o", str(scratch / str(number)), f"https://{target.server_name}:{target.port}{path}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -104,7 +104,7 @@ def _tell(
     step("deploy agent and sidecar; everything serves in userspace TLS")
     if deploy(str(inventory), "ktls_hosts", None, console, output / "deploy.log") != 0:
         raise ControlError("deploy_failed", f"the lab could not be deployed; see {output / 'deploy.log'}")
-    sampler, clients = Sampler(hosts), Clients([_target(host) for host in hosts])
+    sampler, clients = Sampler(hosts), Clients([target(host) for host in hosts])
     sampler.start()
     clients.start()
     try:
@@ -281,7 +281,8 @@ def write_inventory(data: Mapping[str, Any], path: Path) -> Path:
     return path.resolve()
 
 
-def _target(host: Host) -> Target:
+def target(host: Host) -> Target:
+    """Where clients on the control node reach a lab host."""
     return Target(
         name=host.name,
         server_name=str(host.vars["ktls_sidecar_server_name"]),

@@ -82,19 +82,31 @@ def _read(inventory: str, limit: str | None) -> dict[str, Any]:
     command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", inventory, "--list"]
     if limit:
         command += ["--limit", limit]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_TIMEOUT_S,
-        env={**os.environ, "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCALHOST_WARNING": "false"},
-    )
+    environment = {**os.environ, "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCALHOST_WARNING": "false"}
+    if _is_script(Path(inventory)):
+        # Or else Ansible takes the text of a script that failed for a list of hosts.
+        environment["ANSIBLE_INVENTORY_ENABLED"] = "script"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment)
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ControlError("bad_inventory", f"{inventory}: {lines[-1] if lines else 'cannot be read'}")
+        raise ControlError("bad_inventory", f"{inventory}: {_complaint(done.stderr).removeprefix(f'{inventory}: ')}")
     data: dict[str, Any] = json.loads(done.stdout)
     return data
+
+
+def _is_script(path: Path) -> bool:
+    if not path.is_file() or not os.access(path, os.X_OK):
+        return False
+    with open(path, "rb") as file:
+        return file.read(2) == b"#!"
+
+
+def _complaint(stderr: str) -> str:
+    """What a script that failed said, else Ansible's last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for line, following in zip(lines, lines[1:], strict=False):
+        if line.lower().startswith("standard error from inventory script"):
+            return following
+    return lines[-1] if lines else "cannot be read"
 
 
 def _members(data: Mapping[str, Any], group: str) -> list[str]:

@@ -52,7 +52,8 @@ class RolloutScreen:
         """Without a terminal each change is a line; with one the tree shows it."""
         if not self._live:
             for line in lines:
-                self._console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, highlight=False, soft_wrap=True)
+                stamped = f"{time.strftime('%H:%M:%S')} {line}"
+                self._console.print(stamped, markup=False, highlight=False, soft_wrap=True)
 
     def _tree(self) -> Tree:
         progress = self._progress

@@ -103,7 +103,7 @@ def preflight(inventory: str, group: str, limit: str | None, phase: str, console
         why = "; ".join(f"{reason['message']}; {reason['cure']}" for reason in verdict["reasons"])
         table.add_row(
             host.name,
-            str(info["kernel"]["release"]),
+            str(info["kernel"]),
             str(info["openssl"]["version"]),
             f"[{colour}]{verdict['verdict']}[/{colour}]",
             why,

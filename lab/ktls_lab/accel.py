@@ -61,8 +61,14 @@ def boots(kernel: Path, initrd: Path, accelerator: Accelerator, timeout_s: float
     """Whether ``kernel`` reaches its first process under ``accelerator`` within ``timeout_s``."""
     argv = ["setpriv", "--pdeathsig", "KILL", *probe_argv(kernel, initrd, accelerator)]
     with contextlib.suppress(subprocess.TimeoutExpired):
-        run = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False,
-                             env=os.environ | {"PATH": tools.search_path()})
+        run = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env=os.environ | {"PATH": tools.search_path()},
+        )
         return MARKER.encode() in run.stdout
     return False
 

@@ -136,8 +136,15 @@ class Lab:
         """
         given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         try:
-            return subprocess.run(self.ssh_argv(name, command), capture_output=True, text=True, timeout=timeout,
-                                  check=False, errors="replace", **given)
+            return subprocess.run(
+                self.ssh_argv(name, command),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                errors="replace",
+                **given,
+            )
         except subprocess.TimeoutExpired as error:
             message = f"{name}: no end of '{shlex.join(error.cmd[4:])}' after {timeout:.0f} s"
             raise LabError(message) from error
@@ -256,14 +263,18 @@ class Lab:
 
     def _reboot(self, host: HostState) -> None:
         if not Path(host.kernel).is_file():
-            message = (f"cannot boot {host.name}: its image is gone from the cache ({Path(host.kernel).parent}): "
-                       f"'ktls lab down --name {self.name}', then 'ktls lab up'")
+            message = (
+                f"cannot boot {host.name}: its image is gone from the cache ({Path(host.kernel).parent}): "
+                f"'ktls lab down --name {self.name}', then 'ktls lab up'"
+            )
             raise LabError(message)
         if not self._alive(host):
             for port in (host.ssh_port, host.https_port):
                 if not ports.is_free(port):
-                    message = (f"cannot boot {host.name}: another program took its port 127.0.0.1:{port}: end it "
-                               f"('ss -ltnp sport = :{port}' names it), then reboot again")
+                    message = (
+                        f"cannot boot {host.name}: another program took its port 127.0.0.1:{port}: end it "
+                        f"('ss -ltnp sport = :{port}' names it), then reboot again"
+                    )
                     raise LabError(message)
             self._start(host, restore=False)
         elif not host.link:
@@ -338,8 +349,9 @@ def _prepare(name: str, say: Say) -> tuple[build.BuiltImage, accel.Accelerator, 
 
 def _copy_disk(source: Path, target: Path) -> None:
     cp = str(tools.find("cp"))
-    run = subprocess.run([cp, "--reflink=auto", "--sparse=auto", str(source), str(target)],
-                         capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [cp, "--reflink=auto", "--sparse=auto", str(source), str(target)], capture_output=True, text=True, check=False
+    )
     if run.returncode != 0:
         message = f"cannot copy the snapshot to {target.parent}: {' '.join(run.stderr.split())}"
         raise LabError(message)
@@ -349,8 +361,10 @@ def _check_room(count: int, memory_mib: int, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     free_mib = shutil.disk_usage(place).free >> 20
     if free_mib < count * MIB_PER_HOST_ON_DISK:
-        message = (f"disk full: {count} hosts need {count * MIB_PER_HOST_ON_DISK} MiB in {place}, {free_mib} are free: "
-                   "free some space or set KTLS_LAB_DIR to another disk")
+        message = (
+            f"disk full: {count} hosts need {count * MIB_PER_HOST_ON_DISK} MiB in {place}, {free_mib} are free: "
+            "free some space or set KTLS_LAB_DIR to another disk"
+        )
         raise LabError(message)
     with open("/proc/meminfo", encoding="ascii") as file:
         available = next(int(line.split()[1]) >> 10 for line in file if line.startswith("MemAvailable:"))

@@ -77,8 +77,10 @@ def ensure(image: Image, say: Say) -> BuiltImage:
 
 
 def _disk_full(image: Image, place: Path) -> str:
-    return (f"cannot build image {image.name}: disk full in {place.parent} (a build needs {NEEDED_MIB} MiB): "
-            "free some space or set KTLS_CACHE_DIR to another disk")
+    return (
+        f"cannot build image {image.name}: disk full in {place.parent} (a build needs {NEEDED_MIB} MiB): "
+        "free some space or set KTLS_CACHE_DIR to another disk"
+    )
 
 
 def _check_machine(place: Path) -> None:
@@ -100,8 +102,10 @@ def mmdebstrap_argv(image: Image, tree: Path, before_kernel: Path, apt_options: 
     # A package pulled in by the kernel may only exist in its suite.
     if image.kernel_from:
         argv += [f'--aptopt=APT::Default-Release "{image.suite}"']
-    argv += [f"--dpkgopt=path-exclude={path}/*" for path in
-             ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info")]
+    argv += [
+        f"--dpkgopt=path-exclude={path}/*"
+        for path in ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info")
+    ]
     argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     argv += [f"--essential-hook=copy-in {before_kernel}/etc /"]
     return [*argv, image.suite, str(tree), *(source.line() for source in image.sources)]
@@ -126,10 +130,32 @@ def _build(image: Image, place: Path, log: Path, say: Say) -> None:
             customize.customize(tree)
             say(f"image {image.name}: making the disk")
             raw = place / "base.raw"
-            _step(image, ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "ktls-lab", "-E", "root_owner=0:0",
-                          "-d", str(tree), str(raw), f"{image.disk_mib}M"], log, output.fileno())
-            _step(image, ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(place / "base.qcow2")],
-                  log, output.fileno())
+            _step(
+                image,
+                [
+                    "mke2fs",
+                    "-q",
+                    "-F",
+                    "-t",
+                    "ext4",
+                    "-L",
+                    "ktls-lab",
+                    "-E",
+                    "root_owner=0:0",
+                    "-d",
+                    str(tree),
+                    str(raw),
+                    f"{image.disk_mib}M",
+                ],
+                log,
+                output.fileno(),
+            )
+            _step(
+                image,
+                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(place / "base.qcow2")],
+                log,
+                output.fileno(),
+            )
             raw.unlink()
     finally:
         shutil.rmtree(tree, ignore_errors=True)

@@ -8,9 +8,7 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from ktls_lab.errors import LabError
 

@@ -37,8 +37,12 @@ def add_verbs(verbs: Subparsers) -> None:
     up = verbs.add_parser("up", help="start a lab")
     _name(up)
     up.add_argument("--hosts", type=_count, default=None, metavar="N", help="number of hosts (default 3)")
-    up.add_argument("--image", action="append", metavar="NAME",
-                    help=f"image of the hosts (default {api.DEFAULT_IMAGE}); repeat it to give each host its own")
+    up.add_argument(
+        "--image",
+        action="append",
+        metavar="NAME",
+        help=f"image of the hosts (default {api.DEFAULT_IMAGE}); repeat it to give each host its own",
+    )
     up.set_defaults(func=_guarded(_up))
 
     status = verbs.add_parser("status", help="show the labs and their hosts")
@@ -152,8 +156,10 @@ def _lab_status(name: str) -> dict[str, Any]:
 def _print_lab(status: dict[str, Any]) -> None:
     print(f"lab {status['name']} ({status['accelerator']}): ssh -F {status['ssh_config']} HOST")
     for name, host in status["hosts"].items():
-        print(f"  {name:6} {host['power']:7} link {host['link']:4} {host['image']:18} {host['address']:15} "
-              f"ssh 127.0.0.1:{host['ssh_port']}  https 127.0.0.1:{host['https_port']}")
+        print(
+            f"  {name:6} {host['power']:7} link {host['link']:4} {host['image']:18} {host['address']:15} "
+            f"ssh 127.0.0.1:{host['ssh_port']}  https 127.0.0.1:{host['https_port']}"
+        )
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -80,8 +80,15 @@ _NOTHING = """\
 #!/bin/sh
 exit 0
 """
-_WITHOUT = ("hooks/udev", "hooks/fsck", "hooks/keymap", "hooks/thermal", "scripts/init-top/udev",
-            "scripts/init-bottom/udev", "scripts/init-top/keymap")
+_WITHOUT = (
+    "hooks/udev",
+    "hooks/fsck",
+    "hooks/keymap",
+    "hooks/thermal",
+    "scripts/init-top/udev",
+    "scripts/init-bottom/udev",
+    "scripts/init-top/keymap",
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,9 @@ def after_packages() -> list[ImageFile]:
 
 def links() -> dict[str, str]:
     """Symbolic links of a lab host: path relative to the root, and target."""
-    enabled = {f"{_WANTS}/{unit}": f"/etc/systemd/system/{unit}"
-               for unit in ("ktls-lab-net.service", "ktls-lab-guest.service")}
+    enabled = {
+        f"{_WANTS}/{unit}": f"/etc/systemd/system/{unit}" for unit in ("ktls-lab-net.service", "ktls-lab-guest.service")
+    }
     generators = {f"etc/systemd/system-generators/{name}": "/dev/null" for name in MASKED_GENERATORS}
     return enabled | generators | {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED}
 
@@ -160,8 +168,14 @@ def write(root: Path, files: list[ImageFile]) -> None:
 
 def customize(root: Path) -> None:
     """Make the Debian tree at ``root`` a lab host."""
-    for pattern in ("etc/ssh/ssh_host_*", "etc/apt/apt.conf.d/99mmdebstrap", "var/lib/dbus/machine-id",
-                    "var/log/*.log", "var/log/apt/*", "var/lib/systemd/random-seed"):
+    for pattern in (
+        "etc/ssh/ssh_host_*",
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "var/lib/dbus/machine-id",
+        "var/log/*.log",
+        "var/log/apt/*",
+        "var/lib/systemd/random-seed",
+    ):
         for leftover in root.glob(pattern):
             leftover.unlink()
     for leftover in (root / "boot").iterdir():

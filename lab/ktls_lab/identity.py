@@ -59,8 +59,12 @@ def hosts_file(identities: list[Identity], own: Identity) -> str:
 def keygen(path: Path, comment: str) -> None:
     """Make an Ed25519 key pair without a passphrase: ``path`` (0600) and ``path``.pub."""
     ssh_keygen = tools.find("ssh-keygen")
-    subprocess.run([str(ssh_keygen), "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)], check=True,
-                   stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(
+        [str(ssh_keygen), "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
 
 
 def message(own: Identity, identities: list[Identity], host_key: Path, lab_key_pub: Path) -> dict[str, Any]:

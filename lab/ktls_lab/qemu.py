@@ -103,8 +103,15 @@ def start(machine: Machine, log: Path, *, restore: bool, die_with_parent: bool =
     for stale in (machine.qmp, machine.channel):
         stale.unlink(missing_ok=True)
     with log.open("ab") as output:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
-                                 start_new_session=True, env=os.environ | {"PATH": tools.search_path()})
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+            env=os.environ | {"PATH": tools.search_path()},
+        )
     started = process.identify(child.pid)
     if started is None:
         child.wait()

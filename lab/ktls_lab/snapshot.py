@@ -48,8 +48,12 @@ def ensure(built: BuiltImage, accelerator: accel.Accelerator, say: Say) -> Path:
 def create_overlay(base: Path, overlay: Path) -> None:
     """Make ``overlay``, a qcow2 disk that holds only what differs from ``base``."""
     qemu_img = str(tools.find("qemu-img"))
-    run = subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(overlay)],
-                         capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [qemu_img, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(overlay)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if run.returncode != 0:
         message = f"cannot make {overlay}: {' '.join(run.stderr.split())}"
         raise LabError(message)

@@ -22,8 +22,13 @@ def ssh_config(state: LabState, directory: Path) -> str:
     """
     lines = [f"# Lab {state.name}: ssh -F {directory / SSH_CONFIG} HOST"]
     for host in state.hosts:
-        lines += [f"Host {host.name}", "    HostName 127.0.0.1", f"    Port {host.ssh_port}",
-                  f"    HostKeyAlias {host.name}", ""]
+        lines += [
+            f"Host {host.name}",
+            "    HostName 127.0.0.1",
+            f"    Port {host.ssh_port}",
+            f"    HostKeyAlias {host.name}",
+            "",
+        ]
     lines += [
         f"Host 127.0.0.1 {' '.join(host.name for host in state.hosts)}",
         "    User root",

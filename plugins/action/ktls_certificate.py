@@ -17,7 +17,7 @@ _ARGUMENTS = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """One module run on a host that has its certificate, two on one that needs it."""
 
     TRANSFERS_FILES = False

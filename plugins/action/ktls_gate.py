@@ -33,7 +33,7 @@ _ARGUMENTS = {
 _AGAIN_S = 5.0
 
 
-class ActionModule(HostAction):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Runs on the control node; the only work on the host is one ``ktls_order state=observed``."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

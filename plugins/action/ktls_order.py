@@ -8,10 +8,11 @@ from typing import Any
 from ansible_collections.ktls.fleet.plugins.plugin_utils.host_action import HostAction
 
 
-class ActionModule(HostAction):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Runs the module of the same name."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """:returns: the module's result, or ``failed`` with ``cut_off: true`` for a host that does not answer."""
         super().run(tmp, task_vars)
-        return self.ask("ktls_order", dict(self._task.args), task_vars)
+        answer: dict[str, Any] = self.ask("ktls_order", dict(self._task.args), task_vars)
+        return answer

@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Wraps the module of the same name; adds ``src``, ``version`` and ``sha256``."""
 
     TRANSFERS_FILES = True

@@ -20,7 +20,7 @@ _ARGUMENTS = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Runs on the control node only."""
 
     TRANSFERS_FILES = False

@@ -33,7 +33,7 @@ from ansible.plugins.callback import CallbackBase
 _KEYS = ("msg", "ktls_gate", "status", "info", "changed", "cached", "error_code", "cut_off")
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):
     """Plays, tasks and host results as JSON lines; unknown to it is what they mean."""
 
     CALLBACK_VERSION = 2.0

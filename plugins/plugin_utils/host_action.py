@@ -14,7 +14,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 
-class HostAction(ActionBase):  # type: ignore[misc]
+class HostAction(ActionBase):
     """An action that never ends as ``unreachable``."""
 
     TRANSFERS_FILES = False

@@ -22,7 +22,8 @@ from ktls_host.jsonsock import Peer, RequestError, serve_unix
 class FakeAgent:
     """One host. Faults are files in its directory, so that tests switch them while it runs.
 
-    ``cut-on-order``: cut the link as soon as an order has taken effect; so for every other verb. ``hash``: the probe sees a wrong hash.
+    ``cut-on-order``: cut the link as soon as an order has taken
+    effect; so for every other verb. ``hash``: the probe sees a wrong hash.
     ``errors``: sidecar errors rise. ``leak``: two per cent of the bytes go by userspace. ``idle``: no traffic.
     ``refuse``: orders are refused. ``lease``: orders expire at once.
     """

@@ -15,6 +15,8 @@ import pytest
 from ktls_lab import api
 from ktls_lab.errors import LabError
 
+from .fleet import Deployed
+
 TESTS = Path(__file__).parent
 PREFIX = f"test-{os.getpid()}"
 
@@ -72,3 +74,12 @@ def started_lab(lab_images: Callable[[str], Path], start_lab: StartLab) -> Start
 def lab(started_lab: StartedLab) -> api.Lab:
     """Return the session's lab with its state as it is now."""
     return api.Lab.load(started_lab.lab.name)
+
+
+@pytest.fixture(scope="session")
+def deployed(started_lab: StartedLab) -> Deployed:
+    """Return the session's lab with agent and sidecar on every host, in userspace."""
+    fleet = Deployed(started_lab.lab)
+    done = fleet.ktls("deploy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return fleet

@@ -107,8 +107,9 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
 
 def settle() -> None:
     """Wait until the boot is over, then load into memory what every lab run uses first."""
-    subprocess.run(["systemctl", "is-system-running", "--wait"], stdout=subprocess.DEVNULL, check=False,
-                   timeout=BOOT_TIMEOUT_S)
+    subprocess.run(
+        ["systemctl", "is-system-running", "--wait"], stdout=subprocess.DEVNULL, check=False, timeout=BOOT_TIMEOUT_S
+    )
     warm_up = (
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/run/ktls-lab-warm-up"],
         ["sshd", "-t", "-h", "/run/ktls-lab-warm-up"],

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from ktls_control.ca import Authority
 from ktls_control.errors import ControlError
 
@@ -28,7 +29,10 @@ def test_openssl_verifies_what_it_signed(tmp_path: Path) -> None:
     for name in ("-verify_hostname", "web1.example.org"), ("-verify_ip", "192.0.2.7"):
         command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", *name]
         done = subprocess.run(
-            [*command, "-CAfile", str(authority.certificate_path), str(leaf)], capture_output=True, text=True, check=False
+            [*command, "-CAfile", str(authority.certificate_path), str(leaf)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     wrong = ["openssl", "verify", "-verify_hostname", "web2.example.org", "-CAfile", str(authority.certificate_path)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ktls_control.judge.gate import GatePolicy, judge_host
 
 POLICY = GatePolicy(min_share=0.99, min_bytes=1000)

@@ -59,5 +59,6 @@ def test_an_unreachable_host_fails_its_wave_and_stays_unreachable() -> None:
 
 def test_other_plays_are_none_of_its_business() -> None:
     progress = RolloutProgress("tx")
-    assert progress.feed({"event": "play", "play": "Rollout | Look at every host", "hosts": ["web1"], "time": 1.0}) == []
+    other = {"event": "play", "play": "Rollout | Look at every host", "hosts": ["web1"], "time": 1.0}
+    assert progress.feed(other) == []
     assert progress.waves == []

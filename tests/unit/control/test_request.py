@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ktls_control.errors import ControlError
 from ktls_control.request import Request, check
 

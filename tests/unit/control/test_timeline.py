@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ktls_control import picture, timeline
 from ktls_control.sampler import Sample, parse
 from ktls_control.timeline import Mark
@@ -16,7 +17,8 @@ def sample(host: str, at: float, ktls: int, userspace: int, connections: int = 1
 
 
 def test_rates_are_sums_over_hosts() -> None:
-    series = [sample("a", 100.0, 0, 0), sample("b", 100.5, 0, 500), sample("a", 102.0, 2000, 0), sample("b", 102.5, 0, 500)]
+    first, last = [("a", 100.0, 0, 0), ("b", 100.5, 0, 500)], [("a", 102.0, 2000, 0), ("b", 102.5, 0, 500)]
+    series = [sample(*fields) for fields in first + last]
     origin, line = timeline.build(series)
     assert origin == 100.0
     assert line.seconds == [0.0, 1.0, 2.0]

@@ -7,7 +7,7 @@ from ktls_control.witness import parse
 
 # ss of iproute2 6.15 on Debian 13 while three downloads ran.
 RECORDED = """\
-0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51312 uid:998 ino:5412 sk:1001 cgroup:/system.slice/ktls-sidecar.service v6only:0 <->
+0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51312 uid:998 ino:5412 sk:1001 <->
 \t cubic wscale:7,7 rto:204 tcp-ulp-tls version: 1.3 cipher: aes-gcm-256 rxconf: none txconf: sw
 0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51314 uid:998 ino:5413 sk:1002 <->
 \t cubic wscale:7,7 rto:204 tcp-ulp-tls version: 1.2 cipher: aes-gcm-128 rxconf: sw txconf: sw

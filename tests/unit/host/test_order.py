@@ -48,21 +48,21 @@ CONFIRMED = Wish("confirmed", id="r7", epoch=7)
         (PENDING, Wish("reverted"), True),
         (COMMITTED, Wish("reverted"), True),
         ({**REVERTED, "phase": "tx"}, Wish("reverted"), True),
-        (IDLE, Wish("off"), True),
-        (COMMITTED, Wish("off"), True),
-        (OFF, Wish("off"), False),
-        ({**OFF, "phase": "tx"}, Wish("off"), True),
+        (IDLE, Wish("switched_off"), True),
+        (COMMITTED, Wish("switched_off"), True),
+        (OFF, Wish("switched_off"), False),
+        ({**OFF, "phase": "tx"}, Wish("switched_off"), True),
         (OFF, Wish("cleared"), True),
         (IDLE, Wish("cleared"), False),
         ({}, Wish("cleared"), False),
-        ({}, Wish("off"), True),
+        ({}, Wish("switched_off"), True),
     ],
 )
 def test_needs_change(status: dict[str, Any], wish: Wish, changes: bool) -> None:
     assert order.needs_change(status, wish) is changes
 
 
-@pytest.mark.parametrize("state", ["ordered", "confirmed", "reverted", "off", "cleared"])
+@pytest.mark.parametrize("state", ["ordered", "confirmed", "reverted", "switched_off", "cleared"])
 @pytest.mark.parametrize("status", [IDLE, PENDING, COMMITTED, OFF])
 def test_predicted_status_needs_nothing_more(status: dict[str, Any], state: str) -> None:
     wish = Wish(state, phase="tx", id="r7", epoch=7, lease_s=60.0)
@@ -90,7 +90,7 @@ def test_early_refusals(status: dict[str, Any], wish: Wish, code: str) -> None:
     [
         (PENDING, ORDERED),
         (OFF, Wish("ordered", phase="userspace", id="r8", epoch=8)),
-        (OFF, Wish("off")),
+        (OFF, Wish("switched_off")),
         (OFF, Wish("reverted")),
         (IDLE, CONFIRMED),
     ],
@@ -111,7 +111,7 @@ def test_nothing_else_is_refused_early(status: dict[str, Any], wish: Wish) -> No
         ),
         (CONFIRMED, {"verb": "confirm", "id": "r7", "epoch": 7}),
         (Wish("reverted", reason="gate"), {"verb": "revert", "reason": "gate"}),
-        (Wish("off"), {"verb": "off", "reason": "asked for by an operator"}),
+        (Wish("switched_off"), {"verb": "off", "reason": "asked for by an operator"}),
         (Wish("cleared"), {"verb": "clear"}),
         (Wish("observed"), {"verb": "status"}),
     ],

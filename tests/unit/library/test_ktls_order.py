@@ -105,7 +105,7 @@ STEPS: list[dict[str, Any]] = [
     CONFIRM,
     {"state": "reverted"},
     ORDER,
-    {"state": "off", "reason": "drill"},
+    {"state": "switched_off", "reason": "drill"},
     {"state": "cleared"},
 ]
 

@@ -44,7 +44,13 @@ class Client:
     """One verified TLS connection."""
 
     def __init__(
-        self, port: int, ca: Path, version: ssl.TLSVersion | None = None, alpn: list[str] | None = None
+        self,
+        port: int,
+        ca: Path,
+        version: ssl.TLSVersion | None = None,
+        alpn: list[str] | None = None,
+        ciphers: str | None = None,
+        timeout_s: float = 10.0,
     ) -> None:
         context = ssl.create_default_context(cafile=str(ca))
         # An end without close_notify must show.
@@ -53,7 +59,9 @@ class Client:
             context.minimum_version = context.maximum_version = version
         if alpn is not None:
             context.set_alpn_protocols(alpn)
-        raw = socket.create_connection(("127.0.0.1", port), timeout=10)
+        if ciphers is not None:
+            context.set_ciphers(ciphers)
+        raw = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.sock = context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False)
         self.stream = self.sock.makefile("rb")
 

@@ -696,13 +696,13 @@ def s_client(sidecar: Sidecar, *lines: str, relay: Relay | None = None) -> str:
     return output
 
 
-REQUEST = ("GET /nothing HTTP/1.1", "Host: x", "")
+REQUEST = "GET /nothing HTTP/1.1\nHost: x\n"
 
 
 @pytest.mark.usefixtures("pretend_ktls")
 def test_key_update_that_ktls_cannot_follow_ends_cleanly(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sidecar.server._shared, "can_rekey", False)
-    output = s_client(sidecar, *REQUEST, "K", *REQUEST)
+    output = s_client(sidecar, REQUEST, "K", REQUEST)
     assert output.count("404 Not Found") == 2  # status line and body of the first answer
     assert "bad record mac" not in output
     assert "alert" not in output.lower().replace("close notify", "")
@@ -714,7 +714,7 @@ def test_key_update_that_ktls_cannot_follow_ends_cleanly(sidecar: Sidecar, monke
 @pytest.mark.usefixtures("pretend_ktls")
 def test_key_update_is_seen_although_more_follows_at_once(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sidecar.server._shared, "can_rekey", False)
-    s_client(sidecar, *REQUEST, "HOLD", "K", "k", *REQUEST, "FLUSH", "k", relay=Relay(sidecar.port))
+    s_client(sidecar, REQUEST, "HOLD", "K", "k", REQUEST, "FLUSH", "k", relay=Relay(sidecar.port))
     status = sidecar.status()
     assert status["errors"] == {"key_update": 1}
     assert status["client_aborts"] == {}
@@ -725,7 +725,7 @@ def test_key_update_in_userspace_is_harmless(
     sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, can_rekey: bool
 ) -> None:
     monkeypatch.setattr(sidecar.server._shared, "can_rekey", can_rekey)
-    output = s_client(sidecar, *REQUEST, "K", *REQUEST, "k", *REQUEST)
+    output = s_client(sidecar, REQUEST, "K", REQUEST, "k", REQUEST)
     assert output.count("404 Not Found") == 6
     assert sidecar.status()["errors"] == {}
 

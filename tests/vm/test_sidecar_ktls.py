@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sidecar on real kernels: transmit-only kTLS, proved from outside the sidecar.
+
+The witnesses are ss (sock_diag), /proc/net/tls_stat, the kernel's system call trace and the SHA-256 of what
+arrives. The sidecar runs under its shipped unit, unprivileged and sandboxed, from the source tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import ssl
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+
+from ktls_lab import api
+from tests.unit.sidecar.support import Client, eventually
+
+from .conftest import StartLab
+
+REPOSITORY = Path(__file__).parents[2]
+HOST = "web1"
+LARGE = 4 * 1024 * 1024
+HUGE = 24 * 1024 * 1024
+# Image, and a suffix for the name of its lab (a lab name has 31 letters at most).
+IMAGES = {"debian13": "sc-13", "debian12": "sc-12", "debian13-backports": "sc-bpo"}
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+SETUP = """set -e
+groupadd -r ktls 2>/dev/null || true
+useradd -r -G ktls ktls-sidecar 2>/dev/null || usermod -aG ktls ktls-sidecar
+mkdir -p /etc/ktls/tls /run/ktls /var/lib/ktls
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost -keyout /etc/ktls/tls/key.pem -out /etc/ktls/tls/cert.pem 2>/dev/null
+chmod 600 /etc/ktls/tls/key.pem; chmod 644 /etc/ktls/tls/cert.pem
+printf '#!/bin/sh\\nPYTHONPATH=/opt/sidecar exec python3 -m ktls_sidecar "$@"\\n' > /usr/local/bin/ktls-sidecar
+chmod 755 /usr/local/bin/ktls-sidecar
+echo '{"certificate": "/etc/ktls/tls/cert.pem", "root": "/srv/ktls"}' > /etc/ktls/sidecar.json
+cat > /root/ctl.py <<'X'
+import json, sys
+sys.path.insert(0, "/opt/sidecar")
+from ktls_host.jsonsock import JsonSockError, call
+try:
+    print(json.dumps(call("/run/ktls-sidecar/control.sock", json.loads(sys.argv[1]), 20)))
+except JsonSockError as error:
+    print(json.dumps({"ok": False, "code": error.code}))
+X
+head -c 25165824 /dev/urandom > /srv/ktls/huge.bin
+cp /opt/sidecar/ktls-sidecar.service /etc/systemd/system/
+systemctl daemon-reload
+systemctl start ktls-sidecar
+cat /etc/ktls/tls/cert.pem
+"""
+
+
+def source_tree() -> bytes:
+    """The packages and the unit, as an uncompressed tar archive."""
+    buffer = io.BytesIO()
+    h11_directory = Path(h11.__file__).parent
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for directory in (REPOSITORY / "agent/ktls_sidecar", REPOSITORY / "agent/ktls_host", h11_directory):
+            for path in sorted(directory.rglob("*.py")):
+                if "tests" not in path.parts[len(directory.parts) :]:
+                    archive.add(path, str(Path(directory.name) / path.relative_to(directory)))
+        archive.add(REPOSITORY / "agent/units/ktls-sidecar.service", "ktls-sidecar.service")
+    return buffer.getvalue()
+
+
+@dataclass
+class Sidecar:
+    """The sidecar on one VM, and the kernel's view of it."""
+
+    lab: api.Lab
+    ca: Path
+
+    def run(self, script: str, timeout: float = 120) -> str:
+        done = self.lab.ssh(HOST, ["bash", "-c", script], timeout=timeout)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def call(self, **request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.lab.ssh(HOST, ["python3", "/root/ctl.py", json.dumps(request)]).stdout)
+        return answer
+
+    def client(self, **options: Any) -> Client:
+        return Client(self.lab.https_port(HOST), self.ca, timeout_s=60, **options)
+
+    def sockets(self) -> list[str]:
+        """What ss says of established connections to the sidecar, one string each."""
+        text = self.run("ss -tieOH state established sport = :8443")
+        return [line for line in text.splitlines() if line.strip()]
+
+    def tls_stat(self) -> dict[str, int]:
+        text = self.run("cat /proc/net/tls_stat")
+        return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+
+    def sha256(self, name: str) -> str:
+        return self.run(f"sha256sum /srv/ktls/{name}").split()[0]
+
+    def sendfile_calls(self, path: str) -> int:
+        """Download ``path`` and return how often the sidecar called sendfile(2) meanwhile, by the kernel's trace."""
+        pid = self.run("systemctl show -P MainPID ktls-sidecar").strip()
+        event = "/sys/kernel/tracing/events/syscalls/sys_enter_sendfile64"
+        start = (
+            f"echo 'common_pid == {pid}' > {event}/filter; echo > /sys/kernel/tracing/trace; echo 1 > {event}/enable"
+        )
+        self.run(start)
+        try:
+            with self.client() as client:
+                assert client.get(path).status == 200
+        finally:
+            self.run(f"echo 0 > {event}/enable")
+        return int(self.run("grep -c 'sys_sendfile64(' /sys/kernel/tracing/trace || true"))
+
+
+@pytest.fixture(scope="module", params=list(IMAGES))
+def sidecar(
+    request: pytest.FixtureRequest,
+    start_lab: StartLab,
+    lab_images: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Sidecar]:
+    """A fresh VM of each image, the tls module not loaded, the sidecar started."""
+    lab_images(request.param)
+    lab = start_lab(IMAGES[request.param], hosts=1, image=request.param)
+    unpack = lab.ssh_argv(HOST, "mkdir -p /opt/sidecar && tar -C /opt/sidecar -xf -")
+    subprocess.run(unpack, input=source_tree(), check=True, timeout=60)
+    done = lab.ssh(HOST, ["bash", "-c", SETUP], timeout=180)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{lab.ssh(HOST, 'journalctl -u ktls-sidecar').stdout}"
+    ca = tmp_path_factory.mktemp("ca") / "cert.pem"
+    ca.write_text(done.stdout)
+    yield Sidecar(lab, ca)
+    lab.down()
+
+
+@pytest.fixture
+def tx(sidecar: Sidecar) -> Sidecar:
+    """The same, module loaded, mode tx, no flag."""
+    sidecar.run("modprobe tls; rm -f /run/ktls/off /var/lib/ktls/off")
+    assert sidecar.call(verb="mode", mode="tx")["effective_mode"] == "tx"
+    return sidecar
+
+
+def test_without_the_module_the_client_notices_nothing(sidecar: Sidecar) -> None:
+    """First, because loading the module cannot be undone while a socket holds it."""
+    assert sidecar.run("lsmod | grep -c '^tls ' || true").strip() == "0"
+    assert sidecar.call(verb="mode", mode="tx")["effective_mode"] == "tx"
+    with sidecar.client(alpn=["h2", "http/1.1"]) as client:
+        # The ALPN callback works under MemoryDenyWriteExecute=.
+        assert client.sock.selected_alpn_protocol() == "http/1.1"
+        body = client.get("/large.bin").body
+    assert hashlib.sha256(body).hexdigest() == sidecar.sha256("large.bin")
+    status = sidecar.call(verb="status")
+    assert status["fallbacks"] == {"no_tls_ulp": 1}
+    assert status["connections_total"] == {"ktls_tx": 0, "userspace": 1}
+    assert status["errors"] == {}
+    assert sidecar.run("lsmod | grep -c '^tls ' || true").strip() == "0"
+
+
+def test_userspace_mode_attaches_nothing(sidecar: Sidecar) -> None:
+    sidecar.run("modprobe tls")
+    assert sidecar.call(verb="mode", mode="userspace")["effective_mode"] == "userspace"
+    before = sidecar.tls_stat()
+    for version in VERSIONS.values():
+        with sidecar.client(version=version) as client:
+            client.get("/small.bin")
+            (line,) = sidecar.sockets()
+            assert "tcp-ulp" not in line
+    assert sidecar.tls_stat() == before
+    assert sidecar.sendfile_calls("/large.bin") == 0
+    # No socket holds the module.
+    sidecar.run("modprobe -r tls")
+
+
+@pytest.mark.parametrize(
+    ("version", "ciphers"),
+    [
+        ("1.2", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ("1.2", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+        ("1.2", "ECDHE-ECDSA-CHACHA20-POLY1305"),
+        ("1.3", None),
+    ],
+)
+def test_the_kernel_encrypts_and_does_not_decrypt(tx: Sidecar, version: str, ciphers: str | None) -> None:
+    before, counted = tx.tls_stat(), tx.call(verb="status")
+    with tx.client(version=VERSIONS[version], ciphers=ciphers) as client:
+        body = client.get("/large.bin").body
+        (line,) = tx.sockets()
+        assert f"tcp-ulp-tls version: {version}" in line
+        assert "txconf: sw" in line
+        assert "rxconf: none" in line
+        during, status = tx.tls_stat(), tx.call(verb="status")
+        # Still in step, both ways, after records of both kinds.
+        assert client.get("/small.bin").status == 200
+    assert hashlib.sha256(body).hexdigest() == tx.sha256("large.bin")
+    assert during["TlsTxSw"] - before["TlsTxSw"] == 1
+    assert during["TlsCurrTxSw"] == 1
+    assert during["TlsRxSw"] == before["TlsRxSw"] == 0
+    assert during["TlsCurrRxSw"] == 0
+    assert status["connections"] == {"ktls_tx": 1, "userspace": 0}
+    moved = {name: status["bytes"][name] - counted["bytes"][name] for name in status["bytes"]}
+    assert moved["userspace"] == 0
+    assert LARGE < moved["ktls_tx"] < LARGE + 1000
+    (row,) = [row for row in status["by"] if row["connections"]]
+    assert (row["path"], row["protocol"]) == ("ktls_tx", f"TLSv{version}")
+    assert ciphers is None or row["cipher"] == ciphers
+    assert status["errors"] == {}
+
+
+def test_files_go_by_sendfile(tx: Sidecar) -> None:
+    # At most 1 MiB a call.
+    assert 4 <= tx.sendfile_calls("/large.bin") <= 400
+
+
+def test_ranges_and_keep_alive(tx: Sidecar) -> None:
+    content = hashlib.sha256()
+    with tx.client() as client:
+        for offset in range(0, LARGE, 1_000_003):
+            last = min(offset + 1_000_003, LARGE) - 1
+            response = client.get("/large.bin", Range=f"bytes={offset}-{last}")
+            assert response.status == 206
+            content.update(response.body)
+        assert client.get("/nothing").status == 404
+        assert client.get("/large.bin", method="HEAD").headers["content-length"] == str(LARGE)
+    assert content.hexdigest() == tx.sha256("large.bin")
+
+
+def key_update(sidecar: Sidecar, command: str) -> str:
+    """On the host: a request, a KeyUpdate (K asks for an answer, k does not), and a request again."""
+    request = "printf 'GET /small.bin HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'"
+    script = (
+        f"({request}; sleep 3; echo {command}; sleep 3; {request}; sleep 3) |"
+        " timeout 30 openssl s_client -tls1_3 -CAfile /etc/ktls/tls/cert.pem -connect 127.0.0.1:8443 2>&1"
+        " | tr -cd '[:print:]\\n'; true"
+    )
+    return sidecar.run(script)
+
+
+def rekeys(sidecar: Sidecar) -> bool:
+    """True for a kernel and an OpenSSL that can change keys: Linux 6.14 and OpenSSL 3.2."""
+    kernel, openssl = sidecar.run("uname -r; openssl version").splitlines()
+    numbers = [re.findall(r"\d+", text)[:2] for text in (kernel, openssl)]
+    return (int(numbers[0][0]), int(numbers[0][1])) >= (6, 14) and (int(numbers[1][0]), int(numbers[1][1])) >= (3, 2)
+
+
+def test_key_update_of_the_client_alone(tx: Sidecar) -> None:
+    before = tx.call(verb="status")["errors"]
+    assert key_update(tx, "k").count("HTTP/1.1 200 OK") == 2
+    assert tx.call(verb="status")["errors"] == before
+
+
+def test_key_update_that_asks_for_one(tx: Sidecar) -> None:
+    before = tx.call(verb="status")["errors"].get("key_update", 0)
+    output = key_update(tx, "K")
+    assert "KEYUPDATE" in output
+    assert "bad record mac" not in output.lower()
+    errors = tx.call(verb="status")["errors"]
+    if rekeys(tx):
+        assert output.count("HTTP/1.1 200 OK") == 2
+        assert errors.get("key_update", 0) == before
+        assert tx.tls_stat()["TlsTxRekeyOk"] >= 1
+    else:
+        # Ended cleanly, before a record that the client could not read.
+        assert output.count("HTTP/1.1 200 OK") == 1
+        assert errors["key_update"] == before + 1
+    assert set(errors) <= {"key_update"}
+
+
+def test_off_flag(tx: Sidecar) -> None:
+    with tx.client() as idle, tx.client() as busy:
+        idle.get("/small.bin")
+        busy.send(b"GET /huge.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = busy.stream.readline()
+        assert head.startswith(b"HTTP/1.1 200")
+        eventually(lambda: tx.call(verb="status")["connections"]["ktls_tx"] == 2, 30)
+        # A new connection right after the flag, and the flag's age when no idle kTLS connection is left.
+        script = (
+            "touch /run/ktls/off; curl -sS -o /dev/null --cacert /etc/ktls/tls/cert.pem"
+            " --resolve localhost:8443:127.0.0.1 https://localhost:8443/small.bin;"
+            ' python3 /root/ctl.py \'{"verb":"status"}\''
+        )
+        status = json.loads(tx.run(script))
+        assert (status["mode"], status["effective_mode"], status["off_flag"]) == ("userspace", "userspace", True)
+        assert status["connections"]["ktls_tx"] == 1  # only the one with a response under way
+        assert idle.closed()
+        assert tx.call(verb="mode", mode="tx") == {"ok": False, "code": "off_latched"}
+        # The running transfer is not harmed.
+        length = 0
+        while (line := busy.stream.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        assert length == HUGE
+        assert hashlib.sha256(busy.stream.read(length)).hexdigest() == tx.sha256("huge.bin")
+        assert busy.closed()
+    eventually(lambda: tx.call(verb="status")["connections"]["ktls_tx"] == 0, 30)
+    assert tx.call(verb="status")["ktls_tx_zero_age_s"] is not None
+    assert not any("txconf" in line for line in tx.sockets())
+
+
+def test_truncated_file_ends_short(tx: Sidecar) -> None:
+    tx.run("cp /srv/ktls/huge.bin /srv/ktls/cut.bin")
+    with tx.client() as client:
+        client.send(b"GET /cut.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.stream.readline().startswith(b"HTTP/1.1 200")
+        tx.run("truncate -s 1000 /srv/ktls/cut.bin")
+        got = 0
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            while part := client.stream.read1(1 << 20):
+                got += len(part)
+        assert got < HUGE
+    assert tx.call(verb="status")["errors"]["file_changed"] == 1
+    tx.run("rm /srv/ktls/cut.bin")
+
+
+def test_no_byte_is_wrong_while_modes_change(tx: Sidecar) -> None:
+    """Clients that download without a break while the mode flips; every body is hashed."""
+    expected = {path: tx.sha256(path[1:]) for path in ("/large.bin", "/medium.bin", "/small.bin")}
+    stop = threading.Event()
+    wrong: list[str] = []
+    right: list[str] = []
+
+    def download(version: ssl.TLSVersion) -> None:
+        while not stop.is_set():
+            try:
+                with tx.client(version=version) as client:
+                    for path, sha256 in expected.items():
+                        response = client.get(path)
+                        found = hashlib.sha256(response.body).hexdigest()
+                        (right if (response.status, found) == (200, sha256) else wrong).append(path)
+                        if response.headers.get("connection") == "close":
+                            break
+            except EOFError:
+                continue  # an idle connection that a mode change closed: clients try again
+
+    threads = [threading.Thread(target=download, args=(version,)) for version in VERSIONS.values()]
+    for thread in threads:
+        thread.start()
+    before = tx.call(verb="status")
+    for number in range(6):
+        assert tx.call(verb="mode", mode=("userspace", "tx")[number % 2])["ok"]
+        time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    after = tx.call(verb="status")
+    assert wrong == []
+    assert len(right) > 10
+    for path in ("ktls_tx", "userspace"):
+        assert after["bytes"][path] > before["bytes"][path]
+    assert after["errors"] == before["errors"]
+    eventually(lambda: tx.tls_stat()["TlsCurrTxSw"] == 0, 30)
+    assert tx.tls_stat()["TlsRxSw"] == 0
+
+
+def test_the_unit_confines_it(sidecar: Sidecar) -> None:
+    status = sidecar.run("cat /proc/$(systemctl show -P MainPID ktls-sidecar)/status")
+    facts = dict(line.split(":", 1) for line in status.splitlines())
+    assert facts["Uid"].split()[0] != "0"
+    assert int(facts["CapEff"], 16) == int(facts["CapBnd"], 16) == 0
+    assert facts["NoNewPrivs"].strip() == "1"
+    assert facts["Seccomp"].strip() == "2"
+    owner, mode = sidecar.run("stat -c '%U:%G %a' /run/ktls-sidecar/control.sock").split()
+    assert (owner, mode) == ("ktls-sidecar:ktls", "660")
+    overall = sidecar.run("systemd-analyze security --no-pager ktls-sidecar | tail -1")
+    found = re.search(r"([0-9.]+) OK", overall)
+    assert found is not None, overall
+    assert float(found.group(1)) <= 1.5
+    sidecar.run("systemctl stop ktls-sidecar")
+    result = sidecar.run("systemctl show -P Result -P ExecMainStatus ktls-sidecar").split()
+    assert result == ["success", "0"]
