@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     except KtlsError as error:
         if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
             return _off_without_agent(arguments, error)
+        if getattr(arguments, "json", False):
+            print(json.dumps({"ok": False, "error": {"code": error.code, "message": error.message}}))
         print(f"ktls-agent: {os.uname().nodename}: {error.message}", file=sys.stderr)
         return UNREACHABLE if error.code in ("unreachable", "timeout", "protocol") else FAILED
     except BrokenPipeError:

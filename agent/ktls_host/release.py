@@ -367,8 +367,14 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         if installed.links.get(link) != target
     ]
     units = _units(desired)
+    enable = [u for u in units if u != "ktls-diag.service" and not installed.services[u].enabled]
+    if enable:
+        # One reload for all of it, below: each costs seconds on a slow host.
+        enabling = ("systemctl", "--no-reload", "enable", *enable)
+        steps.append(Step("run", "systemd", f"enable {', '.join(enable)}", enabling))
     if (
         unknown
+        or enable
         or any(f"/etc/systemd/system/{unit}" in changed for unit in units)
         or any(installed.services[unit].needs_reload or not installed.services[unit].loaded for unit in units)
     ):
@@ -401,8 +407,6 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
                 if moved and service.active:
                     steps.append(Step("run", unit, "stop; its socket starts it", ("systemctl", "stop", unit)))
                 continue
-            if not service.enabled:
-                steps.append(Step("run", unit, "enable", ("systemctl", "enable", unit)))
             args = wait if unit.endswith(".service") else ()
             if not service.active:
                 steps.append(Step("start", unit, "start", args))

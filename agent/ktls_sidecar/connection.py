@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
+import fcntl
 import socket
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from .web.respond import Plan, plan, reason, refuse
 _RECEIVE_SIZE = 65536
 _BODY_LIMIT = 65536
 _LINGER_S = 1.0
+"""How long a client that has everything may take to close (seconds)."""
+_POLL_S, _POLL_MAX_S = 0.002, 0.1
 _RETIRE_GRACE_S = 1.0
 
 HANDSHAKE, IDLE, REQUEST, RESPOND, CLOSING = "handshake", "idle", "request", "send", "closing"
@@ -114,7 +117,10 @@ class Connection:
         except _EndError as end:
             if end.abort:
                 shared.counters.client_aborts[end.abort] += 1
-            if self._phase != RESPOND:
+            elif self._phase == IDLE:
+                # The last response may still be on its way.
+                await self._finish()
+            if self._phase not in (RESPOND, CLOSING):
                 # Half a response must not look finished, and OpenSSL may still point at its buffer.
                 self._tls.shutdown()
         except TransferError as error:
@@ -412,14 +418,51 @@ class Connection:
     # --- the end --------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
-        """Close so that the client gets everything: a close with unread input would reset the connection."""
+        """Say goodbye so that the client gets everything, and give it a moment to close first.
+
+        What the kernel took for kTLS may still wait outside of TCP's queue, because that was full. A FIN or a close
+        would overtake and drop it (net/tls/tls_sw.c, tls_sw_release_resources_tx). So close_notify goes out when the
+        queue is empty, which pushes the rest before it; it is the end of the stream to a TLS client, and the
+        connection is not half-closed. A close with unread input would reset the connection, so input is dropped.
+        """
         self._phase = CLOSING
-        self._deadline = time.monotonic() + _LINGER_S
-        self._tls.shutdown()
-        with contextlib.suppress(OSError, _EndError):
-            self._sock.shutdown(socket.SHUT_WR)
-            while await self._receive():
+        self._stop_reading()
+        self._deadline = float("inf")  # kept here
+        notified = False
+        before, patience = -1, time.monotonic() + self._shared.config.send_timeout_s
+        pause = _POLL_S
+        while not self._client_has_closed():
+            now, queued = time.monotonic(), self._queued()
+            if not notified and (queued == 0 or not self._ktls):
+                notified = self._tls.shutdown()
+                before = -1
+            elif notified and queued == 0:
+                patience = min(patience, now + _LINGER_S)
+            if queued != before:
+                before = queued
+                if queued:
+                    patience = now + self._shared.config.send_timeout_s
+            if now > patience:
+                return
+            await asyncio.sleep(pause)
+            pause = min(_POLL_MAX_S, pause * 1.5)
+
+    def _queued(self) -> int:
+        """Bytes that TCP has and the client has not acknowledged. SIOCOUTQ of tcp(7)."""
+        count = ctypes.c_int(0)
+        fcntl.ioctl(self._fd, termios.TIOCOUTQ, count)
+        return count.value
+
+    def _client_has_closed(self) -> bool:
+        """Read and drop what there is; True at the end of the stream or after an error."""
+        try:
+            while self._sock.recv_into(self._shared.receive):
                 pass
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass
+        return True
 
     def _close(self) -> None:
         self._stop_reading()

@@ -101,7 +101,11 @@ def _version() -> str:
 def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        # A file has no width; a table cut to 80 columns would lose the reasons.
+        console.width = 160
+    return console
 
 
 def _log(verb: str) -> Path:

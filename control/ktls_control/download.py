@@ -73,6 +73,10 @@ def fetch(url: str, ca_file: str | None, server_name: str | None = None, timeout
                 size += len(chunk)
             if response.status != 200:
                 raise OSError(f"HTTP status {response.status}")
+            promised = response.headers.get("Content-Length")
+            # http.client does not complain of a body that ends early when it is read in pieces.
+            if promised is not None and size != int(promised):
+                raise OSError(f"the body ended after {size} of {promised} bytes")
         finally:
             connection.close()
     except (OSError, http.client.HTTPException) as error:

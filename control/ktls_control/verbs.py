@@ -89,7 +89,7 @@ def preflight(inventory: str, group: str, limit: str | None, phase: str, console
     _drive(run, console, f"probing {len(hosts)} hosts", show)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("HOST", "KERNEL", "OPENSSL", f"PHASE {phase}", "WHY, AND THE CURE"):
-        table.add_column(title, no_wrap=title == "HOST")
+        table.add_column(title, no_wrap=title == "HOST", overflow="fold")
     ready = 0
     for host in hosts:
         info = found.get(host.name)

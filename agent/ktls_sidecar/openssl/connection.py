@@ -143,14 +143,19 @@ class TlsConnection:
         result = self.lib.SSL_sendfile(ssl, fd, offset, length, 0)
         return int(result) if result >= 0 else self._failed("SSL_sendfile", result, keep_errno=True)
 
-    def shutdown(self) -> None:
-        """Send close_notify, once, if the connection is sound and the socket takes it. SSL_shutdown(3)."""
+    def shutdown(self) -> bool:
+        """Send close_notify, once, if the connection is sound. SSL_shutdown(3).
+
+        Returns False when the socket does not take it now: call again when it is writable.
+        """
         if self._broken or not self._ssl:
-            return
+            return True
         self.lib.ERR_clear_error()
-        self.lib.SSL_shutdown(self._ssl)
+        result = self.lib.SSL_shutdown(self._ssl)
+        again = result < 0 and self.lib.SSL_get_error(self._ssl, result) == WANT_WRITE
         self.lib.ERR_clear_error()
-        self._broken = True
+        self._broken = not again
+        return not again
 
     @property
     def ktls_send(self) -> bool:

@@ -139,8 +139,14 @@ def test_apt_settings_that_travel_into_a_build() -> None:
 
 
 def test_customize_turns_a_tree_into_a_lab_host(tmp_path: Path) -> None:
-    for path in ("boot/vmlinuz-6", "boot/initrd.img-6", "boot/config-6", "etc/ssh/ssh_host_rsa_key",
-                 "etc/apt/apt.conf.d/99mmdebstrap", "etc/machine-id"):
+    for path in (
+        "boot/vmlinuz-6",
+        "boot/initrd.img-6",
+        "boot/config-6",
+        "etc/ssh/ssh_host_rsa_key",
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "etc/machine-id",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("old", encoding="ascii")
     (tmp_path / "etc/systemd/system/sshd.service.wants").mkdir(parents=True)

@@ -21,8 +21,9 @@ STAT = "4711 (qemu) S 1 4711 4711 0 -1 4194304 9 0 0 0 12 3 0 0 20 0 4 0 98765 2
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"],
-                          stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         yield child

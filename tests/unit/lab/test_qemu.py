@@ -84,9 +84,7 @@ def test_accelerator_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
         accel.choose(Path("/k"), Path("/i"))
 
 
-def test_probe_that_fails_falls_back_and_is_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_probe_that_fails_falls_back_and_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KTLS_LAB_ACCEL", raising=False)
     monkeypatch.setenv("KTLS_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("os.access", lambda _path, _mode: True)

@@ -70,8 +70,14 @@ def test_down_is_idempotent_and_survives_damage(labs: Path, make_state: Maker) -
 
 
 def test_errors_are_one_line_with_exit_status_1(labs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["fault", "web1", "freeze"], ["ssh", "web1"], ["status", "--name", "x"],
-                      ["up", "--image", "nope"], ["up", "--name", "NOT"], ["up", "--hosts", "999"]):
+    for arguments in (
+        ["fault", "web1", "freeze"],
+        ["ssh", "web1"],
+        ["status", "--name", "x"],
+        ["up", "--image", "nope"],
+        ["up", "--name", "NOT"],
+        ["up", "--hosts", "999"],
+    ):
         assert main(arguments) == 1, arguments
         error = capsys.readouterr().err
         assert error.startswith("ktls lab: "), arguments
@@ -104,8 +110,9 @@ def test_ssh_config_checks_host_keys(make_state: Maker, tmp_path: Path) -> None:
     assert (seen["connecttimeout"], seen["serveraliveinterval"], seen["serveralivecountmax"]) == ("8", "3", "3")
     assert seen["controlmaster"] == "false"
     # Ansible asks for 127.0.0.1 and gives port and user itself.
-    run = subprocess.run(["ssh", "-G", "-F", str(config), "-p", "20004", "127.0.0.1"], capture_output=True, text=True,
-                         check=True)
+    run = subprocess.run(
+        ["ssh", "-G", "-F", str(config), "-p", "20004", "127.0.0.1"], capture_output=True, text=True, check=True
+    )
     assert f"userknownhostsfile {directory / 'known_hosts'}" in run.stdout
     assert "stricthostkeychecking true" in run.stdout
 
@@ -121,8 +128,13 @@ def test_inventory_script(labs: Path, make_state: Maker) -> None:
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         # -S: no site-packages, so that only the standard library can be imported.
-        return subprocess.run([sys.executable, "-S", str(ROOT / "inventory" / "lab"), *arguments], text=True,
-                              env={**environment, **more}, capture_output=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-S", str(ROOT / "inventory" / "lab"), *arguments],
+            text=True,
+            env={**environment, **more},
+            capture_output=True,
+            check=False,
+        )
 
     listed = json.loads(run("--list").stdout)
     assert listed["ktls_hosts"] == {"hosts": ["web1", "web2"]}

@@ -62,8 +62,10 @@ class FakeSystem(release.System):
             return self._start(argv[2])
         if argv[0] == "systemctl" and argv[1] == "stop":
             self.active.discard(argv[2])
-        if argv[0] == "systemctl" and argv[1] in ("enable", "disable"):
-            (self.enabled.add if argv[1] == "enable" else self.enabled.discard)(argv[2])
+        if argv[:3] == ("systemctl", "--no-reload", "enable"):
+            self.enabled.update(argv[3:])
+        if argv[:2] == ("systemctl", "disable"):
+            self.enabled.discard(argv[2])
         if argv[0] == "systemd-sysusers":
             self.users |= {"ktls-agent", "ktls-sidecar"}
         if argv[0] == "systemd-tmpfiles":

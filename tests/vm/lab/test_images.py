@@ -11,7 +11,7 @@ import pytest
 
 from ktls_lab import api, images
 
-from .conftest import StartLab
+from ..conftest import StartLab
 
 # Runs on the host. A slow client keeps the connection open while ss looks at the server's socket.
 KTLS_TRANSFER = """

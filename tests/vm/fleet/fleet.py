@@ -20,7 +20,7 @@ from ktls_control.demo import PORT, target
 from ktls_control.witness import Witness, read
 from ktls_lab import api
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WAVES = Path(__file__).with_name("waves.yml")
 
 

@@ -20,7 +20,8 @@ import pytest
 from ktls_lab import api, process, state
 from ktls_lab.paths import lab_dir
 
-from .conftest import PREFIX, StartedLab, StartLab
+from ..conftest import PREFIX, StartLab
+from .conftest import StartedLab
 
 UP_TARGET_S = 15.0
 WHO_AM_I = """
@@ -119,7 +120,7 @@ def test_nothing_gets_out_of_a_host(lab: api.Lab) -> None:
 
 
 def test_inventory_reaches_the_hosts_with_ansible(lab: api.Lab) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     argv = [str(Path(sys.executable).parent / "ansible"), "-i", "inventory/lab", "ktls_hosts", "-m", "ping"]
     environment = {**os.environ, "KTLS_LAB": lab.name, "ANSIBLE_HOST_KEY_CHECKING": "True"}
     run = subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
