@@ -86,7 +86,8 @@ class RolloutProgress:
             host.state, host.since, host.info = "unreachable", moment, "cut off; its lease takes it back"
             return [f"{name} unreachable"]
         if kind == "failed" and host.state not in ("unreachable", "reverted"):
-            host.state, host.since, host.info = "failed", moment, " ".join(str(event.get("msg", "")).split())
+            host.state, host.since = "failed", moment
+            host.info = " ".join(str(event.get("msg", "")).split()).removeprefix(f"{name}: ")
             self._verdict(event, name)
             return [f"{name} failed: {host.info}"]
         if kind == "ok":
