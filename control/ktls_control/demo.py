@@ -72,7 +72,7 @@ def run(output: Path, count: int, console: Console) -> int:
 
     began = time.monotonic()
     step(f"boot {count} hosts")
-    with_lab = lab_api.up(name=LAB, hosts=count)
+    with_lab = _boot(count, console)
     try:
         inventory = write_inventory(with_lab.inventory(), output / "inventory.json")
         hosts = load(str(inventory))
@@ -95,6 +95,16 @@ def run(output: Path, count: int, console: Console) -> int:
     if not summary["ok"]:
         console.print("demo: not every claim holds", style="red")
     return 0 if summary["ok"] else 1
+
+
+def _boot(count: int, console: Console) -> lab_api.Lab:
+    def say(line: str) -> None:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        return lab_api.up(name=LAB, hosts=count, say=say)
+    except lab_api.LabError as error:
+        raise ControlError("lab", str(error)) from error
 
 
 def _tell(

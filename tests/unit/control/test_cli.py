@@ -12,6 +12,7 @@ from ktls_control.cli import main
 from ktls_control.errors import ControlError
 from ktls_control.inventory import load
 from ktls_control.screen import note, size
+from ktls_lab import api
 
 
 @pytest.fixture
@@ -45,6 +46,18 @@ def test_a_mistake_is_one_line(
     assert err.startswith("ktls: ")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_a_busy_lab_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(**_wanted: object) -> None:
+        raise api.LabError("lab 'demo' is in use: take it down with 'ktls lab down --name demo'")
+
+    monkeypatch.setattr(api, "up", busy)
+    assert main(["demo", "--output", str(tmp_path)]) == 1
+    _out, err = capsys.readouterr()
+    assert err == "ktls: lab 'demo' is in use: take it down with 'ktls lab down --name demo'\n"
 
 
 def test_wrong_usage_exits_with_two() -> None:

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ``ss -tie`` and ``tls_stat`` of a real host."""
+"""Reading ``ss -tie`` and ``tls_stat``."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ktls_control.witness import parse
 
-# ss of iproute2 6.15 on Debian 13 while three downloads ran.
-RECORDED = """\
-0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51312 uid:998 ino:5412 sk:1001 <->
-\t cubic wscale:7,7 rto:204 tcp-ulp-tls version: 1.3 cipher: aes-gcm-256 rxconf: none txconf: sw
-0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51314 uid:998 ino:5413 sk:1002 <->
-\t cubic wscale:7,7 rto:204 tcp-ulp-tls version: 1.2 cipher: aes-gcm-128 rxconf: sw txconf: sw
-0 0 [::ffff:10.0.2.15]:8443 [::ffff:10.0.2.2]:51316 uid:998 ino:5414 sk:1003 <->
-\t cubic wscale:7,7 rto:204 rtt:0.1/0.05
---- tls_stat ---
+# One connection of the sidecar on tx, as ss -tienH of Debian 13 printed it in the lab.
+RECORDED = (Path(__file__).parents[2] / "fixtures" / "control" / "ss-tx.txt").read_text()
+STAT = """--- tls_stat ---
 TlsCurrTxSw                     \t2
 TlsTxSw                         \t17
 TlsDecryptError                 \t0
@@ -21,10 +17,18 @@ nonsense
 """
 
 
-def test_counts_by_direction() -> None:
-    witness = parse(RECORDED)
-    assert (witness.ktls_tx, witness.ktls_rx, witness.others) == (2, 1, 1)
+def test_a_recorded_connection() -> None:
+    witness = parse(RECORDED + STAT)
+    assert (witness.ktls_tx, witness.ktls_rx, witness.others) == (1, 0, 0)
     assert witness.tls_stat == {"TlsCurrTxSw": 2, "TlsTxSw": 17, "TlsDecryptError": 0}
+
+
+def test_counts_by_direction() -> None:
+    receives = RECORDED.replace("rxconf: none", "rxconf: sw")
+    userspace = RECORDED[: RECORDED.index("tcp-ulp-tls")] + "\n"
+    only_attached = RECORDED[: RECORDED.index(" version:")] + "\n"
+    witness = parse(RECORDED + receives + userspace + only_attached + STAT)
+    assert (witness.ktls_tx, witness.ktls_rx, witness.others) == (2, 1, 2)
 
 
 def test_one_line_records_of_ss_without_line_breaks() -> None:
