@@ -27,8 +27,8 @@ from .web.respond import Plan, plan, reason, refuse
 
 _RECEIVE_SIZE = 65536
 _BODY_LIMIT = 65536
-_LINGER_S = 1.0
-"""How long a client that has everything may take to close (seconds)."""
+_LINGER_S, _IDLE_LINGER_S = 1.0, 0.25
+"""How long a client that has everything may take to close: after a response, and when it was idle (seconds)."""
 _POLL_S, _POLL_MAX_S = 0.002, 0.1
 _RETIRE_GRACE_S = 1.0
 
@@ -113,13 +113,13 @@ class Connection:
         try:
             await self._handshake()
             await self._serve()
-            await self._finish()
+            await self._finish(_LINGER_S)
         except _EndError as end:
             if end.abort:
                 shared.counters.client_aborts[end.abort] += 1
             elif self._phase == IDLE:
                 # The last response may still be on its way.
-                await self._finish()
+                await self._finish(_IDLE_LINGER_S)
             if self._phase not in (RESPOND, CLOSING):
                 # Half a response must not look finished, and OpenSSL may still point at its buffer.
                 self._tls.shutdown()
@@ -417,8 +417,8 @@ class Connection:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def _finish(self) -> None:
-        """Say goodbye so that the client gets everything, and give it a moment to close first.
+    async def _finish(self, linger_s: float) -> None:
+        """Say goodbye so that the client gets everything, and give it ``linger_s`` seconds to close first.
 
         What the kernel took for kTLS may still wait outside of TCP's queue, because that was full. A FIN or a close
         would overtake and drop it (net/tls/tls_sw.c, tls_sw_release_resources_tx). So close_notify goes out when the
@@ -437,7 +437,7 @@ class Connection:
                 notified = self._tls.shutdown()
                 before = -1
             elif notified and queued == 0:
-                patience = min(patience, now + _LINGER_S)
+                patience = min(patience, now + linger_s)
             if queued != before:
                 before = queued
                 if queued:

@@ -17,6 +17,7 @@ from typing import Any
 from ktls_control import inventory as fleet_inventory
 from ktls_control.clients import Clients
 from ktls_control.demo import PORT, target
+from ktls_control.fanout import run
 from ktls_control.witness import Witness, read
 from ktls_lab import api
 
@@ -100,8 +101,10 @@ class Deployed:
         return time.monotonic() - started
 
     def settle(self, names: Sequence[str] = ()) -> int:
-        """Userspace everywhere, no flag, nothing pending; returns the highest epoch."""
-        for name in names or self.names:
-            self.agent(name, "clear")
-            self.agent(name, "revert", "--reason", "between tests")
-        return max(int(entry["epoch"]) for entry in self.status().values())
+        """Userspace, no flag, nothing pending on ``names`` (all when empty); returns the highest epoch of all."""
+        chosen = [host for host in self.hosts() if host.name in (names or self.names)]
+        settled = "sh -c 'ktls-agent clear --json >&2; ktls-agent revert --reason between-tests --json'"
+        answers = [answer.json() for answer in run(chosen, settled)]
+        assert all(answer and answer["ok"] for answer in answers), answers
+        epochs = (answer.json() for answer in run(self.hosts(), "ktls-agent status --json"))
+        return max(int(status["epoch"]) for status in epochs if status)
