@@ -21,7 +21,7 @@ check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck tools/prepare agent/units/ktls-off tests/molecule/run .ci/run
+	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off tests/molecule/run .ci/run
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
 
 unit: prepare ## Pure tests
