@@ -14,9 +14,26 @@ description:
     module owns as a whole and writes atomically.
   - Never unloads a module that sockets still use, and reads the state back after every change.
   - A kernel with TLS built in counts as loaded.
+  - Records what the host was like before its first change, and puts that back with O(state=absent).
+  - The module has no parameters (C(modinfo -F parm tls) prints none), so there are none to set here.
 author:
   - The ktls-fleet authors (@ktls-fleet)
 options:
+  state:
+    description:
+      - V(present) makes the host as O(loaded) and O(persistent) say; one of them is needed.
+      - V(absent) puts back what was recorded before the first change, whether that was loaded or not, a file of the
+        same name or none. Without a record there is nothing to do.
+    type: str
+    choices: [present, absent]
+    default: present
+  edited:
+    description:
+      - What O(state=absent) does with a boot file that somebody else has edited since. It is never overwritten.
+      - V(refuse) puts everything else back and fails, naming the file. V(keep) lets it be as it is from now on.
+    type: str
+    choices: [refuse, keep]
+    default: refuse
   loaded:
     description:
       - V(true) loads the module, V(false) unloads it. Left out, this is not touched.
@@ -58,6 +75,10 @@ EXAMPLES = r"""
   ktls.fleet.ktls_module:
     loaded: false
     persistent: false
+
+- name: Put back what was there before ktls-fleet came
+  ktls.fleet.ktls_module:
+    state: absent
 """
 
 RETURN = r"""
@@ -71,7 +92,7 @@ steps:
       description: load kernel module tls
   contains:
     code:
-      description: One of V(load), V(unload), V(persist), V(unpersist).
+      description: One of V(load), V(unload), V(persist), V(unpersist), V(restore).
       type: str
       returned: always
     description:
@@ -103,35 +124,60 @@ error_code:
 """
 
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import module_lever
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import module_lever, originals
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 
 
+def present(module: AnsibleModule) -> tuple[list[Any], Any, dict[str, str]]:
+    """Probe, plan, and outside check mode record, apply and verify; returns steps, last state read, and diffs."""
+    desired = module_lever.DesiredModule(module.params["loaded"], module.params["persistent"])
+    before = module_lever.probe()
+    steps = module_lever.plan(before, desired)
+    now, after = before, module_lever.predict(before, desired)
+    if steps and module.check_mode:
+        module_lever.check_adoption(steps)
+    elif steps:
+        module_lever.adopt(before, steps)
+        module_lever.apply(steps)
+        now = after = module_lever.probe()
+        module_lever.verify(now, desired)
+    return steps, now, {"before": module_lever.diff_text(before), "after": module_lever.diff_text(after)}
+
+
+def absent(module: AnsibleModule) -> tuple[list[Any], Any, dict[str, str]]:
+    """Put the recorded state back; returns the same. A file that somebody else edited stays, and is an error."""
+    restoration = originals.plan_restore(module_lever.LEVER, keep_edited=module.params["edited"] == "keep")
+    before = module_lever.probe()
+    steps = module_lever.plan_back(before, restoration)
+    now, after = before, module_lever.predict_back(before, restoration)
+    if not module.check_mode:
+        module_lever.restore(steps, restoration)
+        now = after = module_lever.probe()
+    restoration.refuse_edited()
+    return steps, now, {"before": module_lever.diff_text(before), "after": module_lever.diff_text(after)}
+
+
 def main() -> None:
-    """Probe, plan, and outside check mode apply and verify."""
+    """Do what was asked, with the levers of this host locked."""
     module = AnsibleModule(
-        argument_spec={"loaded": {"type": "bool"}, "persistent": {"type": "bool"}},
-        required_one_of=[("loaded", "persistent")],
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "edited": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
+            "loaded": {"type": "bool"},
+            "persistent": {"type": "bool"},
+        },
+        required_if=[("state", "present", ("loaded", "persistent"), True)],
         supports_check_mode=True,
     )
-    desired = module_lever.DesiredModule(module.params["loaded"], module.params["persistent"])
     try:
-        before = module_lever.probe()
-        steps = module_lever.plan(before, desired)
-        now, after = before, module_lever.predict(before, desired)
-        if steps and not module.check_mode:
-            module_lever.apply(steps)
-            now = after = module_lever.probe()
-            module_lever.verify(now, desired)
+        with originals.lock():
+            steps, now, diff = (present if module.params["state"] == "present" else absent)(module)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)
-    module.exit_json(
-        changed=bool(steps),
-        steps=[step.as_dict() for step in steps],
-        tls_module=now.as_dict(),
-        diff={"before": module_lever.diff_text(before), "after": module_lever.diff_text(after)},
-    )
+    module.exit_json(changed=bool(steps), steps=[step.as_dict() for step in steps], tls_module=now.as_dict(), diff=diff)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .errors import KtlsError
@@ -21,7 +22,10 @@ from .errors import KtlsError
 
 @dataclass(frozen=True)
 class FileSpec:
-    """A file as it shall be. ``content`` of ``None`` means that it shall not exist."""
+    """A file as it shall be. ``content`` of ``None`` means that it shall not exist.
+
+    ``owner`` and ``group`` are names, or numbers in decimal for those who have no name.
+    """
 
     path: str
     content: bytes | None = field(repr=False)  # may be a secret
@@ -91,12 +95,20 @@ def apply(changes: Iterable[FileChange]) -> None:
         atomic_write(change.target, change.spec.content, change.spec.mode, uid, gid)
 
 
-def atomic_write(path: str, data: bytes, mode: int = 0o644, uid: int = -1, gid: int = -1) -> None:
+def atomic_write(
+    path: str,
+    data: bytes,
+    mode: int = 0o644,
+    uid: int = -1,
+    gid: int = -1,
+    finish: Callable[[str], None] | None = None,
+) -> None:
     """Put ``data`` at ``path`` so that a reader, or a crash, sees the old file or the new one and nothing
     else.
 
     Temporary file in the same directory, fsync, rename(2), fsync of the directory. ``uid`` and ``gid`` of -1
-    keep those of the process. Raises :class:`KtlsError` ``write_failed`` or ``symlink_in_the_way``.
+    keep those of the process. ``finish`` is called with the temporary file's path, before anybody sees it.
+    Raises :class:`KtlsError` ``write_failed`` or ``symlink_in_the_way``.
     """
     if os.path.islink(path):
         raise KtlsError("symlink_in_the_way", f"{path} is a symbolic link where a file should be; remove it")
@@ -105,6 +117,8 @@ def atomic_write(path: str, data: bytes, mode: int = 0o644, uid: int = -1, gid: 
     try:
         _write_new(temporary, data, mode, uid, gid)
         try:
+            if finish is not None:
+                finish(temporary)
             os.rename(temporary, path)
         except OSError:
             os.unlink(temporary)
@@ -112,6 +126,19 @@ def atomic_write(path: str, data: bytes, mode: int = 0o644, uid: int = -1, gid: 
         _sync_directory(directory)
     except OSError as error:
         raise _write_failed(path, error) from error
+
+
+def sweep(path: str) -> None:
+    """Remove temporary files that an :func:`atomic_write` to ``path`` left when its process was killed.
+
+    Only for a caller who knows that nobody writes ``path`` now. Never raises: litter is no reason to stop.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    pattern = re.compile(re.escape(f".{name}.") + r"[0-9a-f]{12}\.tmp\Z")
+    with contextlib.suppress(OSError):
+        for found in os.listdir(directory):
+            if pattern.match(found):
+                os.unlink(os.path.join(directory, found))
 
 
 def _write_new(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
@@ -202,12 +229,12 @@ def _refuse_unsafe(target: str, root: str) -> None:
 
 def _ids(spec: FileSpec) -> tuple[int, int]:
     try:
-        uid = pwd.getpwnam(spec.owner).pw_uid
+        uid = int(spec.owner) if spec.owner.isdigit() else pwd.getpwnam(spec.owner).pw_uid
     except KeyError as error:
         message = f"{spec.path} shall belong to user {spec.owner!r}, who is not on this host; create the user"
         raise KtlsError("no_such_user", message) from error
     try:
-        gid = grp.getgrnam(spec.group).gr_gid
+        gid = int(spec.group) if spec.group.isdigit() else grp.getgrnam(spec.group).gr_gid
     except KeyError as error:
         message = f"{spec.path} shall belong to group {spec.group!r}, which is not on this host; create it"
         raise KtlsError("no_such_group", message) from error

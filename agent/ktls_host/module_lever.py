@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``module`` lever: kernel module ``tls`` loaded now, and loaded at boot.
 
-``probe`` reads, ``plan`` decides and is pure, ``apply`` acts, ``verify`` checks what came of it.
+``probe`` reads, ``plan`` decides and is pure, ``apply`` acts, ``verify`` checks what came of it. ``adopt`` records what
+the host was like before the first change; ``plan_back`` and ``restore`` put that back.
+
+The module takes no parameters (``modinfo -F parm tls`` prints none), so there are none to set.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import tls_stat
+from . import originals, textfile, tls_stat
 from .commands import CommandResult, Runner
 from .errors import KtlsError
 from .files import FileSpec, plan_files
@@ -20,9 +23,13 @@ from .files import apply as apply_files
 from .steps import Step
 
 MODULE = "tls"
+LEVER = "module"
 PERSIST_PATH = "/etc/modules-load.d/ktls-fleet.conf"
 PERSIST_TEXT = "# Written by ktls-fleet: kernel TLS at boot. Changes here are overwritten.\ntls\n"
 PERSIST_SPEC = FileSpec(PERSIST_PATH, PERSIST_TEXT.encode())
+
+_LOAD, _UNLOAD = ("modprobe", MODULE), ("modprobe", "-r", MODULE)
+_UNDO = {"load": _UNLOAD, "unload": _LOAD}
 
 # modprobe.d(5): a file hides files of the same name in later directories.
 _MODPROBE_DIRECTORIES = (
@@ -91,7 +98,7 @@ def probe(root: str = "/") -> ModuleState:
     on_disk = MODULE in parse_module_paths(_read(root, f"{modules}/modules.dep"))
     blacklisted_by, blocked_by = _obstacles(root)
     ulps = _read(root, "/proc/sys/net/ipv4/tcp_available_ulp").split()
-    ulp_known = os.path.exists(_under(root, "/proc/sys/net/ipv4/tcp_available_ulp"))
+    ulp_known = os.path.exists(textfile.under(root, "/proc/sys/net/ipv4/tcp_available_ulp"))
     counters = tls_stat.parse(_read(root, tls_stat.PATH))
     return ModuleState(
         kernel=kernel,
@@ -104,7 +111,7 @@ def probe(root: str = "/") -> ModuleState:
         users=loaded[1] if loaded else (),
         ulp_available=MODULE in ulps if ulp_known else None,
         open_contexts={name: n for name, n in counters.items() if name.startswith(tls_stat.GAUGE_PREFIX)},
-        persisted=_persisted(root),
+        persisted=textfile.read(root, PERSIST_PATH),
         persisted_exact=not plan_files([PERSIST_SPEC], root),
     )
 
@@ -119,10 +126,10 @@ def plan(current: ModuleState, desired: DesiredModule) -> list[Step]:
     # Loading and unloading come first: they are what can fail, and then nothing else has happened.
     if desired.loaded is True and not current.present:
         _refuse_unloadable(current)
-        steps.append(Step("load", f"load kernel module {MODULE}", argv=("modprobe", MODULE)))
+        steps.append(Step("load", f"load kernel module {MODULE}", argv=_LOAD))
     if desired.loaded is False and current.present:
         _refuse_unload(current)
-        steps.append(Step("unload", f"unload kernel module {MODULE}", argv=("modprobe", "-r", MODULE)))
+        steps.append(Step("unload", f"unload kernel module {MODULE}", argv=_UNLOAD))
     if desired.persistent is True and not current.persisted_exact:
         if not current.present:
             _refuse_unloadable(current)
@@ -134,19 +141,27 @@ def plan(current: ModuleState, desired: DesiredModule) -> list[Step]:
 
 
 def apply(steps: Iterable[Step], runner: Runner | None = None, root: str = "/") -> None:
-    """Carry the steps out in order; stop at the first that fails.
+    """Carry the steps out in order; at the first that fails, undo what this call loaded or unloaded, and stop.
 
     Raises :class:`KtlsError`: those of :func:`plan`, ``module_rejected``, ``module_command_failed``, and
     those of :func:`ktls_host.files.apply`.
     """
     runner = runner or Runner()
-    for step in steps:
-        if step.file is not None:
-            apply_files(plan_files([step.file], root))
-        else:
-            result = runner.run(step.argv)
-            if result.rc != 0:
-                raise _command_error(step, result, probe(root))
+    done: list[Step] = []
+    try:
+        for step in steps:
+            if step.file is not None:
+                apply_files(plan_files([step.file], root))
+            else:
+                result = runner.run(step.argv)
+                if result.rc != 0:
+                    raise _command_error(step, result, probe(root))
+            done.append(step)
+    except KtlsError:
+        for step in reversed(done):
+            if step.code in _UNDO:
+                runner.run(_UNDO[step.code])
+        raise
 
 
 def predict(current: ModuleState, desired: DesiredModule) -> ModuleState:
@@ -157,6 +172,59 @@ def predict(current: ModuleState, desired: DesiredModule) -> ModuleState:
     if desired.persistent is not None:
         changed["persisted"] = PERSIST_TEXT if desired.persistent else None
         changed["persisted_exact"] = desired.persistent
+    return ModuleState(**changed)
+
+
+def adopt(current: ModuleState, steps: Iterable[Step], root: str = "/") -> None:
+    """Record, durable when this returns, what ``current`` was before ``steps`` are carried out.
+
+    Only the first call for a host records; later ones add what will be ours. Raises :class:`KtlsError`:
+    ``edited_meanwhile``, ``record_unreadable``, ``write_failed``.
+    """
+    specs = [step.file for step in steps if step.file is not None]
+    adoption = originals.plan(LEVER, specs, {"loaded": current.present}, root)
+    if adoption.record != adoption.known:
+        originals.save(adoption.record, root)
+
+
+def check_adoption(steps: Iterable[Step], root: str = "/") -> None:
+    """Raise what :func:`adopt` would, and write nothing."""
+    originals.plan(LEVER, [step.file for step in steps if step.file is not None], {}, root)
+
+
+def plan_back(current: ModuleState, restoration: originals.Restoration) -> list[Step]:
+    """Return the steps to the recorded state; empty when there is nothing to put back. Pure.
+
+    Raises :class:`KtlsError`: ``module_in_use``, ``tls_module_missing``, ``module_blocked``.
+    """
+    recorded = restoration.facts.get("loaded")
+    builtin = current.builtin
+    steps = plan(current, DesiredModule(None if builtin or not isinstance(recorded, bool) else recorded))
+    for found in restoration.back:
+        steps.append(Step("restore", f"put {found.original.path} back as it was"))
+    return steps
+
+
+def restore(steps: Iterable[Step], restoration: originals.Restoration, runner: Runner | None = None) -> None:
+    """Carry out what :func:`plan_back` said, and drop the record. May be repeated after any interruption.
+
+    Raises :class:`KtlsError` as :func:`apply` does.
+    """
+    apply([step for step in steps if step.argv], runner, restoration.root)
+    originals.restore_files(restoration)
+    originals.forget(restoration)
+
+
+def predict_back(current: ModuleState, restoration: originals.Restoration) -> ModuleState:
+    """Return the state that :func:`plan_back` leads to: "after" in check mode."""
+    recorded = restoration.facts.get("loaded")
+    changed = asdict(current)
+    if isinstance(recorded, bool) and not current.builtin:
+        changed["loaded"] = recorded
+    for found in restoration.back:
+        content = found.original.content
+        changed["persisted"] = None if content is None else content.decode("utf-8", "replace")
+        changed["persisted_exact"] = content == PERSIST_SPEC.content
     return ModuleState(**changed)
 
 
@@ -315,30 +383,13 @@ def _modprobe_files(root: str) -> list[tuple[str, str]]:
     """Return path and text of each modprobe.d file that counts, by name, as modprobe reads them."""
     chosen: dict[str, str] = {}
     for directory in _MODPROBE_DIRECTORIES:
-        for found in glob.glob(os.path.join(glob.escape(_under(root, directory)), "*.conf")):
+        for found in glob.glob(os.path.join(glob.escape(textfile.under(root, directory)), "*.conf")):
             chosen.setdefault(os.path.basename(found), os.path.join(directory, os.path.basename(found)))
     return [(path, _read(root, path)) for _, path in sorted(chosen.items())]
 
 
-def _persisted(root: str) -> str | None:
-    try:
-        with open(_under(root, PERSIST_PATH), encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return None
-
-
 def _read(root: str, path: str) -> str:
-    """Return the text of a file that may be missing: each kernel and distribution has its own set."""
-    try:
-        with open(_under(root, path), encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
-
-
-def _under(root: str, path: str) -> str:
-    return os.path.join(root, path.lstrip("/"))
+    return textfile.read(root, path) or ""
 
 
 def _normal(name: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktls_host import module_lever
+from ktls_host import module_lever, originals
 from ktls_host.commands import CommandResult, Runner
 from ktls_host.errors import KtlsError
 from ktls_host.module_lever import PERSIST_PATH, PERSIST_TEXT, DesiredModule, ModuleState, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tests.unit.host.recordings import Recording
@@ -379,3 +380,84 @@ def test_runner_names_a_missing_program() -> None:
 def test_runner_gives_no_terminal_to_wait_on() -> None:
     assert Runner().run(["cat"]).stdout == ""
     assert Runner().run(["cat"], stdin="text").stdout == "text"
+
+
+def test_a_boot_file_that_cannot_be_written_leaves_nothing_loaded(host: Host) -> None:
+    (host.root / "etc/modules-load.d").rmdir()
+    (host.root / "etc/modules-load.d").write_text("a file in the way")
+    with pytest.raises(KtlsError) as refused:
+        host.apply(DesiredModule(loaded=True, persistent=True))
+    assert refused.value.code == "write_failed"
+    assert host.calls == [("modprobe", "tls"), ("modprobe", "-r", "tls")]
+    assert not host.probe().loaded
+
+
+def _lever(host: Host, back: bool) -> None:
+    """One run of the module, as library/ktls_module.py has it."""
+    root, runner = str(host.root), host
+    with originals.lock(root):
+        before = host.probe()
+        if back:
+            restoration = originals.plan_restore(module_lever.LEVER, root)
+            module_lever.restore(module_lever.plan_back(before, restoration), restoration, runner)  # type: ignore[arg-type]
+            return
+        steps = plan(before, DesiredModule(loaded=True, persistent=True))
+        if steps:
+            module_lever.adopt(before, steps, root)
+            module_lever.apply(steps, runner, root)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("then", ["present", "absent"])
+def test_killed_between_any_two_steps(tmp_path: Path, back: bool, then: str) -> None:
+    for number in range(1, 200):
+        host = Host(tmp_path / f"{number}")
+        (host.root / "run").mkdir()
+        host.write(PERSIST_PATH, "# by hand\ntls\n")
+        before = _shown(host)
+        if back:
+            _lever(host, back=False)
+        finished = dies_at(number, lambda: _lever(host, back=back), host)  # noqa: B023 - called at once
+        if then == "present":
+            _lever(host, back=False)
+            assert host.probe().loaded and host.read(PERSIST_PATH) == PERSIST_TEXT
+        _lever(host, back=True)
+        assert _shown(host) == before, f"killed at step {number}"
+        assert originals.levers(str(host.root)) == ()
+        if finished:
+            assert number > 6, "the steps were really counted"
+            return
+    pytest.fail("it never came to its end")
+
+
+def _shown(host: Host) -> tuple[str, list[str], bool]:
+    return host.read(PERSIST_PATH), sorted(os.listdir(host.root / "etc/modules-load.d")), host.probe().loaded
+
+
+def dies_at(number: int, action: Callable[[], None], host: Host) -> bool:
+    """Run ``action`` in a child that dies at its n-th system call that changes something; True when it finished."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **named: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == number:
+                    os._exit(77)
+                return real(*arguments, **named)
+
+            return call
+
+        for name in ("rename", "unlink", "fsync", "makedirs", "fchmod"):
+            setattr(os, name, dying(getattr(os, name)))
+        host.run = dying(host.run)  # type: ignore[method-assign]
+        try:
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 77)
+    return status == 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -35,3 +36,25 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
         return result
 
     return call
+
+
+@pytest.fixture
+def reroot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], None]:
+    """Return a function that makes every function of a module which takes ``root`` use another directory for it."""
+
+    def wrap(function: Any, root: str) -> Any:
+        signature = inspect.signature(function)
+
+        def there(*arguments: Any, **named: Any) -> Any:
+            bound = signature.bind(*arguments, **named)
+            bound.arguments["root"] = root
+            return function(*bound.args, **bound.kwargs)
+
+        return there
+
+    def patch(module: Any, root: str) -> None:
+        for name, function in vars(module).copy().items():
+            if inspect.isfunction(function) and "root" in inspect.signature(function).parameters:
+                monkeypatch.setattr(module, name, wrap(function, root))
+
+    return patch

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import module_lever
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import module_lever, originals
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.commands import CommandResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 KERNEL = "6.12.1-test"
@@ -47,20 +47,23 @@ class Host:
         return CommandResult(0, "", "")
 
     def snapshot(self) -> dict[str, str]:
-        return {str(path): path.read_text() for path in self.root.rglob("*") if path.is_file()}
+        """Return what a host shows; our own record and lock are not part of it."""
+        files = (path for path in self.root.rglob("*") if path.is_file())
+        return {str(path): path.read_text() for path in files if "ktls-levers" not in str(path)}
+
+    @property
+    def records(self) -> list[str]:
+        return sorted(path.name for path in self.root.glob("var/lib/ktls-levers/*"))
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reroot: Callable[[Any, str], None]) -> Host:
     """Point the module's default root and runner at a directory."""
     played = Host(tmp_path)
-    probe, apply = module_lever.probe, module_lever.apply
-
-    def apply_there(steps: Iterable[Any], runner: Any = None, root: str = "/") -> None:
-        apply(steps, played, str(tmp_path))
-
-    monkeypatch.setattr(module_lever, "probe", lambda root="/": probe(str(tmp_path)))
-    monkeypatch.setattr(module_lever, "apply", apply_there)
+    reroot(module_lever, str(tmp_path))
+    reroot(originals, str(tmp_path))
+    apply = module_lever.apply
+    monkeypatch.setattr(module_lever, "apply", lambda steps, runner=None, root="/": apply(steps, played, root))
     return played
 
 
@@ -130,3 +133,60 @@ def test_modprobe_that_lies_is_found_out(host: Host, run: Callable[..., dict[str
 def test_nothing_asked_is_an_error(run: Callable[..., dict[str, Any]], host: Host) -> None:
     with pytest.raises(KeyError, match="error_code"):
         run("ktls_module")
+
+
+@pytest.mark.parametrize("start", ["bare", "loaded", "foreign"])
+def test_absent_puts_the_first_state_back(host: Host, run: Callable[..., dict[str, Any]], start: str) -> None:
+    if start == "loaded":
+        host.load(0)
+    if start == "foreign":
+        host.write(PERSIST, "# by hand\ntls\n")
+        (host.root / PERSIST).chmod(0o640)
+    before = host.snapshot()
+    run("ktls_module", loaded=True, persistent=True)
+    run("ktls_module", loaded=False)
+    run("ktls_module", persistent=False)
+    run("ktls_module", loaded=True, persistent=True)
+    assert host.records == ["module.json"]
+    predicted = run("ktls_module", state="absent", _check=True)
+    real = run("ktls_module", state="absent")
+    for key in ("changed", "steps", "diff"):
+        assert predicted[key] == real[key], key
+    assert real["changed"] and host.snapshot() == before and host.records == []
+    if start == "foreign":
+        assert (host.root / PERSIST).stat().st_mode & 0o777 == 0o640
+    again = run("ktls_module", state="absent")
+    assert (again["changed"], again["steps"]) == (False, [])
+
+
+def test_absent_without_a_record_changes_nothing(host: Host, run: Callable[..., dict[str, Any]]) -> None:
+    host.load(0)
+    host.write(PERSIST, "# by hand\ntls\n")
+    before = host.snapshot()
+    assert run("ktls_module", state="absent")["changed"] is False
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_edited_boot_file_is_left_alone_and_named(
+    host: Host, run: Callable[..., dict[str, Any]], check: bool
+) -> None:
+    run("ktls_module", loaded=True, persistent=True)
+    host.write(PERSIST, "# mine now\n")
+    refused = run("ktls_module", loaded=True, persistent=True, _check=check)
+    assert refused["error_code"] == "edited_meanwhile" and PERSIST in refused["msg"]
+    failed = run("ktls_module", state="absent", _check=check)
+    assert failed["error_code"] == "edited_meanwhile" and PERSIST in failed["msg"]
+    assert (host.root / PERSIST).read_text() == "# mine now\n"
+    kept = run("ktls_module", state="absent", edited="keep", _check=check)
+    assert not kept.get("failed")
+    assert (host.root / PERSIST).read_text() == "# mine now\n"
+    assert host.records == (["module.json"] if check else [])
+
+
+def test_restoring_does_not_unload_what_is_used(host: Host, run: Callable[..., dict[str, Any]]) -> None:
+    run("ktls_module", loaded=True, persistent=True)
+    host.load(2)
+    before = host.snapshot()
+    assert run("ktls_module", state="absent")["error_code"] == "module_in_use"
+    assert host.snapshot() == before and host.records == ["module.json"]
