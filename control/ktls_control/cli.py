@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.func(arguments))
     except ControlError as error:
         if getattr(arguments, "json", False):
-            print(json.dumps({"error": {"code": error.code, "message": error.message}}))
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps({"error": {"code": error.code, "message": error.message}}), flush=True)
         print(f"ktls: {error.message}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -54,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
     preflight = verbs.add_parser("preflight", parents=[fleet], help="which hosts can take a phase, and why not")
     preflight.add_argument("--phase", default="tx", help="phase to check for (default: %(default)s)")
+    preflight.add_argument(
+        "--read-only",
+        action="store_true",
+        help="do not load module tls for the time of the test; hosts without it stay unproved",
+    )
+    preflight.add_argument("--hosts", action="store_true", help="a row for each host, also of a large fleet")
+    preflight.add_argument("--json", action="store_true", help="one JSON object")
+    preflight.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the JSON object to a file too")
     preflight.set_defaults(func=_preflight)
 
     deploy = verbs.add_parser("deploy", parents=[fleet], help="install agent and sidecar, serving in userspace TLS")
@@ -154,11 +165,37 @@ def _off_line(result: Any) -> str:
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
+    from .preflight_screen import draw
     from .verbs import preflight
 
-    return preflight(
-        arguments.inventory, arguments.group, arguments.limit, arguments.phase, _console(), _log("preflight")
+    # Said now: an answer of a large fleet is minutes of work.
+    if arguments.output and (arguments.output.is_dir() or not os.access(arguments.output.parent, os.W_OK)):
+        raise ControlError("bad_output", f"{arguments.output}: no file can be written there: name another")
+    log = _log("preflight")
+    found = preflight(
+        arguments.inventory,
+        arguments.group,
+        arguments.limit,
+        arguments.phase,
+        _console(stderr=arguments.json),
+        log,
+        load_module=not arguments.read_only,
+        quiet=arguments.json,
     )
+    text = json.dumps(found.as_dict()) if arguments.json or arguments.output else ""
+    if arguments.json:
+        print(text)
+    else:
+        console = _console()
+        draw(console, found, hosts=arguments.hosts)
+        if found.unanswered:
+            console.print(f"Ansible's own output is in {log}", markup=False, soft_wrap=True)
+    if arguments.output:
+        try:
+            arguments.output.write_text(text + "\n")
+        except OSError as error:
+            raise ControlError("bad_output", f"{arguments.output}: {error.strerror}; name another file") from error
+    return EXIT_OK if found.all_ready else EXIT_FAILED
 
 
 def _deploy(arguments: argparse.Namespace) -> int:

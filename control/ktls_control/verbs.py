@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from .errors import ControlError
 from .inventory import load
 from .playbook import PlaybookRun
+from .preflight import Preflight
+from .preflight_events import Survey
 from .progress import RolloutProgress
 from .request import check_phase
 from .screen import RolloutScreen
@@ -65,52 +67,44 @@ def deploy(inventory: str, group: str, limit: str | None, console: Console, log:
     return _end(run, console, "agent and sidecar answer on every host" if not check else "nothing was changed")
 
 
-def preflight(inventory: str, group: str, limit: str | None, phase: str, console: Console, log: Path) -> int:
-    """Probe every host and show who can take ``phase``; see ``playbooks/preflight.yml``.
+def preflight(
+    inventory: str,
+    group: str,
+    limit: str | None,
+    phase: str,
+    console: Console,
+    log: Path,
+    *,
+    load_module: bool = True,
+    quiet: bool = False,
+) -> Preflight:
+    """Ask every host whether it can take a phase; see ``playbooks/preflight.yml``.
 
-    :returns: 0 when every host is ready, else 1.
+    :param load_module: let hosts load the ``tls`` module for the time of their test.
+    :param quiet: show progress on a terminal only.
+    :raises ControlError: ``run_failed`` when the playbook asked no host, or failed though every host is ready.
     """
     check_phase(phase, need_support=False)
     hosts = load(inventory, group, limit)
-    run = PlaybookRun(
-        "preflight",
-        str(Path(inventory).resolve()),
-        {"ktls_group": group, "ktls_phase": phase},
-        log,
-        limit,
-    )
-    found: dict[str, Event] = {}
-
-    def show(event: Event) -> str | None:
-        if "info" in event:
-            found[event["host"]] = event["info"]
-        return None
-
-    _drive(run, console, f"probing {len(hosts)} hosts", show)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("HOST", "KERNEL", "OPENSSL", f"PHASE {phase}", "WHY, AND THE CURE"):
-        table.add_column(title, no_wrap=title == "HOST", overflow="fold")
-    ready = 0
-    for host in hosts:
-        info = found.get(host.name)
-        if info is None:
-            why = next((line for line in run.explain() if line.startswith(host.name)), "no answer")
-            table.add_row(host.name, "", "", "[red]unknown[/red]", why)
-            continue
-        verdict = info["phases"][phase]
-        ready += verdict["verdict"] == "ready"
-        colour = "green" if verdict["verdict"] == "ready" else "red"
-        why = "; ".join(f"{reason['message']}; {reason['cure']}" for reason in verdict["reasons"])
-        table.add_row(
-            host.name,
-            str(info["kernel"]),
-            str(info["openssl"]["version"]),
-            f"[{colour}]{verdict['verdict']}[/{colour}]",
-            why,
-        )
-    console.print(table)
-    console.print(f"{ready} of {len(hosts)} hosts ready for {phase}")
-    return 0 if ready == len(hosts) else 1
+    variables = {"ktls_group": group, "ktls_phase": phase, "ktls_preflight_load_module": load_module}
+    run = PlaybookRun("preflight", str(Path(inventory).resolve()), variables, log, limit)
+    survey = Survey(phase, {host.name: host.address for host in hosts})
+    title = f"probing {len(hosts):,} hosts"
+    if console.is_terminal:
+        with console.status(title) as status:
+            for event in run.events():
+                if survey.feed(event):
+                    status.update(f"{title}: {survey.answered:,} answered")
+    else:
+        if not quiet:
+            console.print(title, markup=False)
+        for event in run.events():
+            survey.feed(event)
+    found = survey.result()
+    if not survey.answered or (found.all_ready and run.returncode != 0):
+        why = "; ".join(run.explain()) or f"ansible-playbook ended with status {run.returncode} before it asked a host"
+        raise ControlError("run_failed", f"preflight: {why}; Ansible's own output is in {log}")
+    return found
 
 
 def _drive(run: PlaybookRun, console: Console, title: str, show: Callable[[Event], str | None]) -> None:
