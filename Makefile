@@ -33,6 +33,10 @@ orchestration: prepare ## Playbooks over many fake local hosts
 vm: prepare ## Tests on lab VMs with real kernel TLS
 	@$(BIN)/pytest -q tests/vm
 
+vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
+	@$(BIN)/ktls lab build --image debian13-gnutls
+	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
+
 molecule: prepare ## The role scenarios on a lab VM
 	@tests/molecule/run
 
@@ -40,4 +44,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check unit orchestration vm molecule clean
+.PHONY: help prepare demo test check unit orchestration vm vm-gnutls molecule clean

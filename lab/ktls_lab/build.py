@@ -7,21 +7,19 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktls_lab import apt, cache, customize, tools
+from ktls_lab import apt, cache, customize, rebuild, tools
 from ktls_lab.errors import LabError
 from ktls_lab.images import Image
 from ktls_lab.paths import cache_dir
+from ktls_lab.steps import Steps
 
 BUILDER_VERSION = b"1"
 NEEDED_MIB = 1500
-_LOG_LINES = 6
 
 Say = Callable[[str], None]
 
@@ -51,12 +49,15 @@ class BuiltImage:
 
 def locate(image: Image) -> BuiltImage:
     """Where the image is, or would be, in the cache."""
-    digest = image.digest(BUILDER_VERSION, customize.ingredients())
+    rebuilt = [rebuild.ingredients()] if image.rebuild else []
+    digest = image.digest(BUILDER_VERSION, customize.ingredients(), *rebuilt)
     return BuiltImage(image, cache_dir() / "images" / f"{image.name}-{digest}")
 
 
 def ensure(image: Image, say: Say) -> BuiltImage:
     """Return the built image, building it if the cache lacks it (about a minute on two cores).
+
+    An image with packages that are built again takes some minutes more, unless the cache has these.
 
     Raises:
         LabError: tools missing, not root, disk full, or a failed build (with the end of its log).
@@ -66,7 +67,7 @@ def ensure(image: Image, say: Say) -> BuiltImage:
         return built
     log = built.directory.with_name(f"{image.name}.build.log")
     try:
-        _check_machine(built.directory)
+        _check_machine(image, built.directory)
         cache.make_once(built.directory, lambda place: _build(image, place, log, say))
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -78,23 +79,32 @@ def ensure(image: Image, say: Say) -> BuiltImage:
 
 def _disk_full(image: Image, place: Path) -> str:
     return (
-        f"cannot build image {image.name}: disk full in {place.parent} (a build needs {NEEDED_MIB} MiB): "
+        f"cannot build image {image.name}: disk full in {place.parent} (a build needs {_needed_mib(image)} MiB): "
         "free some space or set KTLS_CACHE_DIR to another disk"
     )
 
 
-def _check_machine(place: Path) -> None:
+def _needed_mib(image: Image) -> int:
+    return NEEDED_MIB + (rebuild.NEEDED_MIB if image.rebuild else 0)
+
+
+def _check_machine(image: Image, place: Path) -> None:
     if os.geteuid() != 0:
         message = "building an image needs root (for device files and file owners): run 'ktls lab build' as root"
         raise LabError(message)
     tools.require(tools.BUILD_TOOLS, () if Path(tools.KEYRING).exists() else ("debian-archive-keyring",))
     place.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place.parent).free < NEEDED_MIB << 20:
+    if shutil.disk_usage(place.parent).free < _needed_mib(image) << 20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place.parent))
 
 
-def mmdebstrap_argv(image: Image, tree: Path, before_kernel: Path, apt_options: list[str]) -> list[str]:
-    """Command that fills ``tree`` with the image's packages; ``before_kernel`` is copied in before the kernel."""
+def mmdebstrap_argv(
+    image: Image, tree: Path, before_kernel: Path, apt_options: Sequence[str], rebuilt: Sequence[Path] = ()
+) -> list[str]:
+    """Command that fills ``tree`` with the image's packages.
+
+    ``before_kernel`` is copied in before the kernel; ``rebuilt`` are packages that replace Debian's at the end.
+    """
     kernel = f"{image.kernel_package}/{image.kernel_from}" if image.kernel_from else image.kernel_package
     argv = ["mmdebstrap", "--variant=apt", "--format=directory", "--architectures=amd64"]
     argv += [f"--include={','.join((kernel, *image.packages))}"]
@@ -108,6 +118,7 @@ def mmdebstrap_argv(image: Image, tree: Path, before_kernel: Path, apt_options: 
     ]
     argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     argv += [f"--essential-hook=copy-in {before_kernel}/etc /"]
+    argv += rebuild.install_hooks(rebuilt)
     return [*argv, image.suite, str(tree), *(source.line() for source in image.sources)]
 
 
@@ -117,45 +128,24 @@ def _build(image: Image, place: Path, log: Path, say: Say) -> None:
     customize.write(staging, customize.before_kernel())
     try:
         with log.open("w", encoding="utf-8") as output:
+            steps = Steps(image.name, log, output.fileno())
+            options = apt.options()
+            rebuilt = _rebuilt(image, place, options, steps, say)
             say(f"image {image.name}: installing packages (log: {log})")
-            _step(image, mmdebstrap_argv(image, tree, staging, apt.options()), log, output.fileno())
+            steps.run(mmdebstrap_argv(image, tree, staging, options, rebuilt))
             for pattern, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
                 found = sorted((tree / "boot").glob(pattern))
                 if len(found) != 1:
-                    message = f"cannot build image {image.name}: {len(found)} files boot/{pattern}; see {log}"
-                    raise LabError(message)
+                    raise steps.error(f"{len(found)} files boot/{pattern}; see {log}")
                 shutil.copyfile(found[0], place / name)
                 version = found[0].name.partition("-")[2]
             shutil.copyfile(tree / "var/lib/dpkg/status", place / "dpkg-status")
             customize.customize(tree)
             say(f"image {image.name}: making the disk")
             raw = place / "base.raw"
-            _step(
-                image,
-                [
-                    "mke2fs",
-                    "-q",
-                    "-F",
-                    "-t",
-                    "ext4",
-                    "-L",
-                    "ktls-lab",
-                    "-E",
-                    "root_owner=0:0",
-                    "-d",
-                    str(tree),
-                    str(raw),
-                    f"{image.disk_mib}M",
-                ],
-                log,
-                output.fileno(),
-            )
-            _step(
-                image,
-                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(place / "base.qcow2")],
-                log,
-                output.fileno(),
-            )
+            disk = ["-t", "ext4", "-L", "ktls-lab", "-E", "root_owner=0:0", "-d", str(tree)]
+            steps.run(["mke2fs", "-q", "-F", *disk, str(raw), f"{image.disk_mib}M"])
+            steps.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(place / "base.qcow2")])
             raw.unlink()
     finally:
         shutil.rmtree(tree, ignore_errors=True)
@@ -167,18 +157,14 @@ def _build(image: Image, place: Path, log: Path, say: Say) -> None:
     say(f"image {image.name}: built in {seconds:.0f} s, kernel {version}")
 
 
-def _step(image: Image, argv: list[str], log: Path, output: int) -> None:
-    """Run one command with its output in the log. It ends with us: setpriv(1) --pdeathsig."""
-    environment = os.environ | {"PATH": tools.search_path(), "LC_ALL": "C.UTF-8"}
-    guarded = ["setpriv", "--pdeathsig", "TERM", *argv]
-    run = subprocess.run(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, check=False)
-    if run.returncode == 0:
-        return
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        tail = [line.strip() for line in deque(lines, 400)]
-    if any("No space left on device" in line or "enough free space" in line for line in tail):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    last = " | ".join([line for line in tail if line][-_LOG_LINES:])
-    what = f"{argv[0]} failed with exit status {run.returncode}"
-    message = f"cannot build image {image.name}: {what}: {last} (log: {log})"
-    raise LabError(message)
+def _rebuilt(image: Image, place: Path, apt_options: Sequence[str], steps: Steps, say: Say) -> list[Path]:
+    """Return the packages that the image takes from source packages built again."""
+    packages: list[Path] = []
+    for wanted in image.rebuild:
+        work = place / f"rebuild-{wanted.source}"
+        work.mkdir()
+        try:
+            packages += rebuild.ensure(image, wanted, work, apt_options, steps, say)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return packages

@@ -31,7 +31,7 @@ def add_verbs(verbs: Subparsers) -> None:
     build = verbs.add_parser("build", help="build images and their snapshots")
     which = build.add_mutually_exclusive_group()
     which.add_argument("--image", metavar="NAME", help=f"one image (default {api.DEFAULT_IMAGE})")
-    which.add_argument("--all", action="store_true", help="every image in lab/images")
+    which.add_argument("--all", action="store_true", help="every image in lab/images that is not opt_in")
     build.set_defaults(func=_guarded(_build))
 
     up = verbs.add_parser("up", help="start a lab")

@@ -4,13 +4,17 @@
 Keys: ``description``; ``suite`` (the Debian suite to bootstrap); ``sources`` (list of url, suite, components);
 ``extra_sources`` (appended to the inherited ones); ``kernel_package``; ``kernel_from`` (suite that the kernel is
 taken from, for backports); ``packages``; ``extra_packages``; ``memory_mib``; ``disk_mib``; ``expect`` (prefixes
-of the kernel, OpenSSL and Python versions, for tests); ``extends`` (name of the image whose keys are inherited).
+of the kernel, OpenSSL and Python versions, for tests); ``extends`` (name of the image whose keys are inherited);
+``opt_in`` (true: only built when it is named); ``rebuild`` (list of Debian source packages of these sources that are
+built again with other configure arguments and installed in place of Debian's: ``source`` its name; ``configure`` one
+variable of its debian/rules, and what is added to it; ``packages`` the binary packages that are installed).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,13 @@ from ktls_lab.errors import LabError
 from ktls_lab.paths import IMAGE_DEFINITIONS
 
 _REQUIRED = ("description", "suite", "sources", "kernel_package", "packages", "memory_mib", "disk_mib", "expect")
-_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from")
+_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from", "opt_in", "rebuild")
 _EXPECT = ("kernel", "openssl", "python")
+_REBUILD = ("source", "configure", "packages")
+# These go into shell commands and a makefile of the build.
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+\Z")  # Debian Policy 5.6.1
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_FLAG = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_./=+-]*\Z")
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,10 @@ class Source:
         """Return the one-line format of sources.list(5)."""
         return f"deb {self.url} {self.suite} {' '.join(self.components)}"
 
+    def source_line(self, keyring: str) -> str:
+        """Return the line for the source packages, believed when signed by a key in the file ``keyring``."""
+        return f"deb-src [signed-by={keyring}] {self.url} {self.suite} {' '.join(self.components)}"
+
 
 @dataclass(frozen=True)
 class Expect:
@@ -45,6 +58,16 @@ class Expect:
     kernel: str
     openssl: str
     python: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """A source package to build with ``flags`` added to ``variable`` of its debian/rules, and what is taken of it."""
+
+    source: str
+    variable: str
+    flags: tuple[str, ...]
+    packages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,19 +84,33 @@ class Image:
     memory_mib: int
     disk_mib: int
     expect: Expect
+    opt_in: bool = False
+    rebuild: tuple[Rebuild, ...] = ()
 
     def digest(self, *ingredients: bytes) -> str:
         """16 hex digits over what decides the image's content: the definition and the builder's ingredients."""
-        definition = {key: value for key, value in asdict(self).items() if key not in {"description", "expect"}}
+        words = {"description", "expect", "opt_in"} | (set() if self.rebuild else {"rebuild"})
+        definition = {key: value for key, value in asdict(self).items() if key not in words}
         sha = hashlib.sha256(json.dumps(definition, sort_keys=True).encode())
         for part in ingredients:
             sha.update(hashlib.sha256(part).digest())
         return sha.hexdigest()[:16]
 
 
-def names(directory: Path = IMAGE_DEFINITIONS) -> list[str]:
-    """Names of all defined images, sorted."""
+def names(directory: Path = IMAGE_DEFINITIONS, *, opt_in: bool = False) -> list[str]:
+    """Names of the defined images, sorted: without those that are only built when named, unless ``opt_in``."""
+    return [name for name in _all_names(directory) if opt_in or not _is_opt_in(name, directory)]
+
+
+def _all_names(directory: Path) -> list[str]:
     return sorted(path.stem for path in directory.glob("*.yml"))
+
+
+def _is_opt_in(name: str, directory: Path) -> bool:
+    try:
+        return _resolve(name, directory, ()).get("opt_in") is True
+    except LabError:  # said when the image is loaded
+        return False
 
 
 def load(name: str, directory: Path = IMAGE_DEFINITIONS) -> Image:
@@ -108,6 +145,8 @@ def load(name: str, directory: Path = IMAGE_DEFINITIONS) -> Image:
         memory_mib=_size(where, raw, "memory_mib", 256),
         disk_mib=_size(where, raw, "disk_mib", 1024),
         expect=_expect(where, raw["expect"]),
+        opt_in=_flag(where, raw, "opt_in"),
+        rebuild=_rebuilds(where, raw.get("rebuild", [])),
     )
 
 
@@ -117,7 +156,7 @@ def _resolve(name: str, directory: Path, seen: tuple[str, ...]) -> dict[str, Any
         message = f"{path}: extends goes in a circle: {' -> '.join((*seen, name))}"
         raise LabError(message)
     if "/" in name or not path.is_file():
-        message = f"no image {name!r}: choose one of {', '.join(names(directory)) or '(none defined)'}"
+        message = f"no image {name!r}: choose one of {', '.join(_all_names(directory)) or '(none defined)'}"
         raise LabError(message)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -163,6 +202,48 @@ def _words(where: Path, raw: dict[str, Any], key: str) -> tuple[str, ...]:
         message = f"{where}: {key} must be a list of package names"
         raise LabError(message)
     return tuple(value)
+
+
+def _flag(where: Path, raw: dict[str, Any], key: str) -> bool:
+    value = raw.get(key, False)
+    if not isinstance(value, bool):
+        message = f"{where}: {key} must be true or false"
+        raise LabError(message)
+    return value
+
+
+def _rebuilds(where: Path, entries: object) -> tuple[Rebuild, ...]:
+    if not isinstance(entries, list):
+        message = f"{where}: rebuild must be a list"
+        raise LabError(message)
+    return tuple(_rebuild(where, entry) for entry in entries)
+
+
+def _rebuild(where: Path, entry: object) -> Rebuild:
+    if isinstance(entry, dict) and set(entry) == set(_REBUILD):
+        source, configure, packages = entry["source"], entry["configure"], entry["packages"]
+        if isinstance(configure, dict) and len(configure) == 1:
+            ((variable, flags),) = configure.items()
+            if (
+                _all_match(_PACKAGE, [source])
+                and _all_match(_VARIABLE, [variable])
+                and _all_match(_FLAG, flags)
+                and _all_match(_PACKAGE, packages)
+            ):
+                return Rebuild(source, variable, tuple(flags), tuple(packages))
+    message = (
+        f"{where}: each rebuild needs exactly source (a package name), configure (one variable of debian/rules with a "
+        f"list of --arguments) and packages (a list of names), got {entry!r}"
+    )
+    raise LabError(message)
+
+
+def _all_match(pattern: re.Pattern[str], words: object) -> bool:
+    return (
+        isinstance(words, list)
+        and bool(words)
+        and all(isinstance(word, str) and pattern.match(word) is not None for word in words)
+    )
 
 
 def _source(where: Path, entry: object) -> Source:

@@ -17,10 +17,11 @@ PACKAGE_OF = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
     "cp": "coreutils",
 }
 RUN_TOOLS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "cp")
-BUILD_TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv")
+BUILD_TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

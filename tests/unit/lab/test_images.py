@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ktls_lab import apt, build, customize, images
+from ktls_lab import apt, build, customize, images, rebuild, tools
 from ktls_lab.errors import LabError
 
 GOOD = """
@@ -20,6 +20,12 @@ packages: [systemd, python3]
 memory_mib: 512
 disk_mib: 2048
 expect: {kernel: "6.12", openssl: "3.5", python: "3.13"}
+"""
+REBUILD = """
+rebuild:
+  - source: gnutls28
+    configure: {CONFIGUREARGS: [--enable-ktls]}
+    packages: [libgnutls30t64]
 """
 
 
@@ -41,6 +47,28 @@ def test_the_shipped_images() -> None:
     assert [source.suite for source in backports.sources][-1] == "trixie-backports"
     assert backports.sources[:-1] == by_name["debian13"].sources
     assert {image.memory_mib for image in by_name.values()} == {512}
+    assert not any(image.rebuild for image in by_name.values())
+
+
+def test_the_image_with_a_rebuilt_gnutls_is_only_built_when_named() -> None:
+    assert images.names(opt_in=True) == sorted([*images.names(), "debian13-gnutls"])
+    image, base = images.load("debian13-gnutls"), images.load("debian13")
+    assert (image.opt_in, base.opt_in) == (True, False)
+    assert (image.sources, image.kernel_package, image.kernel_from) == (base.sources, base.kernel_package, None)
+    (wanted,) = image.rebuild
+    assert (wanted.source, wanted.variable, wanted.flags) == ("gnutls28", "CONFIGUREARGS", ("--enable-ktls",))
+    assert "libgnutls30t64" in wanted.packages
+
+
+def test_a_malformed_opt_in_is_not_left_out_but_said(tmp_path: Path) -> None:
+    write(
+        tmp_path, good=GOOD, quiet=GOOD + "opt_in: true\n", broken=GOOD + "opt_in: 'true'\n", child="extends: quiet\n"
+    )
+    assert images.names(tmp_path) == ["broken", "good"]
+    with pytest.raises(LabError, match="opt_in must be true or false"):
+        images.load("broken", tmp_path)
+    with pytest.raises(LabError, match="choose one of broken, child, good, quiet"):
+        images.load("other", tmp_path)
 
 
 def test_extends_inherits_and_overrides(tmp_path: Path) -> None:
@@ -68,6 +96,19 @@ def test_extends_inherits_and_overrides(tmp_path: Path) -> None:
         (GOOD + "kernel_from: sid\n", "not the suite of any source"),
         (GOOD.replace('kernel: "6.12"', "kernel: 6.12"), "expect needs exactly"),
         (GOOD.replace(', python: "3.13"', ""), "expect needs exactly"),
+        (GOOD + "opt_in: 1\n", "opt_in must be true or false"),
+        (GOOD + "rebuild: gnutls28\n", "rebuild must be a list"),
+        (GOOD + REBUILD.replace("    packages: [libgnutls30t64]\n", ""), "each rebuild needs exactly"),
+        (GOOD + REBUILD + "    colour: red\n", "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("gnutls28", "gnutls28;reboot"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("gnutls28", "../gnutls28"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("CONFIGUREARGS", "'A := $(shell reboot)'"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("{CONFIGUREARGS: [--enable-ktls]}", "[--enable-ktls]"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("]}", "], OTHER: [--x]}"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("--enable-ktls", "'--enable-ktls $(reboot)'"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("--enable-ktls", ""), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("[libgnutls30t64]", "libgnutls30t64"), "each rebuild needs exactly"),
+        (GOOD + REBUILD.replace("[libgnutls30t64]", "['*']"), "each rebuild needs exactly"),
         ("- a list\n", "must be a mapping"),
         ("a: [1,\n", "not YAML"),
         ("extends: broken\n", "goes in a circle"),
@@ -100,6 +141,56 @@ def test_digest_changes_with_content_and_not_with_words(tmp_path: Path) -> None:
     digests = [image.digest(b"x") for image in (base, *(replace(o, name="base") for o in (words, more)))]
     assert digests[0] == digests[1] != digests[2]
     assert base.digest(b"y") != digests[0]
+
+
+def test_digest_of_an_image_with_something_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        tmp_path,
+        base=GOOD,
+        same=GOOD + "rebuild: []\nopt_in: true\n",
+        ktls=GOOD + REBUILD,
+        other=GOOD + REBUILD.replace("--enable-ktls", "--disable-ktls"),
+        more=GOOD + REBUILD.replace("30t64]", "30t64, gnutls-bin]"),
+    )
+    loaded = [replace(images.load(name, tmp_path), name="base") for name in ("base", "same", "ktls", "other", "more")]
+    digests = [image.digest(b"x") for image in loaded]
+    assert digests[0] == digests[1]
+    assert len(set(digests[1:])) == 4
+    places = [build.locate(image).directory for image in loaded]
+    monkeypatch.setattr(rebuild, "BUILDER_VERSION", b"next")
+    again = [build.locate(image).directory for image in loaded]
+    assert [old == new for old, new in zip(places, again)] == [True, True, False, False, False]
+
+
+def test_source_packages_are_believed_only_when_signed_by_debian() -> None:
+    lines = [source.source_line(tools.KEYRING) for source in images.load("debian13-gnutls").sources]
+    assert lines[0] == (
+        "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main"
+    )
+    assert not any("trusted" in line for line in lines)
+
+
+def test_mmdebstrap_commands_of_a_rebuild() -> None:
+    image = images.load("debian13-gnutls")
+    argv = rebuild.mmdebstrap_argv(image, image.rebuild[0], Path("/t/a b/tree"), Path("/t/a b/build"), ['X "y"'])
+    assert argv[-4:] == ["/t/a b/tree", *(source.line() for source in image.sources)]
+    assert '--aptopt=X "y"' in argv
+    hooks = [word.removeprefix("--customize-hook=") for word in argv if word.startswith("--customize-hook=")]
+    assert hooks[0].endswith("--build-profiles nocheck,nodoc --arch-only build-dep '/t/a b/build'/*.dsc")
+    assert hooks[1] == "copy-in '/t/a b/build' /"
+    assert hooks[3].startswith('chroot "$1" setpriv --reuid=65534 ')
+    assert hooks[3].endswith("--no-new-privs /build/run +ktls1 CONFIGUREARGS --enable-ktls")
+
+    plain = build.mmdebstrap_argv(image, Path("/t/tree"), Path("/t/staging"), [])
+    assert not any("dpkg --install" in word for word in plain)
+    debs = [Path("/c/a_1_amd64.deb"), Path("/c/b_1_amd64.deb")]
+    argv = build.mmdebstrap_argv(image, Path("/t/tree"), Path("/t/staging"), [], debs)
+    assert [word for word in argv if word not in plain] == [
+        '--customize-hook=mkdir "$1/ktls-rebuilt"',
+        "--customize-hook=copy-in /c/a_1_amd64.deb /c/b_1_amd64.deb /ktls-rebuilt",
+        '--customize-hook=chroot "$1" dpkg --install /ktls-rebuilt/a_1_amd64.deb /ktls-rebuilt/b_1_amd64.deb',
+        '--customize-hook=rm -r "$1/ktls-rebuilt"',
+    ]
 
 
 def test_mmdebstrap_command_of_a_backports_kernel() -> None:
