@@ -30,7 +30,7 @@ options:
   edited:
     description:
       - What O(state=absent) does with a boot file that somebody else has edited since. It is never overwritten.
-      - V(refuse) puts everything else back and fails, naming the file. V(keep) lets it be as it is from now on.
+      - V(refuse) fails and changes nothing. V(keep) leaves the file as it is from now on, and puts back the rest.
     type: str
     choices: [refuse, keep]
     default: refuse
@@ -148,15 +148,15 @@ def present(module: AnsibleModule) -> tuple[list[Any], Any, dict[str, str]]:
 
 
 def absent(module: AnsibleModule) -> tuple[list[Any], Any, dict[str, str]]:
-    """Put the recorded state back; returns the same. A file that somebody else edited stays, and is an error."""
+    """Put the recorded state back; returns the same."""
     restoration = originals.plan_restore(module_lever.LEVER, keep_edited=module.params["edited"] == "keep")
+    restoration.refuse_edited()
     before = module_lever.probe()
     steps = module_lever.plan_back(before, restoration)
     now, after = before, module_lever.predict_back(before, restoration)
     if not module.check_mode:
         module_lever.restore(steps, restoration)
         now = after = module_lever.probe()
-    restoration.refuse_edited()
     return steps, now, {"before": module_lever.diff_text(before), "after": module_lever.diff_text(after)}
 
 

@@ -3,64 +3,88 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import re
+import time
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from . import module_lever, openssl_lib, tls_stat
+from . import (
+    datapaths,
+    gnutls,
+    kernel_config,
+    module_lever,
+    openssl_lib,
+    originals,
+    policy_state,
+    textfile,
+    tls_stat,
+    ulp_probe,
+    verdict,
+)
 from .commands import Runner
 from .errors import KtlsError
+from .files import FileSpec
+from .module_lever import ModuleState
+from .nic import probe as nic_probe
+from .nic import verdict as nic_verdict
+from .proof import openssl as proof
 
-PHASES = ("userspace", "tx", "rx", "hw")
-_REKEY_SINCE = (6, 14)
-_ULP_FOR_ALL_SINCE = (6, 15)
+PHASES = verdict.PHASES
+FACT_FILE = "/etc/ansible/facts.d/ktls.fact"
+_UNLOAD_WAIT_S = 3.0
+_POLL_S = 0.1
+# What the crypto API loads on demand (crypto/api.c), in modules.dep(5): never a driver of a device.
+_CIPHERS = re.compile(r"kernel/(arch/[^/]+/)?(lib/)?crypto/")
+_LAYERS = 4  # a template over a cipher over a library
 
 
-def collect(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
-    """Read the host and judge it; plain JSON types.
+def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool = False) -> dict[str, Any]:
+    """Read the host, try what can be tried, and judge it; plain JSON types.
 
-    Reads files under ``root``, loads libcrypto, and starts one program (``openssl version``). Raises
+    Reads files under ``root``, asks libcrypto, libssl, libgnutls and the kernel in child processes, and starts
+    ``openssl version``, ``nginx -V`` and ``ethtool`` where they are. With ``load_module`` a module that is not loaded
+    is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. Raises
     :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
     """
+    runner = runner or Runner()
     module = module_lever.probe(root)
+    counters = tls_stat.read(textfile.under(root, tls_stat.PATH))
+    ulps = (textfile.read(root, "/proc/sys/net/ipv4/tcp_available_ulp") or "").split()
     openssl = openssl_lib.probe()
-    facts: dict[str, Any] = {
+    trial, ulp, proved = _try(module, root, runner, load_module and openssl.ktls_built is not False)
+    config = kernel_config.probe(module.kernel, root)
+    nics = nic_probe.probe(root, runner)
+    evidence = verdict.Evidence(
+        module=module,
+        openssl=openssl,
+        proof=proved,
+        config=config,
+        gnutls=gnutls.probe(root),
+        datapaths=datapaths.probe(root, runner),
+        hardware=nic_verdict.hw_reasons(nics, config.options if config.source else None),
+    )
+    return {
         "kernel": module.kernel,
+        "kernel_config": asdict(config),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "distribution": distribution(_read(root, "/etc/os-release") or _read(root, "/usr/lib/os-release")),
+        "distribution": distribution(_os_release(root)),
         "tls_module": module.as_dict(),
-        "tcp_available_ulp": _read(root, "/proc/sys/net/ipv4/tcp_available_ulp").split(),
-        "tls_stat": tls_stat.read(os.path.join(root, tls_stat.PATH.lstrip("/"))),
-        "openssl": {**asdict(openssl), "program": _openssl_program(runner or Runner())},
-    }
-    facts["phases"] = phases(module, openssl)
-    return facts
-
-
-def phases(module: module_lever.ModuleState, openssl: openssl_lib.OpensslState) -> dict[str, dict[str, Any]]:
-    """Return for each phase ``{"verdict", "reasons", "notes"}``. Pure.
-
-    ``verdict`` is ``ready``, ``refused`` (a reason says why) or ``unknown`` (a reason says what could not be
-    read). Reasons and notes are ``{"code", "message", "cure"}``; a note is no obstacle, but a thing to know.
-    """
-    library = _openssl_reasons(openssl)
-    unknown = [_reason("openssl_ktls_unknown", "libcrypto does not say whether kTLS is built in", "update OpenSSL")]
-    undecided = not library and openssl.ktls_built is None
-    refusals = [*library, *_ktls_build_reasons(openssl), *_module_reasons(module)]
-    if refusals:
-        tx = _verdict("refused", refusals)
-    elif undecided:
-        tx = _verdict("unknown", unknown)
-    else:
-        tx = _verdict("ready", [], _tx_notes(module))
-    return {
-        "userspace": _verdict("refused" if library else "ready", library),
-        "tx": tx,
-        "rx": _verdict("refused", [_not_yet("rx")]),
-        "hw": _verdict("refused", [_not_yet("hw")]),
+        "tcp_available_ulp": ulps,
+        "tls_stat": counters,
+        "ulp": ulp.as_dict(),
+        "trial": trial,
+        "openssl": {**asdict(openssl), "program": _openssl_program(runner), "proof": proved.as_dict()},
+        "gnutls": evidence.gnutls.as_dict(),
+        "policy": policy_state.probe(root).as_dict(),
+        "nics": [found.as_dict() for found in nics],
+        "datapaths": [path.as_dict() for path in evidence.datapaths],
+        "phases": {phase: found.as_dict() for phase, found in verdict.judge(evidence).items()},
     }
 
 
@@ -74,10 +98,123 @@ def distribution(text: str) -> dict[str, str | None]:
     return found
 
 
-def kernel_version(release: str) -> tuple[int, int]:
-    """Return (major, minor) of a kernel release, (0, 0) when it has no such form."""
-    found = re.match(r"(\d{1,6})\.(\d{1,6})", release, re.ASCII)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def cached_facts(collected: dict[str, Any]) -> dict[str, Any]:
+    """Return the part that stays the same until a package, the kernel or our levers change: no counters, no times."""
+    proved = collected["openssl"]["proof"]
+    return {
+        "kernel": collected["kernel"],
+        "kernel_config": collected["kernel_config"]["options"],
+        "distribution": collected["distribution"],
+        "tls_module": {
+            name: collected["tls_module"][name] for name in ("builtin", "loadable", "blacklisted_by", "blocked_by")
+        },
+        "ulp": {name: collected["ulp"][name] for name in ("asked", "ciphers", "rekey")},
+        "openssl": {
+            "version": collected["openssl"]["version"],
+            "done": proved["done"],
+            "cells": [_kinds(cell) for cell in proved["cells"]],
+        },
+        "gnutls": {name: collected["gnutls"][name] for name in ("version", "ktls_built", "effective")},
+        "phases": {
+            phase: {
+                "verdict": found["verdict"],
+                "reasons": [reason["code"] for reason in found["reasons"]],
+            }
+            for phase, found in collected["phases"].items()
+        },
+    }
+
+
+def _kinds(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell without words that may differ from one time to the next."""
+    updates = {
+        mode: None if said is None else {kind: text.partition(":")[0] for kind, text in said.items()}
+        for mode, said in cell["key_update"].items()
+    }
+    return {**{name: value for name, value in cell.items() if name != "reason"}, "key_update": updates}
+
+
+def fact_spec(collected: dict[str, Any], root: str = "/") -> FileSpec:
+    """Return the local facts file of Ansible, which reads it as ``ansible_local.ktls`` (playbook guide, facts.d).
+
+    Where nothing was tried this time, what an earlier trial of the same kernel and library found still holds.
+    """
+    facts = cached_facts(collected)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        known = json.loads(textfile.read(root, FACT_FILE) or "{}")
+        if not facts["openssl"]["done"] and known["openssl"]["done"] and _host_of(known) == _host_of(facts):
+            facts.update(ulp=known["ulp"], openssl=known["openssl"])
+            for phase, found in facts["phases"].items():
+                if found["verdict"] == "unknown":
+                    facts["phases"][phase] = known["phases"][phase]
+    return FileSpec(FACT_FILE, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _host_of(facts: dict[str, Any]) -> list[Any]:
+    """Return what a trial's outcome hangs on."""
+    return [facts["kernel"], facts["kernel_config"], facts["tls_module"], facts["openssl"]["version"]]
+
+
+def _try(
+    module: ModuleState, root: str, runner: Runner, load_module: bool
+) -> tuple[dict[str, Any], ulp_probe.UlpState, proof.Proof]:
+    """Ask kernel and library, loading the module for it when that is wanted and possible."""
+    trial: dict[str, Any] = {"loaded_module": False, "left_loaded": False, "why": None}
+    before = _loaded(root)
+    if module.present:
+        found = trial, ulp_probe.probe(True), proof.probe(True)
+        _unload_ciphers(before, root, runner)
+        return found
+    if not load_module or not module.loadable:
+        return trial, ulp_probe.probe(False), proof.probe(False)
+    try:
+        with originals.lock(root):
+            # Whoever had the lock before us may have loaded it, and then it is not ours to unload.
+            if not module_lever.probe(root).present:
+                result = runner.run(("modprobe", module_lever.MODULE))
+                if result.rc != 0:
+                    trial["why"] = f"modprobe tls: {result.reason}"
+                    return trial, ulp_probe.probe(False), proof.probe(False)
+                trial["loaded_module"] = True
+            try:
+                return trial, ulp_probe.probe(True), proof.probe(True)
+            finally:
+                if trial["loaded_module"]:
+                    trial["left_loaded"] = not _unloaded(root, runner)
+                _unload_ciphers(before, root, runner)
+    except KtlsError as error:  # not root, no modprobe, or levers at work: the rest of the host is read all the same
+        trial["why"] = error.message
+        return trial, ulp_probe.probe(False), proof.probe(False)
+
+
+def _unloaded(root: str, runner: Runner) -> bool:
+    """Unload again, unless somebody has begun to use it; sockets of the trial need a moment to go.
+
+    Raises :class:`KtlsError` of :meth:`Runner.run`.
+    """
+    deadline = time.monotonic() + _UNLOAD_WAIT_S
+    while runner.run(("modprobe", "-r", module_lever.MODULE)).rc != 0:
+        if time.monotonic() > deadline or not module_lever.probe(root).loaded:
+            break
+        time.sleep(_POLL_S)
+    return not module_lever.probe(root).loaded
+
+
+def _loaded(root: str) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return module_lever.parse_proc_modules(textfile.read(root, "/proc/modules") or "")
+
+
+def _unload_ciphers(before: Collection[str], root: str, runner: Runner) -> None:
+    """The kernel loads a module for each cipher that is asked for: take away those that came and that nobody uses."""
+    kernel = os.uname().release
+    index = textfile.read(root, f"/lib/modules/{kernel}/modules.dep") or ""
+    ciphers = module_lever.parse_module_paths("\n".join(line for line in index.splitlines() if _CIPHERS.match(line)))
+    for _ in range(_LAYERS):
+        came = [
+            name for name, (users, _) in _loaded(root).items() if not users and name in ciphers and name not in before
+        ]
+        if not came or runner.run(("modprobe", "-r", *came)).rc != 0:
+            return
 
 
 def _openssl_program(runner: Runner) -> str | None:
@@ -88,68 +225,5 @@ def _openssl_program(runner: Runner) -> str | None:
     return result.stdout.strip() if result.rc == 0 else None
 
 
-def _openssl_reasons(openssl: openssl_lib.OpensslState) -> list[dict[str, str]]:
-    if openssl.number is None:
-        cure = "install package libssl3 or libssl3t64 (Debian, Ubuntu) or openssl-libs (RHEL, Fedora)"
-        return [_reason("openssl_missing", "there is no libcrypto.so.3 on this host", cure)]
-    if openssl.release < (3, 0):
-        message = f"{openssl.version} is older than 3.0"
-        return [_reason("openssl_too_old", message, "install OpenSSL 3.0 or later, or update the distribution")]
-    return []
-
-
-def _ktls_build_reasons(openssl: openssl_lib.OpensslState) -> list[dict[str, str]]:
-    if openssl.ktls_built is not False:
-        return []
-    cure = "install a build made with enable-ktls, as Debian, Ubuntu, Fedora and RHEL have it"
-    return [_reason("openssl_without_ktls", f"{openssl.version} was built without kTLS", cure)]
-
-
-def _module_reasons(module: module_lever.ModuleState) -> list[dict[str, str]]:
-    if module.present or module.loadable:
-        return []
-    if module.blocked_by:
-        where = ", ".join(module.blocked_by)
-        return [_reason("module_blocked", f"loading module tls is blocked by {where}", "remove it there")]
-    message, _, cure = module_lever.missing_message(module.kernel).partition(": ")
-    return [_reason("tls_module_missing", message, cure)]
-
-
-def _tx_notes(module: module_lever.ModuleState) -> list[dict[str, str]]:
-    """Return what an operator must know before tx, from the kernel's side (net/tls/tls_main.c rekey, 6.14)."""
-    notes = []
-    if not module.present:
-        notes.append(_reason("module_not_loaded", "module tls is not loaded yet", "deploy loads it"))
-    if module.blacklisted_by:
-        where = ", ".join(module.blacklisted_by)
-        message = f"module tls is blacklisted in {where}, so it will not load at boot"
-        notes.append(_reason("module_blacklisted", message, "remove that line"))
-    if kernel_version(module.kernel) < _REKEY_SINCE:
-        message = f"on kernel {module.kernel} a TLS 1.3 KeyUpdate that asks for an answer ends a kTLS connection"
-        cure = "limit the age and bytes of connections, or use kernel 6.14 or later"
-        notes.append(_reason("no_rekey", message, cure))
-    if kernel_version(module.kernel) < _ULP_FOR_ALL_SINCE:
-        message = f"kernel {module.kernel} shows kTLS on connections only to CAP_NET_ADMIN"
-        notes.append(_reason("evidence_needs_net_admin", message, "keep ktls-diag.socket enabled"))
-    return notes
-
-
-def _not_yet(phase: str) -> dict[str, str]:
-    message = f"phase {phase} is not part of this release"
-    return _reason("phase_not_in_this_release", message, "stay at tx, or update ktls-fleet when it has it")
-
-
-def _reason(code: str, message: str, cure: str) -> dict[str, str]:
-    return {"code": code, "message": message, "cure": cure}
-
-
-def _verdict(verdict: str, reasons: list[dict[str, str]], notes: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    return {"verdict": verdict, "reasons": reasons, "notes": notes or []}
-
-
-def _read(root: str, path: str) -> str:
-    try:
-        with open(os.path.join(root, path.lstrip("/")), encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
+def _os_release(root: str) -> str:
+    return textfile.read(root, "/etc/os-release") or textfile.read(root, "/usr/lib/os-release") or ""

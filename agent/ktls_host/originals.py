@@ -380,8 +380,8 @@ def _extras(original: Original) -> Callable[[str], None]:
 def _edited(paths: Iterable[str]) -> KtlsError:
     named = ", ".join(sorted(paths))
     message = (
-        f"{named} was edited by somebody else since ktls-fleet wrote it, and was left alone; take our part out by "
-        f"hand, or say that it shall stay as it is (edited: keep), then repeat"
+        f"{named} was edited by somebody else since ktls-fleet wrote it; nothing was changed: take our part out "
+        f"by hand, or say that the file shall stay as it is (edited: keep), then repeat"
     )
     return KtlsError("edited_meanwhile", message)
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktls_host.info import kernel_version
+from ktls_host.verdict import kernel_version
 
 DIRECTORY = Path(__file__).parents[2] / "fixtures" / "host"
 _TLS_STAT_NAMES = {(6, 1): 12, (6, 12): 12, (7, 2): 17}
