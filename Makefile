@@ -14,15 +14,18 @@ prepare: ## Install Debian packages and the virtual environment that everything 
 demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, write a report
 	@$(BIN)/ktls demo
 
-test: check unit orchestration vm molecule ## Everything, on real kernels too
+test: check sanity unit orchestration vm molecule ## Everything, on real kernels too
 
 check: prepare ## Linters and types, in seconds, without a VM
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check . tools/sanity
+	@$(BIN)/ruff format --check . tools/sanity
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
 	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off tests/molecule/run .ci/run
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
+
+sanity: prepare ## Build the collection, install it, run ansible-test's sanity tests on it
+	@tools/sanity
 
 unit: prepare ## Pure tests
 	@$(BIN)/pytest -q tests/unit
@@ -44,4 +47,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check unit orchestration vm vm-gnutls molecule clean
+.PHONY: help prepare demo test check sanity unit orchestration vm vm-gnutls molecule clean

@@ -70,7 +70,8 @@ class JsonServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # asyncio runs this callback as a task
+        if task is None:
+            raise RuntimeError("asyncio runs this callback as a task")
         try:
             if len(self._connections) >= MAX_CONNECTIONS:
                 message = f"{self.path} has {MAX_CONNECTIONS} connections already; try again"

@@ -10,7 +10,15 @@ import zlib
 from dataclasses import dataclass, field
 
 # net/tls/Kconfig, net/ipv4/Kconfig; CONFIG_TLS_TOE was removed after 6.12.
-OPTIONS = ("CONFIG_TLS", "CONFIG_TLS_DEVICE", "CONFIG_TLS_TOE", "CONFIG_INET_DIAG", "CONFIG_MODULES")
+OPTIONS = (
+    "CONFIG_TLS",
+    "CONFIG_TLS_DEVICE",
+    "CONFIG_TLS_TOE",
+    "CONFIG_INET_DIAG",
+    "CONFIG_MODULES",
+    "CONFIG_MLX5_EN_TLS",
+    "CONFIG_CHELSIO_TLS_DEVICE",
+)
 _LINE = re.compile(r"(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)\Z", re.ASCII)
 
 

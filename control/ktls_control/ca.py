@@ -87,7 +87,10 @@ class Authority:
                 f"the signing request asks for other names than {', '.join(names)}: refused",
             )
         key = serialization.load_pem_private_key((self.directory / "ca.key").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ControlError(
+                "bad_ca", f"{self.directory / 'ca.key'} is not the elliptic curve key that was made here"
+            )
         issuer = x509.load_pem_x509_certificate(self.certificate_path.read_bytes())
         now = datetime.now(timezone.utc)
         certificate = (

@@ -21,7 +21,7 @@ else:
 
 RELEASE = "6.9.1-test"
 TEXT = "# Linux/x86 6.9.1 Kernel Configuration\nCONFIG_MODULES=y\nCONFIG_TLS=m\n# CONFIG_TLS_DEVICE is not set\n"
-FOUND = {"CONFIG_TLS": "m", "CONFIG_TLS_DEVICE": "n", "CONFIG_TLS_TOE": "n", "CONFIG_INET_DIAG": "n"}
+FOUND = {**dict.fromkeys(OPTIONS, "n"), "CONFIG_TLS": "m"}
 
 
 def put(root: Path, path: str, data: bytes) -> None:
@@ -49,6 +49,8 @@ def test_each_system(tmp_path: Path, system: str, place: str) -> None:
         "CONFIG_TLS": "m",
         "CONFIG_TLS_DEVICE": "y",
         "CONFIG_TLS_TOE": "n",
+        "CONFIG_MLX5_EN_TLS": "n",
+        "CONFIG_CHELSIO_TLS_DEVICE": "n",
         "CONFIG_INET_DIAG": "y" if system == "rhel9" else "m",
         "CONFIG_MODULES": "y",
     }

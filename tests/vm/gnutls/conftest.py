@@ -17,22 +17,32 @@ import pytest
 from ktls_lab import api
 
 from ..conftest import StartLab
+from ..levers.by_ansible import ByAnsible
 
 HERE = Path(__file__).parent
 REBUILT, STOCK = "web1", "web2"
 IMAGES = {REBUILT: "debian13-gnutls", STOCK: "debian13"}
-SERVICE_CONFIG = "/etc/ktls-test/gnutls.config"  # for programs that are started with GNUTLS_SYSTEM_PRIORITY_FILE
+UNIT = "ktls-test.service"  # gnutls-serv on UNIT_PORT
+UNIT_PORT = 9444
+# What the service of that name gets as GNUTLS_SYSTEM_PRIORITY_FILE; other programs here are started with it, too.
+SERVICE_CONFIG = f"/etc/ktls-fleet/policy/{UNIT}.gnutls.config"
 SYSTEM_CONFIG = "/etc/gnutls/config"  # for all others
 
-SETUP = """set -e
+SETUP = f"""set -e
 modprobe tls
-mkdir -p /etc/ktls-test/pki /etc/ktls-test/client /etc/gnutls
+mkdir -p /etc/ktls-test/pki /etc/ktls-test/client
 cd /etc/ktls-test/pki
 new="openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2"
 $new -subj /CN=ktls-test-ca -keyout ca-key.pem -out ca-cert.pem
 $new -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
   -CA ca-cert.pem -CAkey ca-key.pem -keyout server-key.pem -out server-cert.pem
 cp ca-cert.pem ../client
+cat >/etc/systemd/system/{UNIT} <<'END'
+[Service]
+ExecStart=/usr/bin/gnutls-serv --echo --port {UNIT_PORT} --x509certfile /etc/ktls-test/pki/server-cert.pem \
+  --x509keyfile /etc/ktls-test/pki/server-key.pem
+END
+systemctl daemon-reload
 """
 
 
@@ -60,11 +70,24 @@ def guest_scripts() -> bytes:
     return buffer.getvalue()
 
 
-def set_policy(lab: api.Lab, host: str, present: bool, path: str = SERVICE_CONFIG) -> None:
-    """Have a GnuTLS configuration that asks for kernel TLS at ``path`` of ``host``, or none."""
-    script = f"printf '[global]\\nktls = true\\n' >{path}" if present else f"rm -f {path}"
-    done = lab.ssh(host, script)
-    assert done.returncode == 0, done.stderr
+def set_policy(lab: api.Lab, host: str, present: bool, path: str = SERVICE_CONFIG) -> dict[str, Any]:
+    """Have GnuTLS asked for kernel TLS at ``path``, or put back what was there; return what our module says.
+
+    Also where GnuTLS is known to be inert, so that the tests can show that it is.
+    """
+    system = path == SYSTEM_CONFIG
+    result = ByAnsible(lab)(
+        host,
+        "ktls_crypto_policy",
+        backend="gnutls",
+        scope="system" if system else "service",
+        service=[] if system else [UNIT],
+        state="present" if present else "absent",
+        allow_inert=True,
+        restart_ok=not system,
+    )[host]
+    assert not result.get("failed"), result
+    return result
 
 
 @dataclass(frozen=True)

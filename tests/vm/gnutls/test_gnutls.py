@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import IMAGES, REBUILT, SERVICE_CONFIG, STOCK, SYSTEM_CONFIG, Hosts, Session
+from .conftest import IMAGES, REBUILT, SERVICE_CONFIG, STOCK, SYSTEM_CONFIG, UNIT, UNIT_PORT, Hosts, Session, set_policy
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/host/gnutls"
 KINDS = ("echo-gnutls-cli", "echo-openssl", "send-file-curl", "nbdkit-nbdcopy")
@@ -72,6 +72,42 @@ def test_the_file_of_the_system(hosts: Hosts, policy: SetPolicy) -> None:
     assert_ktls(hosts.session("send-file-curl", server=None))
     policy(REBUILT, present=False, path=SYSTEM_CONFIG)
     assert_userspace(hosts.session("send-file-curl", server=None))
+
+
+def seen(hosts: Hosts) -> str:
+    """What ss says of a connection to the service, by a client that checks its certificate and is answered by it."""
+    client = (
+        f"openssl s_client -quiet -no_ign_eof -connect localhost:{UNIT_PORT} -CAfile /etc/ktls-test/pki/ca-cert.pem "
+        "-verify_return_error -verify_hostname localhost"
+    )
+    script = (
+        f"(echo hello; sleep 4) | {client} >/run/echo & sleep 2; ss -Htien 'sport = :{UNIT_PORT}'; wait; cat /run/echo"
+    )
+    done = hosts.lab.ssh(REBUILT, script)
+    assert "hello" in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_running_service_by_our_module_and_back(hosts: Hosts) -> None:
+    """A service of systemd, restarted by consent; before and after, /etc is the same to the last bit."""
+    lab = hosts.lab
+    snapshot = "cd /etc && find . -type d -printf '%p %m %u %g\n' -o -printf '%p %m %u %g %T@ %l\n' | sort; "
+    snapshot += "find . -type f -print0 | sort -z | xargs -0 sha256sum"
+    lab.ssh(REBUILT, ["systemctl", "start", UNIT])
+    try:
+        before = lab.ssh(REBUILT, snapshot).stdout
+        assert "tcp-ulp" not in seen(hosts)
+        there = set_policy(lab, REBUILT, present=True)
+        assert there["restarted"] == [UNIT] and there["restart_required"] == []
+        assert "tcp-ulp-tls" in seen(hosts)
+        back = set_policy(lab, REBUILT, present=False)
+        assert back["restarted"] == [UNIT]
+        assert "tcp-ulp" not in seen(hosts)
+        after = lab.ssh(REBUILT, snapshot).stdout
+        assert [line for line in after.splitlines() if line not in before] == []
+        assert len(after) == len(before)
+    finally:
+        lab.ssh(REBUILT, ["systemctl", "stop", UNIT])
 
 
 def test_what_gnutls_says_agrees_with_the_kernel(hosts: Hosts, policy: SetPolicy) -> None:
