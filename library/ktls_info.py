@@ -90,7 +90,14 @@ info:
       returned: always
       sample:
         source: /boot/config-6.12.48+deb13-cloud-amd64
-        options: {CONFIG_TLS: m, CONFIG_TLS_DEVICE: y, CONFIG_TLS_TOE: "n", CONFIG_INET_DIAG: m, CONFIG_MODULES: y}
+        options:
+          CONFIG_TLS: m
+          CONFIG_TLS_DEVICE: y
+          CONFIG_TLS_TOE: "n"
+          CONFIG_INET_DIAG: m
+          CONFIG_MODULES: y
+          CONFIG_MLX5_EN_TLS: "n"
+          CONFIG_CHELSIO_TLS_DEVICE: "n"
     machine:
       description: The hardware name.
       type: str

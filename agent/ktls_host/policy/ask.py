@@ -128,8 +128,11 @@ class GnutlsAnswer:
     problem: str | None = None
 
 
-def openssl(runner: Runner, config: str | None) -> OpensslAnswer:
-    """Ask with ``config`` as OPENSSL_CONF; ``None`` leaves the library to its own file."""
+def openssl(runner: Runner, config: str | None, *, programs: bool = True) -> OpensslAnswer:
+    """Ask with ``config`` as OPENSSL_CONF; ``None`` leaves the library to its own file.
+
+    ``programs``: start OpenSSL's own program with it, too, where there is one.
+    """
     settings = () if config is None else (f"OPENSSL_CONF={config}",)
     result = _child(runner, settings, (sys.executable, "-I", "-c", _OPENSSL))
     facts = _facts(result)
@@ -142,7 +145,7 @@ def openssl(runner: Runner, config: str | None) -> OpensslAnswer:
         problem = f"SSL_CTX_new fails: {_first(facts.get('refusal') or facts.get('complaints'), result)}"
     elif "python_refusal" in facts:
         problem = f"Python's SSLContext fails: {facts['python_refusal']}"
-    for command in () if problem else (("openssl", "version"), ("openssl", "ciphers")):
+    for command in (("openssl", "version"), ("openssl", "ciphers")) if programs else ():
         problem = problem or _refusal(runner, settings, command)
     return OpensslAnswer(
         version=str(facts["version"]),
@@ -153,8 +156,8 @@ def openssl(runner: Runner, config: str | None) -> OpensslAnswer:
     )
 
 
-def gnutls(runner: Runner, config: str | None) -> GnutlsAnswer:
-    """Ask with ``config`` as GNUTLS_SYSTEM_PRIORITY_FILE, and any error in it fatal; ``None`` as above."""
+def gnutls(runner: Runner, config: str | None, *, programs: bool = True) -> GnutlsAnswer:
+    """Ask with ``config`` as GNUTLS_SYSTEM_PRIORITY_FILE, and any error in it fatal; otherwise as above."""
     # Level 2 makes it say on stderr what it does not like (lib/priority.c).
     settings: tuple[str, ...] = ("GNUTLS_SYSTEM_PRIORITY_FAIL_ON_INVALID=1", "GNUTLS_DEBUG_LEVEL=2")
     if config is not None:
@@ -167,7 +170,8 @@ def gnutls(runner: Runner, config: str | None) -> GnutlsAnswer:
         return GnutlsAnswer(True, (), f"libgnutls does not start: {_gnutls_said(result)}")
     priorities = tuple(sorted((str(name), int(code)) for name, code in facts["priorities"].items()))
     problem = "it refuses the priority NORMAL" if dict(priorities)["NORMAL"] else None
-    problem = problem or _refusal(runner, settings, ("gnutls-cli", "--priority", "NORMAL", "--list"))
+    if programs:
+        problem = problem or _refusal(runner, settings, ("gnutls-cli", "--priority", "NORMAL", "--list"))
     return GnutlsAnswer(True, priorities, problem)
 
 

@@ -105,7 +105,7 @@ def candidate(
 def effective(backend: str, config: str, runner: Runner, root: str = "/") -> dict[str, Any]:
     """Return what the library makes of ``config`` as it is now; never raises for what the file says."""
     real = textfile.under(root, config) if config else ""
-    answer = _ask(backend, real, runner)
+    answer = _ask(backend, real, runner, programs=False)
     configured = False
     if backend == "gnutls":
         with contextlib.suppress(KtlsError):
@@ -129,8 +129,11 @@ def clean(root: str = "/") -> None:
                 os.unlink(textfile.under(root, f"{services.DIRECTORY}/{name}"))
 
 
-def _ask(backend: str, config: str, runner: Runner) -> ask.OpensslAnswer | ask.GnutlsAnswer:
-    return ask.openssl(runner, config) if backend == "openssl" else ask.gnutls(runner, config)
+def _ask(backend: str, config: str, runner: Runner, *, programs: bool = True) -> ask.OpensslAnswer | ask.GnutlsAnswer:
+    """``programs``: not again for a file that differs from a tried one in its place alone."""
+    if backend == "openssl":
+        return ask.openssl(runner, config, programs=programs)
+    return ask.gnutls(runner, config, programs=programs)
 
 
 def _wrong(answer: ask.OpensslAnswer | ask.GnutlsAnswer, before: ask.OpensslAnswer | ask.GnutlsAnswer) -> str | None:

@@ -42,11 +42,11 @@ def _present(
     steps = [*_ordered(parts), *map(restart_step, consented)]
     effective = tuple(part.effective for part in parts)
     if not check_only:
-        present.apply(parts, runner, root)
+        seen = present.apply(parts, runner, root)
         failed = restarts.all_of(consented, runner)
         if failed:
             raise _not_started(failed, parts, runner, root)
-        effective = tuple({**part.effective, **_now(part, runner, root)} for part in parts)
+        effective = tuple({**part.effective, **seen.get(part.target.lever, {})} for part in parts)
     left = _left(parts, needy, consented, check_only, runner, root)
     return _report(request, parts, steps, left, consented, effective, root)
 
@@ -115,10 +115,6 @@ def _left(
     if check_only:
         return tuple(name for name in needy if name not in consented)
     return restarts.required(parts, runner, root)
-
-
-def _now(part: Part, runner: Runner, root: str) -> dict[str, object]:
-    return {} if part.place is None else check.effective(part.target.backend, part.place.config, runner, root)
 
 
 def _named(request: Request, runner: Runner) -> tuple[str, ...]:

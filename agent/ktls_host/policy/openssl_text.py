@@ -128,9 +128,10 @@ def _variable(text: str, at: int, variable: Callable[[str | None, str], str], ou
 def _unescaped(text: str) -> str:
     out, at = [], 0
     while at < len(text):
-        if text[at] == "\\" and at + 1 < len(text):
+        if text[at] == "\\":
             at += 1
-        out.append(text[at])
+        # A backslash at the very end is dropped (conf_def.c, str_copy).
+        out.append(text[at : at + 1])
         at += 1
     return "".join(out)
 

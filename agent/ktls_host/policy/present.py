@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .. import gnutls, originals, textfile
 from ..commands import Runner
@@ -42,9 +43,13 @@ def plan(request: Request, targets: Sequence[Target], runner: Runner, root: str 
     return tuple(parts)
 
 
-def apply(parts: Sequence[Part], runner: Runner, root: str = "/") -> None:
-    """Carry it out. With any :class:`KtlsError` the host is as it was before, or the message says what is not."""
+def apply(parts: Sequence[Part], runner: Runner, root: str = "/") -> dict[str, dict[str, Any]]:
+    """Carry it out, and return what the libraries then made of what was changed, by lever.
+
+    With any :class:`KtlsError` the host is as it was before, or the message says what is not.
+    """
     begun: list[Part] = []
+    seen: dict[str, dict[str, Any]] = {}
     notes: dict[str, str | None] = {}
     try:
         for part in parts:
@@ -60,17 +65,18 @@ def apply(parts: Sequence[Part], runner: Runner, root: str = "/") -> None:
         if any(part.reload for part in parts):
             reload_systemd(runner)
         for part in begun:
-            verify(part, runner, root)
+            seen[part.target.lever] = verify(part, runner, root)
         note_end(parts, root)
     except KtlsError as error:
         raise _after_taking_back(error, begun, notes, runner, root) from error
+    return seen
 
 
-def verify(part: Part, runner: Runner, root: str = "/") -> None:
-    """Read back what came of it. Raises :class:`KtlsError` ``validation_failed``."""
+def verify(part: Part, runner: Runner, root: str = "/") -> dict[str, Any]:
+    """Read back what came of it, and return it. Raises :class:`KtlsError` ``validation_failed``."""
     target, place = part.target, part.place
     if place is None:
-        return
+        return {}
     found = check.effective(target.backend, place.config, runner, root)
     if found["problem"] or not found["ktls"]:
         why = found["problem"] or "the library does not ask for kernel TLS with it"
@@ -83,6 +89,7 @@ def verify(part: Part, runner: Runner, root: str = "/") -> None:
             if not _is_set(unit, target.backend, place.config):
                 variable = VARIABLES[target.backend]
                 raise _failed(f"{unit.name} would not get {variable}={place.config}; a drop-in after ours sets another")
+    return found
 
 
 def take_back(parts: Sequence[Part], runner: Runner, root: str = "/") -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import gnutls
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.policy import check, lever
 
@@ -65,13 +66,16 @@ def test_check_mode_then_there_and_back(
 
 
 def test_what_does_nothing_is_refused_and_else_warned_about(
-    host: policyhost.Host, run: Callable[..., dict[str, Any]]
+    host: policyhost.Host, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    # Where Ansible goes with a warning depends on what else of it this process has loaded.
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: said.append(text))
     refused = run(NAME, backend="gnutls", scope="system")
     assert refused["error_code"] == "gnutls_without_ktls"
     done = run(NAME, backend="gnutls", scope="system", allow_inert=True)
     assert done["effective"][0]["built"] is False
-    assert "does nothing" in str(done["warnings"])
+    assert len(said) == 1 and "does nothing" in said[0]
 
 
 def test_the_default_is_one_service(host: policyhost.Host, run: Callable[..., dict[str, Any]]) -> None:
