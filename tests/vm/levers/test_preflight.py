@@ -141,6 +141,13 @@ def test_a_refusal_is_real_rx_on_a_kernel_without_rekey(levers: Levers, looked: 
     assert outcomes["debian13-backports"]["peer"] == "ok"
 
 
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_refusal_is_real_hw_on_a_virtual_card(levers: Levers, image: str) -> None:
+    done = levers.run(levers.host(image), "ethtool -K eth0 tls-hw-tx-offload on", check=False)
+    features = levers.run(levers.host(image), "ethtool -k eth0").stdout
+    assert done.returncode != 0 and "tls-hw-tx-offload: off" in features
+
+
 def test_a_blocked_module_is_refused_and_truly_does_not_load(levers: Levers, ansible: ByAnsible) -> None:
     host = levers.host("debian12")
     levers.run(host, "modprobe -r tls; echo 'install tls /bin/false' > /etc/modprobe.d/zz-test.conf")
