@@ -110,6 +110,7 @@ class Agent:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._watched_s = float("-inf")
         self._watching: asyncio.Future[Any] | None = None
+        self._clearing = False
 
     # Life
 
@@ -200,12 +201,15 @@ class Agent:
     async def clear(self) -> None:
         """Remove the off flags. Raises :class:`RefusedError`: clear_failed. Switches nothing on."""
         async with self._on_lock:
+            self._clearing = True
             try:
                 await self._on_disk(self._prepare_on_disk, step(self.state, ClearCame()).prepare)
+                self.state = step(self.state, ClearCame()).state
             except OSError as error:
                 cure = f"remove {self.flags.run_path} and {self.flags.durable_path} as root"
                 raise RefusedError("clear_failed", f"an off flag stays ({_why(error)}); {cure}") from error
-            self.state = step(self.state, ClearCame()).state
+            finally:
+                self._clearing = False
             self._problems.pop("flags", None)
             _LOG.warning("off cleared")
 
@@ -226,6 +230,10 @@ class Agent:
         reason = "" if self.state.latched or not (run or durable) else (self.flags.read().reason or "flag")
         event = Ticked(self.clock(), run or durable, run and durable, reason)
         transition = step(self.state, event)
+        if self._clearing:
+            # Half a clear looks like half a flag; completing it would undo the clear.
+            follow = tuple(effect for effect in transition.follow if not isinstance(effect, PutFlags))
+            transition = Transition(transition.state, transition.prepare, follow)
         if transition.state.status != self.state.status:
             _LOG.warning("order %s: %s", transition.state.status, transition.state.reason)
         # What could not be written stays wanted: retry with each watch, not with each tick.

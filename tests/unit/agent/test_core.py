@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import ktls_agent.flags
 import ktls_agent.store
 from ktls_agent.core import Agent
 from ktls_agent.machine import RefusedError
@@ -465,3 +466,40 @@ def test_what_is_still_owed_to_the_disk_cannot_hit_the_next_order(host: Host, mo
 
 def _read_only() -> None:
     raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("at", ["the first file", "the second file"])
+def test_a_tick_in_the_middle_of_clear_does_not_raise_the_flag_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Half a clear looks like half a flag, which a tick completes at any other time."""
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.off("test")
+        if at == "the first file":
+            agent.tick()
+        loop = asyncio.get_running_loop()
+        remove = ktls_agent.flags._remove
+        removed: list[str] = []
+
+        def slow_remove(path: str) -> None:
+            remove(path)
+            removed.append(path)
+            if len(removed) == (1 if at == "the first file" else 2):
+                host.now += 60
+                ticked = asyncio.run_coroutine_threadsafe(tick(), loop)
+                ticked.result(5)
+
+        async def tick() -> None:
+            agent.tick()
+
+        monkeypatch.setattr(ktls_agent.flags, "_remove", slow_remove)
+        await agent.clear()
+        await asyncio.sleep(0.05)
+        agent.tick()
+        await asyncio.sleep(0.05)
+        assert len(removed) == 2
+
+    agent = run(host, scenario)
+    assert host.flags.present() == (False, False)
+    assert not agent.state.latched
