@@ -104,9 +104,12 @@ def note_again(lever: str, note: str | None, root: str = "/") -> None:
 
 
 def note_after(lever: str, root: str = "/") -> None:
-    """Say that the change is made."""
-    # As coarse as the start of a process is known, and never later than it.
-    ticks = math.floor(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+    """Say that the change is made. Takes up to one clock tick, a hundredth of a second."""
+    # A start is rounded down to a tick. What started in this tick may have read what was there before; wait for the
+    # next one, so that all that starts from then on is newer without a doubt.
+    ticks = math.floor(_now() * _TICKS) + 1
+    while (left := ticks / _TICKS - _now()) > 0:
+        time.sleep(left)
     _note(lever, str(ticks / _TICKS), root)
 
 
@@ -144,6 +147,10 @@ def private_directory(root: str = "/") -> str:
         message = f"{path} is not a directory that only root may write; remove it, it is made again"
         raise KtlsError("unsafe_directory", message)
     return path
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _note(lever: str, text: str, root: str) -> None:

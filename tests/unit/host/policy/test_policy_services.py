@@ -80,12 +80,29 @@ def test_notes(tmp_path: Path) -> None:
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     services.note_after(LEVER, root)
     noted = services.changed_at(LEVER, root)
-    assert before - 0.01 <= noted <= time.clock_gettime(time.CLOCK_BOOTTIME) + 0.01
+    assert before < noted <= time.clock_gettime(time.CLOCK_BOOTTIME)
     again = services.note_before(LEVER, root)
     services.note_again(LEVER, again, root)
     assert services.changed_at(LEVER, root) == noted
     services.note_again(LEVER, None, root)
     assert services.changed_at(LEVER, root) == -math.inf
+
+
+@pytest.mark.parametrize("into_the_tick_s", [0.0, 0.0001, 0.0099])
+def test_what_started_in_the_tick_of_a_change_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into_the_tick_s: float
+) -> None:
+    """A start is known to a hundredth of a second: a fast host starts a service and changes its policy within one."""
+    clock = [50.0 + into_the_tick_s]
+    monkeypatch.setattr(time, "clock_gettime", lambda _: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    services.note_after(LEVER, str(tmp_path))
+    when = services.changed_at(LEVER, str(tmp_path))
+    host = policyhost.Host(tmp_path)
+    host.process(1, "/system.slice/before.service", [], 50.0)
+    host.process(2, "/system.slice/after.service", [], clock[0])
+    found = services.scan(str(tmp_path))
+    assert services.older(found, ["before.service", "after.service"], when, {}) == {"before.service"}
 
 
 def test_the_directory_is_private(tmp_path: Path) -> None:
