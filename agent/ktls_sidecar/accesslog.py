@@ -5,9 +5,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, TextIO
+import time
+from typing import TextIO
+
+from .request import Request
 
 _MAX_HELD = 64 * 1024
+
+
+class Labels:
+    """What is the same in all lines of one connection."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, protocol: str, cipher: str, ktls_tx: bool, ktls_rx: bool) -> None:
+        """``ktls_tx`` and ``ktls_rx``: whether the kernel encrypts and decrypts."""
+        same = {"protocol": protocol, "cipher": cipher, "ktls_tx": ktls_tx, "ktls_rx": ktls_rx}
+        self.text = json.dumps(same, separators=(",", ":"))[1:]
 
 
 class AccessLog:
@@ -19,11 +33,26 @@ class AccessLog:
         self._held: list[str] = []
         self._size = 0
 
-    def write(self, **entry: Any) -> None:
-        """Add one line."""
+    def response(
+        self,
+        labels: Labels,
+        remote: str,
+        request: Request | None,
+        status: int,
+        sent: int,
+        complete: bool,
+        duration_s: float,
+    ) -> None:
+        """Add a line. ``sent``: bytes of head and body that were handed to TLS."""
         if self._stream is None:
             return
-        line = json.dumps(entry, separators=(",", ":"))
+        method = path = "null"
+        if request is not None:
+            method, path = _quoted(request.method.encode("ascii", "replace")), _quoted(request.target)
+        line = (
+            f'{{"time":{time.time():.3f},"remote":"{remote}","method":{method},"path":{path},"status":{status},'
+            f'"bytes":{sent},"complete":{"true" if complete else "false"},"duration_s":{duration_s:.6f},{labels.text}'
+        )
         self._held.append(line)
         self._size += len(line)
         if self._size > _MAX_HELD:
@@ -37,3 +66,12 @@ class AccessLog:
                 self._stream.flush()
         self._held.clear()
         self._size = 0
+
+
+def _quoted(value: bytes) -> str:
+    # What could end the string or is not printable takes the long way.
+    if value.isalnum() or not (b'"' in value or b"\\" in value or not value.isascii()):
+        text = value.decode("ascii")
+        if text.isprintable():
+            return f'"{text}"'
+    return json.dumps(value.decode("ascii", "backslashreplace"))

@@ -42,6 +42,9 @@ class Config:
     idle_timeout_s: float = 60.0
     send_timeout_s: float = 60.0
     drain_s: float = 10.0
+    ktls_max_age_s: float = 3600.0
+    ktls_max_bytes: int = 1 << 36
+    zerocopy: bool = False
 
     def key_path(self) -> str:
         """Return the path of the private key. Raises KtlsError ``bad_config``."""

@@ -1,38 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client: handshake, requests, responses, end."""
+"""One client: handshake, requests, responses, end. Driven by its socket's events, without a task of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import fcntl
+import random
 import socket
-import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import h11
-
-from .accesslog import AccessLog
+from . import response
+from .accesslog import AccessLog, Labels
 from .config import Config
 from .counters import Counters, Tally
+from .linger import Linger
 from .openssl import WANT_WRITE, TlsConnection, TlsError, left_by_peer
 from .openssl.constants import SSL_AD_BAD_RECORD_MAC
-from .transfer import BufferPool, Transfer, TransferError
-from .web.dates import format_date
-from .web.files import OpenFile, RefusedError, open_target, parse_target
-from .web.respond import Plan, plan, reason, refuse
+from .peers import Peers
+from .poller import READABLE, WRITABLE, Poller
+from .request import Reader, Refusal, Request, parse_plain
+from .transfer import AGAIN, DONE, BufferPool, Transfer, TransferError, transfer
+from .web.files import OpenFile
+from .web.site import Site
 
 _RECEIVE_SIZE = 65536
-_BODY_LIMIT = 65536
 _LINGER_S, _IDLE_LINGER_S = 1.0, 0.25
 """How long a client that has everything may take to close: after a response, and when it was idle (seconds)."""
-_POLL_S, _POLL_MAX_S = 0.002, 0.1
 _RETIRE_GRACE_S = 1.0
 
-HANDSHAKE, IDLE, REQUEST, RESPOND, CLOSING = "handshake", "idle", "request", "send", "closing"
+HANDSHAKE, IDLE, REQUEST, RESPOND, CLOSING, CLOSED = "handshake", "idle", "request", "send", "closing", "closed"
 
 
 @dataclass
@@ -45,33 +43,54 @@ class Shared:
     fault: Callable[[str, str, str], None]
     """Called with kind, remote address and detail for each error of ours."""
     can_rekey: bool
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    site: Site
+    peers: Peers = field(default_factory=Peers)
     buffers: BufferPool = field(default_factory=BufferPool)
     receive: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(_RECEIVE_SIZE))
-
-
-class _EndError(Exception):
-    """This connection is over. ``abort`` names what the client did, or is empty."""
-
-    def __init__(self, abort: str = "") -> None:
-        self.abort = abort
-        super().__init__(abort)
-
-
-class _Length:
-    """Stands for body bytes that h11 only counts."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
 
 
 class Connection:
     """A client on ``sock``, which is connected and non-blocking and becomes ours.
 
-    ``want_tx``: the server's mode asks for kTLS TX. ``refusal``: why the ULP could not be attached.
+    ``assigned``: the mode that the server drew for it. ``refusal``: why it does not get that. ``closed`` is called
+    once, when all is freed.
     """
+
+    __slots__ = (
+        "_assigned",
+        "_closed",
+        "_deadline",
+        "_fd",
+        "_file",
+        "_input",
+        "_keep",
+        "_ktls",
+        "_ktls_rx",
+        "_labels",
+        "_limit_at",
+        "_limited",
+        "_linger",
+        "_overloaded",
+        "_phase",
+        "_readable",
+        "_reader",
+        "_refusal",
+        "_remote",
+        "_request",
+        "_retiring",
+        "_sent",
+        "_served",
+        "_shared",
+        "_sock",
+        "_started",
+        "_status",
+        "_tally",
+        "_tls",
+        "_transfer",
+        "_want_tx",
+    )
 
     def __init__(
         self,
@@ -79,63 +98,48 @@ class Connection:
         sock: socket.socket,
         remote: str,
         tls: TlsConnection,
-        want_tx: bool,
-        refusal: str | None,
-        overloaded: bool,
+        closed: Callable[[Connection], None],
+        assigned: str = "userspace",
+        refusal: str | None = None,
+        overloaded: bool = False,
     ) -> None:
-        """Prepare; :meth:`run` does the work."""
+        """Prepare; :meth:`start` begins."""
         self._shared = shared
         self._sock = sock
         self._fd = sock.fileno()
         self._remote = remote
         self._tls = tls
-        self._want_tx = want_tx
+        self._closed = closed
+        self._assigned = assigned
+        self._want_tx = assigned != "userspace"
         self._refusal = refusal
         self._overloaded = overloaded
-        self._loop = asyncio.get_running_loop()
         self._phase = HANDSHAKE
         self._deadline = time.monotonic() + shared.config.handshake_timeout_s
+        self._limit_at: float | None = None
+        self._limited = ""
         self._served = 0
+        self._sent = 0
         self._retiring = False
-        self._ktls = False
-        self._protocol = self._cipher = ""
+        self._ktls = self._ktls_rx = False
+        self._labels: Labels | None = None
         self._tally: Tally | None = None
-        self._read_waiter: asyncio.Future[int] | None = None
-        self._write_waiter: asyncio.Future[None] | None = None
-        self._reading = False
+        self._readable = False
+        self._input = b""
+        self._reader: Reader | None = None
+        self._request: Request | None = None
+        self._file: OpenFile | None = None
         self._transfer: Transfer | None = None
+        self._keep = False
+        self._status = 0
+        self._started = 0.0
+        self._linger: Linger | None = None
 
     # --- called by the server -------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve until the connection ends. Raises nothing but CancelledError."""
-        shared = self._shared
-        try:
-            await self._handshake()
-            await self._serve()
-            await self._finish(_LINGER_S)
-        except _EndError as end:
-            if end.abort:
-                shared.counters.client_aborts[end.abort] += 1
-            elif self._phase == IDLE:
-                # The last response may still be on its way.
-                await self._finish(_IDLE_LINGER_S)
-            if self._phase not in (RESPOND, CLOSING):
-                # Half a response must not look finished, and OpenSSL may still point at its buffer.
-                self._tls.shutdown()
-        except TransferError as error:
-            self._fault(error.kind, str(error))
-        except TlsError as error:
-            self._classify(error)
-        except OSError as error:
-            if left_by_peer(error.errno or 0):
-                shared.counters.client_aborts["reset"] += 1
-            else:
-                self._fault("io_error", str(error))
-        except Exception as error:  # one connection must not end the server
-            self._fault("internal", f"{type(error).__name__}: {error}")
-        finally:
-            self._close()
+    def start(self) -> None:
+        """Begin to serve. Raises OSError when the socket cannot be watched; then nothing has begun."""
+        self._shared.poller.add(self._fd, self._ready)
 
     def retire(self, ktls_allowed: bool) -> None:
         """End soon: after the response under way, or now if no request is under way."""
@@ -145,271 +149,282 @@ class Connection:
                 self._want_tx = False
                 self._tls.disable_ktls()
         elif self._phase == IDLE:
-            if self._served and not self._input_waits():
-                self._interrupt(_EndError())
             # A client that has just connected, or whose bytes are here, has a request on its way: it gets a moment.
             self._deadline = min(self._deadline, time.monotonic() + _RETIRE_GRACE_S)
+            if self._served and not self._input_waits():
+                self._guarded(self._stop)
 
     def check(self, now: float) -> None:
         """End the connection if its time is up; ``now`` is time.monotonic()."""
         if now > self._deadline:
-            self._interrupt(_EndError("" if self._phase in (IDLE, CLOSING) else f"{self._phase}_timeout"))
+            self._guarded(self._stop, "" if self._phase == IDLE else f"{self._phase}_timeout")
+        elif self._limit_at is not None and now > self._limit_at and self._phase == IDLE and not self._input_waits():
+            self._limit("age")
+            self._guarded(self._stop)
+
+    def abort(self) -> None:
+        """End now, whatever is under way."""
+        self._close()
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def _ready(self, events: int) -> None:
+        if events & READABLE:
+            self._readable = True
+        phase = self._phase
+        if phase in (IDLE, REQUEST):
+            if events & READABLE:
+                self._guarded(self._drive)
+        elif phase == RESPOND:
+            if events & WRITABLE:
+                self._guarded(self._drive)
+        elif phase == HANDSHAKE:
+            self._guarded(self._handshake)
+
+    def _resume(self) -> None:
+        if self._phase == RESPOND:
+            self._guarded(self._drive)
+
+    def _guarded(self, action: Callable[..., None], *arguments: str) -> None:
+        """Nothing that one connection does may end the server."""
+        try:
+            action(*arguments)
+        except TransferError as error:
+            self._fault(error.kind, str(error))
+            self._close()
+        except TlsError as error:
+            self._classify(error)
+            self._close()
+        except OSError as error:
+            if left_by_peer(error.errno or 0):
+                self._shared.counters.client_aborts["reset"] += 1
+            else:
+                self._fault("io_error", str(error))
+            self._close()
+        except Exception as error:
+            self._fault("internal", f"{type(error).__name__}: {error}")
+            self._close()
 
     # --- handshake ------------------------------------------------------------------------------------------
 
-    async def _handshake(self) -> None:
+    def _handshake(self) -> None:
         tls = self._tls
         while True:
             result = tls.handshake()
             if result == 1:
                 break
             if result == WANT_WRITE:
-                await self._writable()
-            elif not tls.input_pending() and not await self._receive():
-                raise _EndError("handshake")
-        self._ktls = tls.ktls_send
-        self._protocol, self._cipher = tls.version, tls.cipher
-        self._tally = self._shared.counters.opened(self._ktls, self._protocol, self._cipher)
-        if self._want_tx and not self._ktls:
-            self._shared.counters.fallbacks[self._fallback_reason()] += 1
-
-    def _fallback_reason(self) -> str:
-        if self._refusal is not None:
-            return self._refusal
-        if self._protocol not in ("TLSv1.2", "TLSv1.3"):
-            return "version"
-        if not any(mode in self._cipher for mode in ("GCM", "CHACHA20", "CCM")) or "CCM8" in self._cipher:
-            return f"cipher:{self._cipher}"
-        return "max_fragment" if self._tls.small_fragments else "other"
-
-    # --- requests -------------------------------------------------------------------------------------------
-
-    async def _serve(self) -> None:
-        config = self._shared.config
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=config.header_limit)
-        while True:
-            self._phase = IDLE
-            self._deadline = time.monotonic() + config.idle_timeout_s
-            if self._retiring and not self._served:
-                self._deadline = time.monotonic() + _RETIRE_GRACE_S
-            refusal: Plan | None = None
-            request: Any = None
-            try:
-                request = await self._next_request(http)
-                if request is None:
-                    return
-            except h11.RemoteProtocolError as error:
-                refusal = _protocol_refusal(http, error)
-                if http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-                    return
-            except RefusedError as error:
-                refusal = refuse(error.status, error.text)
-            self._phase = RESPOND
-            if not await self._respond(http, request, refusal):
                 return
-            http.start_next_cycle()
-
-    async def _next_request(self, http: Any) -> Any:
-        """Return the next h11.Request, its body read and dropped; None when the client is done."""
-        request: Any = None
-        body = 0
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                if http.they_are_waiting_for_100_continue:
-                    return request
-                data = await self._read()
-                if data and self._phase == IDLE:
-                    self._phase = REQUEST
-                    self._deadline = time.monotonic() + self._shared.config.request_timeout_s
-                http.receive_data(data)
-            elif isinstance(event, h11.Request):
-                request = event
-                if event.method not in (b"GET", b"HEAD"):
-                    return request
-            elif isinstance(event, h11.Data):
-                body += len(event.data)
-                if body > _BODY_LIMIT:
-                    raise RefusedError(413, "a GET here takes no body")
-            elif isinstance(event, h11.EndOfMessage):
-                return request
-            else:  # ConnectionClosed
-                return None
-
-    async def _respond(self, http: Any, request: Any, refusal: Plan | None) -> bool:
-        """Answer. Returns True when another request may follow."""
-        config, started = self._shared.config, time.monotonic()
-        self._deadline = started + config.send_timeout_s
-        file: OpenFile | None = None
-        decided = refusal
-        try:
-            if decided is None:
-                decided, file = self._decide(request)
-            head_only = request is not None and request.method == b"HEAD"
-            close = self._retiring or self._overloaded or refusal is not None or http.their_state is not h11.DONE
-            head = _head(http, decided, close, head_only)
-            assert self._tally is not None  # set by the handshake
-            use_file = file if decided.length and not head_only else None
-            transfer = Transfer(
-                self._tls,
-                self._shared.buffers,
-                self._tally,
-                head if head_only else head + decided.text,
-                use_file,
-                decided.offset,
-                decided.length,
-                use_sendfile=self._ktls and use_file is not None,
-            )
-            self._shared.counters.requests[decided.status] += 1
-            self._served += 1
-            complete = False
-            try:
-                await self._send(transfer)
-                complete = True
-            finally:
-                transfer.release()
-                self._log(request, decided.status, transfer.sent, complete, time.monotonic() - started)
-        finally:
-            if file is not None:
-                file.close()
-        return bool(not self._retiring and http.our_state is h11.DONE and http.their_state is h11.DONE)
-
-    def _decide(self, request: Any) -> tuple[Plan, OpenFile | None]:
+            if not tls.feeds:
+                return
+            if not tls.input_pending():
+                count = self._receive()
+                if count < 0:
+                    return
+                if count == 0:
+                    self._stop("handshake")
+                    return
         config = self._shared.config
-        if self._overloaded:
-            return refuse(503, "too many connections", [("Retry-After", "5")]), None
-        method = request.method.decode("ascii")
-        if method not in ("GET", "HEAD"):
-            return refuse(405, "only GET and HEAD are served", [("Allow", "GET, HEAD")]), None
-        if len(request.target) > config.uri_limit:
-            return refuse(414, "the path is too long"), None
-        try:
-            file = open_target(config.root, parse_target(request.target))
-        except RefusedError as error:
-            return refuse(error.status, error.text), None
-        except OSError as error:
-            self._fault("io_error", f"cannot open a file: {error.strerror}")
-            return refuse(500, "the file cannot be read"), None
-        return plan(method, _fields(request), file), file
+        self._ktls, self._ktls_rx = tls.ktls_send, tls.ktls_receive
+        protocol, cipher = tls.version, tls.cipher
+        self._tally = self._shared.counters.opened(self._assigned, self._ktls, self._ktls_rx, protocol, cipher)
+        self._labels = Labels(protocol, cipher, self._ktls, self._ktls_rx)
+        if self._want_tx and not self._ktls:
+            self._shared.counters.fallbacks[self._refusal or response.fallback_reason(tls)] += 1
+        if (self._ktls or self._ktls_rx) and protocol == "TLSv1.3" and not self._shared.can_rekey:
+            # Spread, so that connections that began together do not end together.
+            self._limit_at = time.monotonic() + config.ktls_max_age_s * random.uniform(0.9, 1.0)
+        self._phase = IDLE
+        self._deadline = time.monotonic() + (_RETIRE_GRACE_S if self._retiring else config.idle_timeout_s)
+        # The first request may have come with the end of the handshake.
+        self._readable = True
+        self._drive()
 
-    def _log(self, request: Any, status: int, sent: int, complete: bool, duration_s: float) -> None:
-        self._shared.log.write(
-            time=round(time.time(), 3),
-            remote=self._remote,
-            method=_printable(request.method) if request is not None else None,
-            path=_printable(request.target) if request is not None else None,
-            status=status,
-            bytes=sent,
-            complete=complete,
-            duration_s=round(duration_s, 4),
-            protocol=self._protocol,
-            cipher=self._cipher,
-            ktls_tx=self._ktls,
-        )
+    # --- requests and responses -----------------------------------------------------------------------------
 
-    # --- TLS over the event loop ----------------------------------------------------------------------------
+    def _drive(self) -> None:
+        """Go on until the socket has nothing to give or takes nothing more."""
+        while True:
+            phase = self._phase
+            if phase == RESPOND:
+                if not self._push():
+                    return
+            elif phase in (CLOSING, CLOSED):
+                return
+            elif (self._input or self._reader is not None) and self._take():
+                continue
+            elif not self._pull():
+                return
 
-    async def _read(self) -> bytes:
-        """Return decrypted bytes, or b"" when the client has finished."""
+    def _take(self) -> bool:
+        """Begin to answer the next request; False when it is not all here."""
+        reader = self._reader
+        if reader is None:
+            found = parse_plain(self._input, self._shared.config.header_limit)
+            if found is not None:
+                request, end = found
+                self._input = self._input[end:]
+                self._respond(request)
+                return True
+            reader = self._reader = Reader(self._shared.config.header_limit)
+            data, self._input = self._input, b""
+            reader.feed(data)
+            if self._phase == IDLE:
+                self._phase = REQUEST
+                self._deadline = time.monotonic() + self._shared.config.request_timeout_s
+        result = reader.next()
+        if result is None:
+            if not reader.closed:
+                return False
+            self._finish(_LINGER_S)
+            return True
+        self._input, self._reader = reader.rest(), None
+        self._respond(result)
+        return True
+
+    def _respond(self, request: Request | Refusal) -> None:
+        shared = self._shared
+        self._started = now = time.monotonic()
+        self._phase = RESPOND
+        self._deadline = now + shared.config.send_timeout_s
+        if isinstance(request, Refusal):
+            self._request = request.request
+            decided, self._file, self._keep = response.refusal(request), None, False
+        else:
+            self._request = request
+            try:
+                decided, self._file = response.decide(shared.site, shared.config, request, self._overloaded)
+            except OSError as error:
+                self._fault("io_error", f"cannot open a file: {error.strerror}")
+                decided, self._file = response.unreadable(), None
+            self._keep = request.keep_alive and not self._overloaded
+        self._keep = self._keep and not self._retiring and not self._over_limit(now)
+        head_only = self._request is not None and self._request.method == "HEAD"
+        pieces = response.pieces(decided, head_only, not self._keep)
+        assert self._tally is not None  # set by the handshake
+        ranges = any(not isinstance(piece, bytes) for piece in pieces)
+        file = self._file if ranges else None
+        self._status = decided.status
+        shared.counters.requests[decided.status] += 1
+        self._served += 1
+        self._transfer = transfer(self._tls, self._sock, shared.buffers, self._tally, pieces, file, self._ktls)
+
+    def _push(self) -> bool:
+        """Send. False when the socket takes nothing more now, or when it is the turn of others."""
+        current = self._transfer
+        assert current is not None
+        before = current.sent
+        outcome = current.step()
+        if outcome != DONE:
+            if current.sent != before:
+                self._deadline = time.monotonic() + self._shared.config.send_timeout_s
+            if outcome == AGAIN:
+                self._shared.poller.later(self._resume)
+            return False
+        self._end_response(complete=True)
+        if self._keep and not self._retiring:
+            self._phase = IDLE
+            self._deadline = time.monotonic() + self._shared.config.idle_timeout_s
+        else:
+            self._finish(_LINGER_S)
+        return True
+
+    def _end_response(self, complete: bool) -> None:
+        current, self._transfer = self._transfer, None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if current is not None:
+            current.release()
+            self._sent += current.sent
+            assert self._labels is not None  # set by the handshake
+            self._shared.log.response(
+                self._labels,
+                self._remote,
+                self._request,
+                self._status,
+                current.sent,
+                complete,
+                time.monotonic() - self._started,
+            )
+            self._request = None
+
+    def _over_limit(self, now: float) -> bool:
+        if self._limit_at is None:
+            return False
+        if self._sent > self._shared.config.ktls_max_bytes:
+            self._limit("bytes")
+        elif now > self._limit_at:
+            self._limit("age")
+        return bool(self._limited)
+
+    def _limit(self, why: str) -> None:
+        if not self._limited:
+            self._limited = why
+            self._shared.counters.limited[why] += 1
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def _pull(self) -> bool:
+        """Decrypt what the client sent and keep it; False when there is nothing now, or at the end."""
         tls = self._tls
         while True:
             result = tls.read()
-            if self._ktls and not self._shared.can_rekey and tls.key_update_pending:
+            if (self._ktls or self._ktls_rx) and not self._shared.can_rekey and tls.key_update_pending:
                 # The answer would leave with keys that the kernel does not take: end cleanly before it is sent.
-                self._fault("key_update", "the client asked for new keys, which kTLS cannot do on this host")
-                raise _EndError
+                self._no_key_update("the client asked for new keys, which kTLS cannot do on this host")
+                self._stop()
+                return False
             if isinstance(result, bytes):
-                return result
+                assert self._tally is not None  # set by the handshake
+                self._tally.received_total += len(result)
+                self._keep_input(result)
+                return True
             if result == 0:
-                return b""
+                return self._end_of_input()
             if result == WANT_WRITE:
-                await self._writable()
-            elif not tls.input_pending() and not await self._receive():
-                return b""
+                return False
+            if not tls.feeds:
+                if tls.pending():
+                    continue
+                return False
+            if not tls.input_pending():
+                count = self._receive()
+                if count < 0:
+                    return False
+                if count == 0:
+                    return self._end_of_input()
 
-    async def _receive(self) -> int:
-        """Wait for bytes of the socket and feed them to TLS; 0 at the end of the stream."""
-        waiter = self._read_waiter = self._loop.create_future()
-        if not self._reading:
-            self._loop.add_reader(self._fd, self._on_readable)
-            self._reading = True
-        count: int = await waiter
+    def _keep_input(self, data: bytes) -> None:
+        if self._reader is not None:
+            self._reader.feed(data)
+        else:
+            self._input = self._input + data if self._input else data
+
+    def _end_of_input(self) -> bool:
+        if self._reader is None:
+            self._finish(_LINGER_S)
+            return False
+        self._reader.feed(b"")
+        return True
+
+    def _receive(self) -> int:
+        """Feed TLS from the socket: bytes, 0 at the end of the stream, -1 when there is nothing now."""
+        if not self._readable:
+            return -1
+        shared = self._shared
+        try:
+            count = self._sock.recv_into(shared.receive)
+        except (BlockingIOError, InterruptedError):
+            self._readable = False
+            return -1
+        if count:
+            self._tls.feed(shared.receive, count)
         return count
 
-    def _on_readable(self) -> None:
-        waiter = self._read_waiter
-        if waiter is None or waiter.done():
-            # The client pipelines while we send: leave it in the socket, which slows the client down.
-            self._stop_reading()
-            return
-        try:
-            count = self._sock.recv_into(self._shared.receive)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._stop_reading()
-            self._interrupt(error)
-            return
-        if count == 0:
-            self._stop_reading()
-        elif self._phase != CLOSING:
-            try:
-                self._tls.feed(self._shared.receive, count)
-            except TlsError as error:
-                self._interrupt(error)
-                return
-        self._read_waiter = None
-        waiter.set_result(count)
-
-    def _stop_reading(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._fd)
-            self._reading = False
-
-    async def _writable(self) -> None:
-        waiter = self._write_waiter = self._loop.create_future()
-        self._loop.add_writer(self._fd, self._on_writable)
-        try:
-            await waiter
-        finally:
-            self._loop.remove_writer(self._fd)
-
-    async def _send(self, transfer: Transfer) -> None:
-        if transfer.step():
-            return
-        self._transfer = transfer
-        try:
-            await self._writable()
-        finally:
-            self._transfer = None
-
-    def _on_writable(self) -> None:
-        waiter, transfer = self._write_waiter, self._transfer
-        if waiter is None or waiter.done():
-            return
-        if transfer is not None:
-            before = transfer.sent
-            try:
-                finished = transfer.step()
-            except (TlsError, TransferError) as error:
-                self._interrupt(error)
-                return
-            if transfer.sent != before:
-                self._deadline = time.monotonic() + self._shared.config.send_timeout_s
-            if not finished:
-                return
-        self._write_waiter = None
-        waiter.set_result(None)
-
-    def _interrupt(self, error: BaseException) -> None:
-        """Raise ``error`` where :meth:`run` waits; nothing happens if it does not wait."""
-        waiters = (self._read_waiter, self._write_waiter)
-        self._read_waiter = self._write_waiter = None
-        for waiter in waiters:
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
-
     def _input_waits(self) -> bool:
+        if self._input or self._reader is not None:
+            return True
         try:
             return bool(self._sock.recv(1, socket.MSG_PEEK))
         except OSError:
@@ -417,61 +432,55 @@ class Connection:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def _finish(self, linger_s: float) -> None:
-        """Say goodbye so that the client gets everything, and give it ``linger_s`` seconds to close first.
+    def _stop(self, abort: str = "") -> None:
+        """End. ``abort`` names what the client did, or is empty."""
+        if abort:
+            self._shared.counters.client_aborts[abort] += 1
+        elif self._phase == IDLE:
+            # The last response may still be on its way.
+            self._finish(_IDLE_LINGER_S)
+            return
+        if self._phase not in (RESPOND, CLOSING):
+            # Half a response must not look finished, and OpenSSL may still point at its buffer.
+            self._tls.shutdown()
+        self._close()
 
-        What the kernel took for kTLS may still wait outside of TCP's queue, because that was full. A FIN or a close
-        would overtake and drop it (net/tls/tls_sw.c, tls_sw_release_resources_tx). So close_notify goes out when the
-        queue is empty, which pushes the rest before it; it is the end of the stream to a TLS client, and the
-        connection is not half-closed. A close with unread input would reset the connection, so input is dropped.
-        """
+    def _finish(self, linger_s: float) -> None:
         self._phase = CLOSING
-        self._stop_reading()
-        self._deadline = float("inf")  # kept here
-        notified = False
-        before, patience = -1, time.monotonic() + self._shared.config.send_timeout_s
-        pause = _POLL_S
-        while not self._client_has_closed():
-            now, queued = time.monotonic(), self._queued()
-            if not notified and (queued == 0 or not self._ktls):
-                notified = self._tls.shutdown()
-                before = -1
-            elif notified and queued == 0:
-                patience = min(patience, now + linger_s)
-            if queued != before:
-                before = queued
-                if queued:
-                    patience = now + self._shared.config.send_timeout_s
-            if now > patience:
-                return
-            await asyncio.sleep(pause)
-            pause = min(_POLL_MAX_S, pause * 1.5)
+        self._deadline = float("inf")  # kept by Linger
+        shared = self._shared
+        self._linger = Linger(
+            shared.loop,
+            self._sock,
+            self._tls,
+            self._ktls,
+            linger_s,
+            shared.config.send_timeout_s,
+            shared.receive,
+            self._lingered,
+        )
+        self._linger.start()
 
-    def _queued(self) -> int:
-        """Bytes that TCP has and the client has not acknowledged. SIOCOUTQ of tcp(7)."""
-        count = ctypes.c_int(0)
-        fcntl.ioctl(self._fd, termios.TIOCOUTQ, count)
-        return count.value
-
-    def _client_has_closed(self) -> bool:
-        """Read and drop what there is; True at the end of the stream or after an error."""
-        try:
-            while self._sock.recv_into(self._shared.receive):
-                pass
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            pass
-        return True
+    def _lingered(self, error: TlsError | None) -> None:
+        if error is not None:
+            self._classify(error)
+        self._close()
 
     def _close(self) -> None:
-        self._stop_reading()
-        self._loop.remove_writer(self._fd)
+        if self._phase == CLOSED:
+            return
+        self._end_response(complete=False)
+        self._phase = CLOSED
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._shared.poller.remove(self._fd)
         self._tls.free()
         self._sock.close()
         tally, self._tally = self._tally, None
         if tally is not None:
             self._shared.counters.closed(tally)
+        self._closed(self)
 
     def _classify(self, error: TlsError) -> None:
         aborts = self._shared.counters.client_aborts
@@ -480,7 +489,7 @@ class Connection:
         elif error.is_internal:
             self._fault("ssl_error", str(error))
         elif "no suitable record layer" in str(error):
-            self._fault("key_update", str(error))
+            self._no_key_update(str(error))
         elif self._phase == HANDSHAKE:
             aborts["handshake"] += 1
         elif error.alert == SSL_AD_BAD_RECORD_MAC:
@@ -493,49 +502,10 @@ class Connection:
         else:
             self._fault("io_error" if error.errno else "ssl_error", str(error))
 
+    def _no_key_update(self, detail: str) -> None:
+        self._shared.peers.remember(self._remote)
+        self._fault("key_update", f"{detail}; its next connections stay in userspace for a while")
+
     def _fault(self, kind: str, detail: str) -> None:
         self._shared.counters.errors[kind] += 1
         self._shared.fault(kind, self._remote, detail)
-
-
-_date: tuple[int, str] = (0, "")
-
-
-def _now() -> str:
-    global _date
-    second = int(time.time())
-    if _date[0] != second:
-        _date = (second, format_date(second))
-    return _date[1]
-
-
-def _head(http: Any, decided: Plan, close: bool, head_only: bool) -> bytes:
-    headers = [("Date", _now()), ("Server", "ktls-sidecar"), *decided.headers, ("X-Content-Type-Options", "nosniff")]
-    if close:
-        headers.append(("Connection", "close"))
-    head = http.send(h11.Response(status_code=decided.status, headers=headers, reason=reason(decided.status)))
-    if decided.body_length and not head_only:
-        http.send_with_data_passthrough(h11.Data(data=_Length(decided.body_length)))
-    http.send(h11.EndOfMessage())
-    return bytes(head)
-
-
-def _fields(request: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for raw_name, raw_value in request.headers:
-        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
-
-
-def _protocol_refusal(http: Any, error: Any) -> Plan:
-    status = int(error.error_status_hint)
-    if status == 431 and b"\n" not in http.trailing_data[0]:
-        return refuse(414, "the request line is too long")
-    if status == 431:
-        return refuse(431, "the header is too long")
-    return refuse(status if status in (400, 501) else 400, "this is not valid HTTP/1.1")
-
-
-def _printable(value: bytes) -> str:
-    return value.decode("ascii", "backslashreplace")

@@ -23,6 +23,7 @@ class Tally:
     connections: int = 0
     connections_total: int = 0
     bytes_total: int = 0
+    received_total: int = 0
 
 
 @dataclass
@@ -36,12 +37,13 @@ class Counters:
     """Connections that the client broke: scans, failed handshakes, resets, timeouts."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     requests: Counter[int] = field(default_factory=Counter)
+    limited: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     _table: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
     _ktls_tx_at: float | None = None
     _ktls_tx_zero_at: float | None = None
 
-    def opened(self, ktls_tx: bool, protocol: str, cipher: str) -> Tally:
+    def opened(self, assigned: str, ktls_tx: bool, ktls_rx: bool, protocol: str, cipher: str) -> Tally:
         """Count a finished handshake; the caller keeps the row and gives it to :meth:`closed`."""
         key = (KTLS_TX if ktls_tx else USERSPACE, protocol, cipher)
         tally = self._table.get(key)

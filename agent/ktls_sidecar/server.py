@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TextIO
 
 from ktls_host.errors import KtlsError
@@ -21,10 +20,12 @@ from .config import Config, Listen
 from .connection import Connection, Shared
 from .counters import Counters
 from .metrics import render
-from .mode import TX, ModeSwitch
+from .mode import TX, USERSPACE, ModeSwitch
 from .notify import notify
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
+from .poller import Poller
 from .version import VERSION
+from .web.site import Site
 
 TICK_S = 0.25
 _ACCEPT_BATCH = 32
@@ -52,15 +53,11 @@ class Server:
         self._started_at = time.monotonic()
         self.mode = ModeSwitch(config.off_flags, self._mode_changed)
         self.counters = Counters()
-        self._shared = Shared(
-            config=config,
-            counters=self.counters,
-            log=AccessLog(log if config.access_log else None),
-            fault=lambda kind, remote, detail: complain(f"{kind} {remote}: {detail}"),
-            can_rekey=ulp.can_rekey(lib.version),
-        )
+        self._log = AccessLog(log if config.access_log else None)
+        self._shared: Shared | None = None
         self._listeners: list[socket.socket] = []
-        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._connections: set[Connection] = set()
+        self._empty: asyncio.Future[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     @property
@@ -82,6 +79,17 @@ class Server:
             self._close_listeners()
             raise
         loop = asyncio.get_running_loop()
+        complain = self._complain
+        self._shared = Shared(
+            config=self._config,
+            counters=self.counters,
+            log=self._log,
+            fault=lambda kind, remote, detail: complain(f"{kind} {remote}: {detail}"),
+            can_rekey=ulp.can_rekey(self._lib.version),
+            loop=loop,
+            poller=Poller(loop),
+            site=Site(self._config.root),
+        )
         for sock in self._listeners:
             loop.add_reader(sock.fileno(), self._accept, sock)
         self._ticker = loop.create_task(self._tick())
@@ -91,16 +99,16 @@ class Server:
         self._close_listeners()
         for connection in list(self._connections):
             connection.retire(ktls_allowed=True)
-        tasks = list(self._connections.values())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        if self._connections:
+            self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._empty], timeout=seconds)
+            for connection in list(self._connections):
+                connection.abort()
         if self._ticker is not None:
             self._ticker.cancel()
-        self._shared.log.flush()
+        if self._shared is not None:
+            self._shared.poller.close()
+        self._log.flush()
 
     def reload(self) -> None:
         """Read certificate and key again, for new connections. Raises KtlsError; then the old ones stay in use."""
@@ -168,20 +176,25 @@ class Server:
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        want_tx = self.mode.effective() == TX
-        refusal = ulp.attach(sock) if want_tx else None
-        if refusal == "ulp_enotconn":
-            raise ConnectionResetError(errno.ENOTCONN, "the client left before it was accepted")
-        tls = TlsConnection(self._context, sock.fileno(), want_ktls_tx=want_tx and refusal is None)
-        overloaded = open_now >= self._config.max_connections
+        assert self._shared is not None  # set by start
         remote = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-        connection = Connection(self._shared, sock, remote, tls, want_tx, refusal, overloaded)
-        task = asyncio.get_running_loop().create_task(connection.run())
-        self._connections[connection] = task
-        task.add_done_callback(partial(self._ended, connection))
+        assigned = self.mode.effective()
+        refusal: str | None = None
+        if assigned != USERSPACE:
+            refusal = "peer" if remote in self._shared.peers else ulp.attach(sock)
+            if refusal == "ulp_enotconn":
+                raise ConnectionResetError(errno.ENOTCONN, "the client left before it was accepted")
+        kernel = assigned != USERSPACE and refusal is None
+        tls = TlsConnection(self._context, sock.fileno(), kernel)
+        overloaded = open_now >= self._config.max_connections
+        connection = Connection(self._shared, sock, remote, tls, self._ended, assigned, refusal, overloaded)
+        connection.start()
+        self._connections.add(connection)
 
-    def _ended(self, connection: Connection, _task: asyncio.Task[None]) -> None:
-        self._connections.pop(connection, None)
+    def _ended(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self._empty is not None and not self._connections and not self._empty.done():
+            self._empty.set_result(None)
 
     def _mode_changed(self, mode: str) -> None:
         for connection in list(self._connections):
@@ -196,7 +209,7 @@ class Server:
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.check(now)
-            self._shared.log.flush()
+            self._log.flush()
 
     # --- sockets and files ----------------------------------------------------------------------------------
 

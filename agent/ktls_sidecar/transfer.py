@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send one response, a piece each time the socket is writable.
+"""Send one response, a piece at a time, and never more than the file that was opened.
 
-A piece is bounded, so that many connections share the event loop fairly: 1 MiB by ``SSL_sendfile`` when the kernel
+A turn is bounded, so that many connections share the event loop fairly: 1 MiB by ``SSL_sendfile`` when the kernel
 encrypts (nothing is copied to userspace), else 256 KiB read into a buffer and encrypted from there.
 """
 
@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+from typing import Union
 
 from .counters import Tally
 from .openssl import WANT_WRITE, TlsConnection
@@ -16,6 +20,14 @@ from .web.files import OpenFile
 
 BUFFER_SIZE = 256 * 1024
 SENDFILE_SIZE = 1024 * 1024
+SMALL = 64 * 1024
+"""Up to here a response is put together once and needs no buffer that stays."""
+
+DONE, AGAIN, BLOCKED = 0, 1, 2
+"""All is sent; call again when others had their turn; call again when the socket is writable."""
+
+Piece = Union[bytes, "tuple[int, int]"]
+"""Bytes to send, or (offset, length) of the file."""
 
 
 class TransferError(Exception):
@@ -54,62 +66,154 @@ class BufferPool:
             self._free.append(buffer)
 
 
-class Transfer:
-    """The bytes ``head``, then ``text`` or ``length`` bytes of ``file`` from ``offset``.
+class SmallTransfer:
+    """A response that is all in memory; with kTLS only when it has no part of a file.
 
     ``sent`` counts bytes handed to TLS; the row ``tally`` is kept up to date while sending.
     """
 
+    __slots__ = ("_data", "_short", "_tally", "_tls", "sent")
+
+    def __init__(self, tls: TlsConnection, tally: Tally, data: bytes, short: TransferError | None = None) -> None:
+        """Send ``data``, then raise ``short``."""
+        self._tls = tls
+        self._tally = tally
+        self._data = data
+        self._short = short
+        self.sent = 0
+
+    def step(self) -> int:
+        """Send. Raises TlsError (the connection is dead) and :class:`TransferError`."""
+        result = self._tls.write_bytes(self._data)
+        if result == WANT_WRITE:
+            return BLOCKED
+        if result <= 0:
+            raise _wants_to_read(result)
+        self.sent = result
+        self._tally.bytes_total += result
+        if self._short is not None:
+            raise self._short
+        return DONE
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class KernelTransfer:
+    """A response over kTLS: ``SSL_sendfile`` for the file, and what is around it straight into the socket.
+
+    The kernel makes records of what is written to the socket (tls(7), Documentation/networking/tls.rst), and with
+    MSG_MORE the head shares a record and a segment with the beginning of the file.
+    """
+
+    __slots__ = ("_file", "_left", "_pieces", "_sock", "_tally", "_tls", "sent")
+
     def __init__(
-        self,
-        tls: TlsConnection,
-        pool: BufferPool,
-        tally: Tally,
-        head: bytes,
-        file: OpenFile | None = None,
-        offset: int = 0,
-        length: int = 0,
-        use_sendfile: bool = False,
+        self, tls: TlsConnection, sock: socket.socket, tally: Tally, pieces: Iterable[Piece], file: OpenFile
     ) -> None:
-        """Prepare; ``head`` with any text must fit a buffer. ``use_sendfile`` only with kTLS TX."""
+        """``tls`` must have :attr:`TlsConnection.ktls_send`: anything else would send in the clear."""
+        if not tls.ktls_send:
+            raise ValueError("this connection is not encrypted by the kernel")
+        self._tls = tls
+        self._sock = sock
+        self._tally = tally
+        self._pieces = deque(pieces)
+        self._file = file
+        self._left = sum(piece[1] for piece in self._pieces if not isinstance(piece, bytes))
+        self.sent = 0
+
+    def step(self) -> int:
+        """Send a piece. Raises TlsError, OSError (the connection is dead) and :class:`TransferError`."""
+        pieces, budget = self._pieces, SENDFILE_SIZE
+        while pieces:
+            if budget <= 0:
+                return AGAIN
+            piece = pieces.popleft()
+            if isinstance(piece, bytes):
+                count = self._send(piece, more=bool(pieces))
+                if count < len(piece):
+                    pieces.appendleft(piece[count:])
+                    return BLOCKED
+                continue
+            offset, length = piece
+            result = self._sendfile(offset, min(length, budget))
+            if result == WANT_WRITE:
+                pieces.appendleft(piece)
+                return BLOCKED
+            self._left -= result
+            budget -= result
+            if result < length:
+                pieces.appendleft((offset + result, length - result))
+        return DONE
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def _send(self, data: bytes, more: bool) -> int:
+        try:
+            count = self._sock.send(data, socket.MSG_MORE if more else 0)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        self._count(count)
+        return count
+
+    def _sendfile(self, offset: int, length: int) -> int:
+        file = self._file
+        # The last bytes stay unsent, so that the client sees a short body and not a mixed one.
+        if self._left <= SENDFILE_SIZE and file.changed():
+            raise changed()
+        result = self._tls.sendfile(file.fd, offset, length)
+        if result == 0:
+            raise changed()
+        if result > 0:
+            self._count(result)
+        return result
+
+    def _count(self, amount: int) -> None:
+        self.sent += amount
+        self._tally.bytes_total += amount
+
+
+class CopyTransfer:
+    """A response that userspace encrypts: read into a buffer, encrypted from there."""
+
+    __slots__ = ("_buffer", "_file", "_left", "_pending", "_pieces", "_pool", "_short", "_tally", "_tls", "sent")
+
+    def __init__(
+        self, tls: TlsConnection, pool: BufferPool, tally: Tally, pieces: Iterable[Piece], file: OpenFile
+    ) -> None:
+        """Prepare, and read the first bytes of the file. Call :meth:`release` in any case."""
         self._tls = tls
         self._pool = pool
         self._tally = tally
+        self._pieces = deque(pieces)
         self._file = file
-        self._offset = offset
-        self._left = length if file is not None else 0
-        self._use_sendfile = use_sendfile
+        self._left = sum(piece[1] for piece in self._pieces if not isinstance(piece, bytes))
         self._short: TransferError | None = None
+        self._pending = 0
         self._buffer: Buffer | None = pool.take()
-        self._buffer.view[: len(head)] = head
-        self._pending = len(head)
-        if not use_sendfile:
-            self._fill()
         self.sent = 0
+        self._fill()
 
-    def step(self) -> bool:
-        """Send a piece. Returns True when all is sent; False: call again when the socket is writable.
-
-        Raises TlsError (the connection is dead) and :class:`TransferError`. Call :meth:`release` in any case.
-        """
-        if self._buffer is not None:
+    def step(self) -> int:
+        """Send a buffer. Raises TlsError (the connection is dead) and :class:`TransferError`."""
+        if self._pending:
+            assert self._buffer is not None
             result = self._tls.write(self._buffer.memory, self._pending)
             if result == WANT_WRITE:
-                return False
+                return BLOCKED
             if result <= 0:
-                raise TransferError("ssl_error", f"SSL_write wants to read ({result})")
-            self._count(result)
+                raise _wants_to_read(result)
             self._pending = 0
-            if self._use_sendfile or not self._left:
-                self.release()
-            else:
+            self.sent += result
+            self._tally.bytes_total += result
+            if self._pieces and self._short is None:
                 self._fill()
-                # Empty after a cut: nothing more to send, the reason is raised below.
-                if self._pending:
-                    return False
-            if self._short is not None:
-                raise self._short
-        return self._sendfile() if self._left else True
+        if self._pending:
+            return AGAIN
+        if self._short is not None:
+            raise self._short
+        return DONE
 
     def release(self) -> None:
         """Give the buffer back. After an unfinished write the connection must not be used again."""
@@ -117,47 +221,82 @@ class Transfer:
         if buffer is not None:
             self._pool.give_back(buffer)
 
-    def _count(self, amount: int) -> None:
-        self.sent += amount
-        self._tally.bytes_total += amount
-
-    def _sendfile(self) -> bool:
-        file = self._file
-        assert file is not None  # _left is 0 without a file
-        if self._left <= SENDFILE_SIZE and file.changed():
-            raise _changed()
-        result = self._tls.sendfile(file.fd, self._offset, min(self._left, SENDFILE_SIZE))
-        if result == 0:
-            raise _changed()
-        if result > 0:
-            self._count(result)
-            self._offset += result
-            self._left -= result
-        return not self._left
-
     def _fill(self) -> None:
-        buffer, file = self._buffer, self._file
-        assert buffer is not None
-        if file is None:
-            return
-        start = end = self._pending
-        offset, left = self._offset, self._left
-        while left and end < BUFFER_SIZE:
-            try:
-                got = os.preadv(file.fd, [buffer.view[end : end + min(left, BUFFER_SIZE - end)]], offset)
-            except OSError as error:
-                self._short = TransferError("io_error", f"cannot read the file: {error.strerror}")
+        assert self._buffer is not None
+        view, pieces, file, end = self._buffer.view, self._pieces, self._file, 0
+        last = end
+        while pieces and end < BUFFER_SIZE:
+            piece = pieces.popleft()
+            if isinstance(piece, bytes):
+                part = piece[: BUFFER_SIZE - end]
+                view[end : end + len(part)] = part
+                end += len(part)
+                if len(part) < len(piece):
+                    pieces.appendleft(piece[len(part) :])
+                continue
+            offset, length = piece
+            last = end
+            got = self._read(view[end : end + min(length, BUFFER_SIZE - end)], offset)
+            if not got:
                 break
-            if got == 0:
-                self._short = _changed()
-                break
-            end, offset, left = end + got, offset + got, left - got
-        if not left and self._short is None and file.changed():
-            # The last piece stays unsent, so that the client sees a short body and not a mixed one.
-            self._short, end = _changed(), start
-        self._pending, self._offset = end, offset
-        self._left = 0 if self._short is not None else left
+            end += got
+            self._left -= got
+            if got < length:
+                pieces.appendleft((offset + got, length - got))
+        if not self._left and self._short is None and file.changed():
+            # The last bytes stay unsent, so that the client sees a short body and not a mixed one.
+            self._short, end = changed(), last
+        self._pending = end
+
+    def _read(self, view: memoryview, offset: int) -> int:
+        try:
+            got = os.preadv(self._file.fd, [view], offset)
+        except OSError as error:
+            self._short = TransferError("io_error", f"cannot read the file: {error.strerror}")
+            return 0
+        if got == 0:
+            self._short = changed()
+        return got
 
 
-def _changed() -> TransferError:
+Transfer = Union[SmallTransfer, KernelTransfer, CopyTransfer]
+
+
+def transfer(
+    tls: TlsConnection,
+    sock: socket.socket,
+    pool: BufferPool,
+    tally: Tally,
+    pieces: list[Piece],
+    file: OpenFile | None,
+    kernel: bool,
+) -> Transfer:
+    """Choose how to send ``pieces``. ``kernel``: the kernel encrypts what this connection sends."""
+    if file is None:
+        return SmallTransfer(tls, tally, b"".join(piece for piece in pieces if isinstance(piece, bytes)))
+    if kernel:
+        return KernelTransfer(tls, sock, tally, pieces, file)
+    if len(pieces) == 2:
+        head, body = pieces
+        if isinstance(head, bytes) and not isinstance(body, bytes) and body[1] <= SMALL:
+            return _small(tls, tally, head, file, *body)
+    return CopyTransfer(tls, pool, tally, pieces, file)
+
+
+def _small(tls: TlsConnection, tally: Tally, head: bytes, file: OpenFile, offset: int, length: int) -> SmallTransfer:
+    try:
+        body = os.pread(file.fd, length, offset)
+    except OSError as error:
+        return SmallTransfer(tls, tally, head, TransferError("io_error", f"cannot read the file: {error.strerror}"))
+    if len(body) < length or file.changed():
+        return SmallTransfer(tls, tally, head, changed())
+    return SmallTransfer(tls, tally, head + body)
+
+
+def changed() -> TransferError:
+    """Return the error of a file that did not stay what it was."""
     return TransferError("file_changed", "the file was changed while it was sent; publish by rename, not in place")
+
+
+def _wants_to_read(result: int) -> TransferError:
+    return TransferError("ssl_error", f"SSL_write wants to read ({result})")

@@ -131,6 +131,16 @@ class TlsConnection:
         result = self.lib.SSL_write(ssl, buffer, length)
         return int(result) if result > 0 else self._failed("SSL_write", result)
 
+    feeds = True
+
+    def pending(self) -> bool:
+        return False
+
+    def write_bytes(self, data: bytes) -> int:
+        ssl = self._start()
+        result = self.lib.SSL_write(ssl, data, len(data))
+        return int(result) if result > 0 else self._failed("SSL_write", result)
+
     def sendfile(self, fd: int, offset: int, length: int) -> int:
         """Send bytes of a file from the kernel's page cache: a count (may be short), 0 at the end of the file, WANT_*.
 

@@ -29,6 +29,10 @@ class Plan:
     length: int = 0
 
     @property
+    def head(self) -> bytes:
+        return "".join(f"{n}: {v}\r\n" for n, v in self.headers).encode("latin-1")
+
+    @property
     def body_length(self) -> int:
         """Bytes of the body."""
         return len(self.text) or self.length

@@ -390,13 +390,13 @@ def test_a_client_that_pipelines_into_a_full_pipe_burns_no_cpu(
     sidecar: Sidecar, big: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[float] = []
-    original = Connection._on_readable
+    original = Connection._ready
 
-    def counted(connection: Connection) -> None:
+    def counted(connection: Connection, events: int) -> None:
         calls.append(time.monotonic())
-        original(connection)
+        original(connection, events)
 
-    monkeypatch.setattr(Connection, "_on_readable", counted)
+    monkeypatch.setattr(Connection, "_ready", counted)
     with slow_client(sidecar) as client:
         calls.clear()
         client.send(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -797,7 +797,7 @@ def test_internal_faults_are_counted(sidecar: Sidecar, monkeypatch: pytest.Monke
     def broken(*_args: Any) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("ktls_sidecar.connection.plan", broken)
+    monkeypatch.setattr("ktls_sidecar.response.decide", broken)
     with sidecar.client() as client:
         client.send(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
         assert rest(client) == b""
