@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import random
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from .linger import Linger
 from .openssl import WANT_WRITE, TlsConnection, TlsError, left_by_peer
 from .openssl.constants import SSL_AD_BAD_RECORD_MAC
 from .peers import Peers
-from .poller import READABLE, WRITABLE, Poller
+from .poller import HUNG_UP, READABLE, WRITABLE, Poller
 from .request import Reader, Refusal, Request, parse_plain
 from .transfer import AGAIN, DONE, BufferPool, Transfer, TransferError, transfer
 from .web.files import OpenFile
@@ -46,6 +47,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     poller: Poller
     site: Site
+    ask: select.poll = field(default_factory=select.poll)
     peers: Peers = field(default_factory=Peers)
     buffers: BufferPool = field(default_factory=BufferPool)
     receive: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(_RECEIVE_SIZE))
@@ -64,6 +66,7 @@ class Connection:
         "_deadline",
         "_fd",
         "_file",
+        "_hung_up",
         "_input",
         "_keep",
         "_ktls",
@@ -124,7 +127,7 @@ class Connection:
         self._ktls = self._ktls_rx = False
         self._labels: Labels | None = None
         self._tally: Tally | None = None
-        self._readable = False
+        self._readable = self._hung_up = False
         self._input = b""
         self._reader: Reader | None = None
         self._request: Request | None = None
@@ -171,6 +174,7 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & READABLE:
             self._readable = True
+            self._hung_up = bool(events & HUNG_UP)
         phase = self._phase
         if phase in (IDLE, REQUEST):
             if events & READABLE:
@@ -180,6 +184,8 @@ class Connection:
                 self._guarded(self._drive)
         elif phase == HANDSHAKE:
             self._guarded(self._handshake)
+        elif events & HUNG_UP and self._linger is not None:
+            self._guarded(self._linger.poke)
 
     def _resume(self) -> None:
         if self._phase == RESPOND:
@@ -231,6 +237,8 @@ class Connection:
         self._labels = Labels(protocol, cipher, self._ktls, self._ktls_rx)
         if self._want_tx and not self._ktls:
             self._shared.counters.fallbacks[self._refusal or response.fallback_reason(tls)] += 1
+        elif self._want_tx and not self._ktls_rx and not tls.feeds:
+            self._shared.counters.fallbacks[response.rx_fallback_reason(tls)] += 1
         if (self._ktls or self._ktls_rx) and protocol == "TLSv1.3" and not self._shared.can_rekey:
             # Spread, so that connections that began together do not end together.
             self._limit_at = time.monotonic() + config.ktls_max_age_s * random.uniform(0.9, 1.0)
@@ -369,6 +377,12 @@ class Connection:
         """Decrypt what the client sent and keep it; False when there is nothing now, or at the end."""
         tls = self._tls
         while True:
+            if tls.feeds and not tls.input_pending():
+                count = self._receive()
+                if count < 0:
+                    return False
+                if count == 0:
+                    return self._end_of_input()
             result = tls.read()
             if (self._ktls or self._ktls_rx) and not self._shared.can_rekey and tls.key_update_pending:
                 # The answer would leave with keys that the kernel does not take: end cleanly before it is sent.
@@ -384,16 +398,8 @@ class Connection:
                 return self._end_of_input()
             if result == WANT_WRITE:
                 return False
-            if not tls.feeds:
-                if tls.pending():
-                    continue
+            if not tls.feeds and not self._more_in_socket():
                 return False
-            if not tls.input_pending():
-                count = self._receive()
-                if count < 0:
-                    return False
-                if count == 0:
-                    return self._end_of_input()
 
     def _keep_input(self, data: bytes) -> None:
         if self._reader is not None:
@@ -403,7 +409,12 @@ class Connection:
 
     def _end_of_input(self) -> bool:
         if self._reader is None:
-            self._finish(_LINGER_S)
+            if self._ktls:
+                self._finish(_LINGER_S)
+            else:
+                # What TCP has, it delivers after a close too.
+                self._tls.shutdown()
+                self._close()
             return False
         self._reader.feed(b"")
         return True
@@ -420,7 +431,21 @@ class Connection:
             return -1
         if count:
             self._tls.feed(shared.receive, count)
+            if count < _RECEIVE_SIZE and not self._hung_up:
+                # All there was, so what comes next is an edge (epoll(7), question 9).
+                self._readable = False
         return count
+
+    def _more_in_socket(self) -> bool:
+        """Ask the kernel, where OpenSSL reads from the socket: it also stops after a record that is not data."""
+        if self._tls.pending():
+            return True
+        ask = self._shared.ask
+        ask.register(self._fd, select.POLLIN)
+        try:
+            return any(events & select.POLLIN for _, events in ask.poll(0))
+        finally:
+            ask.unregister(self._fd)
 
     def _input_waits(self) -> bool:
         if self._input or self._reader is not None:

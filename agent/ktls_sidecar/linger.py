@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import socket
 import termios
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from .openssl import TlsConnection, TlsError
 
 _POLL_S, _POLL_MAX_S = 0.002, 0.1
+_OPEN, _FINISHED, _GONE = 0, 1, 2
+"""The client may send more; it has ended its side, and may still read; there is nobody any more."""
 
 
 class Linger:
@@ -55,6 +58,12 @@ class Linger:
         """Begin; ``done`` may be called before this returns."""
         self._look()
 
+    def poke(self) -> None:
+        """The client did something: look now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._look()
+
     def cancel(self) -> None:
         """Stop; ``done`` is not called then."""
         if self._timer is not None:
@@ -64,7 +73,7 @@ class Linger:
     def _look(self) -> None:
         self._timer = None
         try:
-            over = self._client_has_closed() or self._step()
+            over = self._step()
         except TlsError as error:
             self._done(error)
             return
@@ -76,12 +85,18 @@ class Linger:
 
     def _step(self) -> bool:
         """Return True when there is no reason to wait any longer."""
+        state = self._drop_input()
+        if state == _GONE:
+            return True
         now, queued = time.monotonic(), self._queued()
         if not self._notified and (queued == 0 or not self._ktls):
             self._notified = self._tls.shutdown()
             self._before = -1
-        elif self._notified and queued == 0:
-            self._patience = min(self._patience, now + self._linger_s)
+        if self._notified:
+            if state == _FINISHED and (queued == 0 or not self._ktls):
+                return True
+            if queued == 0:
+                self._patience = min(self._patience, now + self._linger_s)
         if queued != self._before:
             self._before = queued
             if queued:
@@ -94,14 +109,14 @@ class Linger:
         fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, count)
         return count.value
 
-    def _client_has_closed(self) -> bool:
-        """Read and drop what there is; True at the end of the stream or after an error."""
+    def _drop_input(self) -> int:
+        """Read and drop what there is, and say whether more may come."""
         try:
             while self._sock.recv_into(self._scratch):
                 pass
         except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            # With kTLS RX this is also what a record that is not data looks like (EIO): close_notify is one.
-            pass
-        return True
+            return _OPEN
+        except OSError as error:
+            # With kTLS RX a record that is not data reads like this, and the client's close_notify is one.
+            return _FINISHED if error.errno == errno.EIO else _GONE
+        return _FINISHED

@@ -66,6 +66,12 @@ def fallback_reason(tls: TlsConnection) -> str:
     return "max_fragment" if tls.small_fragments else "other"
 
 
+def rx_fallback_reason(tls: TlsConnection) -> str:
+    """Say why a connection has kTLS TX and not the RX that was wanted."""
+    # OpenSSL moves the receiving side of TLS 1.3 since 3.2 (its CHANGES).
+    return "rx:openssl" if tls.version == "TLSv1.3" and tls.lib.version < (3, 2) else "rx:other"
+
+
 _clock: tuple[int, bytes] = (0, b"")
 
 
