@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 
 from .config import Config
 from .openssl import TlsConnection
@@ -12,10 +11,9 @@ from .request import Refusal, Request
 from .transfer import Piece
 from .web.dates import format_date
 from .web.files import OpenFile, RefusedError
-from .web.respond import Plan, refuse
+from .web.respond import STATUS_LINES, Plan, refuse
 from .web.site import Site
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _AFTER = b"X-Content-Type-Options: nosniff\r\n\r\n"
 _AFTER_CLOSE = b"X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
 _NO_BODY = frozenset({204, 304})
@@ -48,11 +46,18 @@ def unreadable() -> Plan:
 
 def pieces(plan: Plan, head_only: bool, close: bool) -> list[Piece]:
     """Return what to send, in order."""
-    head = _STATUS_LINES[plan.status] + _now() + plan.head + (_AFTER_CLOSE if close else _AFTER)
+    head = STATUS_LINES[plan.status] + _now() + plan.head + (_AFTER_CLOSE if close else _AFTER)
     if head_only or plan.status in _NO_BODY:
         return [head]
     if plan.text:
         return [head + plan.text]
+    if plan.parts:
+        found: list[Piece] = [head]
+        for part in plan.parts:
+            found.append(part.prefix)
+            if part.length:
+                found.append((part.offset, part.length))
+        return found
     return [head, (plan.offset, plan.length)] if plan.length else [head]
 
 

@@ -25,6 +25,7 @@ from .notify import notify
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
 from .poller import Poller
 from .version import VERSION
+from .web.settings import Settings
 from .web.site import Site
 
 TICK_S = 0.25
@@ -88,7 +89,7 @@ class Server:
             can_rekey=ulp.can_rekey(self._lib.version),
             loop=loop,
             poller=Poller(loop),
-            site=Site(self._config.root),
+            site=Site(self._config.root, Settings()),
         )
         for sock in self._listeners:
             loop.add_reader(sock.fileno(), self._accept, sock)

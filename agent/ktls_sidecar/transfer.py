@@ -278,7 +278,7 @@ def transfer(
         return KernelTransfer(tls, sock, tally, pieces, file)
     if len(pieces) == 2:
         head, body = pieces
-        if isinstance(head, bytes) and not isinstance(body, bytes) and body[1] <= SMALL:
+        if isinstance(head, bytes) and isinstance(body, tuple) and body[1] <= SMALL:
             return _small(tls, tally, head, file, *body)
     return CopyTransfer(tls, pool, tally, pieces, file)
 

@@ -14,13 +14,17 @@ import re
 import stat
 from dataclasses import dataclass
 
+from .. import seal
+from .beneath import Opener
+
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _INDEX = b"index.html"
+_opener = Opener(FILE_FLAGS)
 
 
 class RefusedError(Exception):
@@ -41,25 +45,87 @@ class Target:
     directory: bool
 
 
-@dataclass
 class OpenFile:
-    """A regular file, open for reading. The owner calls :meth:`close`."""
+    """A regular file, open for reading. The owner calls :meth:`close`.
 
-    fd: int
-    name: str
-    size: int
-    mtime_ns: int
-    inode: int
+    ``path``: the whole path it was opened by, or empty. The other fields are those of fstat(2) at the opening.
+    """
+
+    __slots__ = ("_seal", "ctime_ns", "fd", "ids", "inode", "mtime_ns", "name", "nlink", "path", "size")
+
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        size: int,
+        mtime_ns: int,
+        inode: int,
+        ctime_ns: int = 0,
+        nlink: int = 1,
+        path: bytes = b"",
+        ids: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Take over ``fd``. ``ids``: mode, owner and group, known when ``ctime_ns`` is."""
+        self.fd = fd
+        self.name = name
+        self.size = size
+        self.mtime_ns = mtime_ns
+        self.inode = inode
+        self.ctime_ns = ctime_ns
+        self.nlink = nlink
+        self.path = path
+        self.ids = ids
+        self._seal: str | None = None
 
     @property
     def etag(self) -> str:
-        """Strong validator: another inode, size or modification time is another file."""
-        return f'"{self.inode:x}-{self.size:x}-{self.mtime_ns:x}"'
+        """Strong validator: another inode, size, modification time or change time is another file.
+
+        The change time is what a program cannot put back (inode(7)): content rewritten in place with its modification
+        time restored gets another tag. The price is that chmod(2) and the like change it too.
+        """
+        return f'"{self.inode:x}-{self.size:x}-{self.mtime_ns:x}-{self.ctime_ns:x}"'
+
+    def seal(self) -> str:
+        """Why the content cannot change (see :func:`ktls_sidecar.seal.reason`), or empty. Asked once."""
+        if self._seal is None:
+            self._seal = seal.reason(self.fd)
+        return self._seal
 
     def changed(self) -> bool:
-        """True when the file was written to, or cut, since it was opened."""
+        """True when the content may have changed since the file was opened.
+
+        Size and modification time decide; a change time that moved alone also counts (rewritten, and the time put
+        back), unless something explains it that leaves the content as it was: another number of links, mode, owner
+        or seal, or a move away from its path. After such an event the new state is what is compared to.
+        """
         now = os.fstat(self.fd)
-        return now.st_size != self.size or now.st_mtime_ns != self.mtime_ns
+        if now.st_size != self.size or now.st_mtime_ns != self.mtime_ns:
+            return True
+        if now.st_ctime_ns == self.ctime_ns or not self.ctime_ns:
+            return False
+        ids = (now.st_mode, now.st_uid, now.st_gid)
+        if now.st_nlink == self.nlink and (self.ids is None or ids == self.ids):
+            before, self._seal = self._seal, seal.reason(self.fd)
+            # Sealed meanwhile explains it, and so does a seal taken away, as before a replacement.
+            if not before and not self._seal and not self._moved(now):
+                return True
+        self.ctime_ns, self.nlink, self.ids = now.st_ctime_ns, now.st_nlink, ids
+        return False
+
+    def _moved(self, now: os.stat_result) -> bool:
+        """True when the path leads elsewhere now; counts once."""
+        path, self.path = self.path, b""
+        if not path:
+            return False
+        try:
+            there = os.stat(path)
+        except OSError:
+            return True
+        if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+            return True
+        self.path = path
+        return False
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""
@@ -70,12 +136,12 @@ class OpenFile:
 
 def parse_target(target: bytes) -> Target:
     """Check a request target (RFC 9112 section 3.2, origin or absolute form). Raises :class:`RefusedError`."""
-    if target[:8].lower() == b"https://":
-        slash = target.find(b"/", 8)
-        target = target[slash:] if slash >= 0 else b"/"
-    if not target.startswith(b"/"):
-        raise RefusedError(400, "the request target must be a path")
     path = target.split(b"?", 1)[0]
+    if path[:8].lower() == b"https://":
+        slash = path.find(b"/", 8)
+        path = path[slash:] if slash >= 0 else b"/"
+    if not path.startswith(b"/"):
+        raise RefusedError(400, "the request target must be a path")
     if b"#" in path or _BAD_ESCAPE.search(path):
         raise RefusedError(400, "the path is badly encoded")
     raw = path.split(b"/")[1:]
@@ -95,70 +161,118 @@ def open_target(root: str, target: Target) -> OpenFile:
 
     Raises :class:`RefusedError` 403 or 404, and OSError for faults of the host (no descriptors, I/O error).
     """
-    if target.directory:
-        return _regular(_open(root, (*target.segments, _INDEX)))
-    found = _open(root, target.segments)
-    if stat.S_ISDIR(found.mode):
-        os.close(found.fd)
-        found = _open(root, (*target.segments, _INDEX))
-    return _regular(found)
+    base = os.fsencode(root)
+    if not target.directory:
+        found = open_below(base, target.segments)
+        if found is not None:
+            return found
+    found = open_below(base, (*target.segments, _INDEX))
+    if found is None:
+        raise RefusedError(404, "not a regular file")
+    return found
 
 
-@dataclass
-class _Found:
-    fd: int
-    name: bytes
-    mode: int
-    size: int
-    mtime_ns: int
-    inode: int
+def open_below(root: bytes, segments: tuple[bytes, ...]) -> OpenFile | None:
+    """Open what the checked ``segments`` (at least one) name below ``root``; None for a directory.
 
-
-def _regular(found: _Found) -> OpenFile:
-    if not stat.S_ISREG(found.mode):
-        os.close(found.fd)
-        raise RefusedError(403 if not stat.S_ISDIR(found.mode) else 404, "not a regular file")
-    return OpenFile(found.fd, os.fsdecode(found.name), found.size, found.mtime_ns, found.inode)
-
-
-def _open(root: str, segments: tuple[bytes, ...]) -> _Found:
+    Raises :class:`RefusedError` 403 or 404, and OSError for faults of the host.
+    """
+    fd = open_any(root, segments)
     try:
-        fd = _walk(root, segments)
+        status = os.fstat(fd)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise RefusedError(403, "not a regular file")
+    except BaseException:
+        os.close(fd)
+        raise
+    if kind == stat.S_IFDIR:
+        os.close(fd)
+        return None
+    return opened(fd, os.fsdecode(segments[-1]), join(root, segments), status)
+
+
+def opened(fd: int, name: str, path: bytes, status: os.stat_result) -> OpenFile:
+    """Return the :class:`OpenFile` for a descriptor and its fstat(2)."""
+    ids = (status.st_mode, status.st_uid, status.st_gid)
+    return OpenFile(
+        fd,
+        name,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ino,
+        status.st_ctime_ns,
+        status.st_nlink,
+        path,
+        ids,
+    )
+
+
+def join(root: bytes, segments: tuple[bytes, ...]) -> bytes:
+    """Return the whole path."""
+    return b"/".join((root.rstrip(b"/"), *segments))
+
+
+def open_any(root: bytes, segments: tuple[bytes, ...]) -> int:
+    """Open a file or directory for reading, whatever it is, and return the descriptor. No segments: the root.
+
+    Raises :class:`RefusedError` 403 or 404, and OSError for faults of the host.
+    """
+    try:
+        return walk(root, segments)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise _refusal(error) from error
-        fd = _open_resolved(root, segments)
-    status = os.fstat(fd)
-    return _Found(fd, segments[-1], status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _open_resolved(root: str, segments: tuple[bytes, ...]) -> int:
-    real_root = os.path.realpath(os.fsencode(root))
+            refusal = refusal_for(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+    real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, *segments))
     prefix = real_root.rstrip(b"/") + b"/"
-    if not real.startswith(prefix):
+    if real == real_root:
+        inner: tuple[bytes, ...] = ()
+    elif real.startswith(prefix):
+        inner = tuple(real[len(prefix) :].split(b"/"))
+    else:
         raise RefusedError(403, "this link leads out of the served tree")
     try:
-        return _walk(os.fsdecode(real_root), tuple(real[len(prefix) :].split(b"/")))
+        return walk(real_root, inner)
     except OSError as error:
-        raise _refusal(error) from error
+        refusal = refusal_for(error)
+        if refusal is None:
+            raise
+        raise refusal from error
 
 
-def _walk(root: str, segments: tuple[bytes, ...]) -> int:
+def walk(root: bytes, segments: tuple[bytes, ...]) -> int:
+    """Open checked ``segments`` below ``root`` for reading without following a link. Raises OSError.
+
+    The root itself may be a link. ELOOP or ENOTDIR: there may be a link on the way.
+    """
+    if len(segments) == 1:
+        # The last component is not followed, so this cannot lead out of the root.
+        return os.open(b"%b/%b" % (root, segments[0]), FILE_FLAGS)
+    if not segments:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if _opener.works:
+            found = _opener.open(fd, b"/".join(segments))
+            if found is not None:
+                return found
         for segment in segments[:-1]:
             inner = os.open(segment, _DIRECTORY_FLAGS, dir_fd=fd)
             os.close(fd)
             fd = inner
-        return os.open(segments[-1], _FILE_FLAGS, dir_fd=fd)
+        return os.open(segments[-1], FILE_FLAGS, dir_fd=fd)
     finally:
         os.close(fd)
 
 
-def _refusal(error: OSError) -> Exception:
+def refusal_for(error: OSError) -> RefusedError | None:
+    """Return what an error of open(2) means to a client, or None for a fault of the host."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return RefusedError(404, "there is no such file")
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
         return RefusedError(403, "this file may not be served")
-    return error
+    return None

@@ -1,41 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide the response to a GET or HEAD: status, header fields, and which bytes of the file."""
+"""A response as it is decided: status, header lines, and which bytes of which file. Nothing is sent here."""
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
+from typing import NamedTuple
 
-from .dates import format_date, parse_date
 from .files import OpenFile
-from .ranges import UnsatisfiableError, parse_range
+from .mediatypes import media_type
 
-# Only Python's own table: the answer must not depend on files of the host.
-mimetypes.init(files=[])
-_ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 Headers = list[tuple[str, str]]
+
+STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+"""Status -> ready status line."""
+
+
+class Part(NamedTuple):
+    """A piece of a multipart body: the bytes ``prefix``, then ``length`` bytes of the file from ``offset``."""
+
+    prefix: bytes
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A response. The body is ``text``, or ``length`` bytes of the file from ``offset``."""
+    """A response. The body is ``text``, or the ``parts`` in order, or ``length`` bytes of the file from ``offset``.
+
+    ``head``: the header lines, each with its CRLF, Content-Length among them where there is a body; the caller adds
+    the status line before, and Date, Server, Connection and the empty line after. To HEAD no body is sent.
+    """
 
     status: int
-    headers: Headers
+    head: bytes
     text: bytes = b""
     offset: int = 0
     length: int = 0
+    parts: tuple[Part, ...] = ()
 
-    @property
-    def head(self) -> bytes:
-        return "".join(f"{n}: {v}\r\n" for n, v in self.headers).encode("latin-1")
-
-    @property
+    @cached_property
     def body_length(self) -> int:
-        """Bytes of the body."""
-        return len(self.text) or self.length
+        """Bytes of the body, which is what Content-Length says."""
+        return len(self.text) or self.length or sum(len(part.prefix) + part.length for part in self.parts)
+
+    @property
+    def headers(self) -> Headers:
+        """``head`` as pairs of name and value."""
+        lines = self.head.decode("latin-1").split("\r\n")[:-1]
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Return header lines. Raises ValueError for a line break inside of one."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError("a header field holds a line break")
+    return text.encode("latin-1")
 
 
 def reason(status: int) -> bytes:
@@ -45,72 +68,23 @@ def reason(status: int) -> bytes:
 
 def content_type(name: str) -> str:
     """Return the media type for a file name; a compressed file is what it is, not what it holds."""
-    kind, encoding = mimetypes.guess_type(name)
-    if encoding is not None:
-        return _ENCODED.get(encoding, "application/octet-stream")
-    if kind is None:
-        return "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    return media_type(name)
 
 
 def refuse(status: int, text: str, extra: Headers | None = None) -> Plan:
     """Return a response with a short text body."""
+    return refuse_lines(status, text, header_lines(extra) if extra else b"")
+
+
+def refuse_lines(status: int, text: str, lines: bytes = b"") -> Plan:
+    """Return a response with a short text body; ``lines`` are ready header lines."""
     body = f"{status} {HTTPStatus(status).phrase}: {text}\n".encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *(extra or [])]
-    return Plan(status, headers, text=body)
+    head = b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n%b" % (len(body), lines)
+    return Plan(status, head, text=body)
 
 
 def plan(method: str, fields: Mapping[str, str], file: OpenFile) -> Plan:
-    """Answer for ``file``. ``fields`` has lower-case names. Order of conditions: RFC 9110 section 13.2.2."""
-    modified = file.mtime_ns // 1_000_000_000
-    validators: Headers = [("ETag", file.etag), ("Last-Modified", format_date(modified))]
-    status = _conditions(fields, file.etag, modified)
-    if status == 304:
-        return Plan(304, validators)
-    if status == 412:
-        return refuse(412, "the file is another one now", validators)
-    common: Headers = [("Content-Type", content_type(file.name)), ("Accept-Ranges", "bytes"), *validators]
-    offset, length, code = 0, file.size, 200
-    wanted = fields.get("range")
-    if wanted is not None and method == "GET" and _if_range(fields.get("if-range"), file.etag):
-        try:
-            found = parse_range(wanted, file.size)
-        except UnsatisfiableError:
-            extra = [("Content-Range", f"bytes */{file.size}"), ("Accept-Ranges", "bytes"), *validators]
-            return refuse(416, "the range lies outside of the file", extra)
-        if found is not None:
-            offset, length, code = found[0], found[1], 206
-            common.append(("Content-Range", f"bytes {offset}-{offset + length - 1}/{file.size}"))
-    common.append(("Content-Length", str(length)))
-    return Plan(code, common, offset=offset, length=length)
+    """Answer for ``file`` as it is: no settings, and of several ranges the whole file."""
+    from .represent import Representation
 
-
-def _conditions(fields: Mapping[str, str], etag: str, modified: int) -> int | None:
-    if_match = fields.get("if-match")
-    if if_match is not None:
-        if not _matches(if_match, etag, weak=False):
-            return 412
-    else:
-        since = parse_date(fields.get("if-unmodified-since", ""))
-        if since is not None and modified > since:
-            return 412
-    if_none_match = fields.get("if-none-match")
-    if if_none_match is not None:
-        return 304 if _matches(if_none_match, etag, weak=True) else None
-    since = parse_date(fields.get("if-modified-since", ""))
-    return 304 if since is not None and modified <= since else None
-
-
-def _matches(field: str, etag: str, weak: bool) -> bool:
-    if field.strip() == "*":
-        return True
-    for item in field.split(","):
-        tag = item.strip()
-        if tag == etag or (weak and tag == f"W/{etag}"):
-            return True
-    return False
-
-
-def _if_range(field: str | None, etag: str) -> bool:
-    # A date is a weak validator here (one second); sending the whole file instead is always right.
-    return field is None or field.strip() == etag
+    return Representation(file, media_type(file.name)).plan(method, fields, several=False)

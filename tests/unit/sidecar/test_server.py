@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import email
 import json
 import os
 import random
@@ -120,7 +121,15 @@ def test_ranges(sidecar: Sidecar, big: Path) -> None:
             response = client.get("/big.bin", Range=field, If_Range=etag)
             assert (response.status, response.body) == (206, expected)
         assert client.get("/big.bin", Range=f"bytes={len(BIG)}-").status == 416
-        assert client.get("/hello.txt", Range="bytes=0-1,3-4").body == b"hello, world\n"
+        several = client.get("/hello.txt", Range="bytes=0-1,-3")
+        kind, boundary = several.headers["content-type"].split("; boundary=")
+        assert (several.status, kind) == (206, "multipart/byteranges")
+        message = f"Content-Type: {kind}; boundary={boundary}\r\n\r\n".encode() + several.body
+        parts = email.message_from_bytes(message).get_payload()
+        assert isinstance(parts, list)
+        assert [part["Content-Range"] for part in parts] == ["bytes 0-1/13", "bytes 10-12/13"]
+        assert b"he" in several.body and b"ld\n" in several.body
+        assert client.get("/hello.txt").body == b"hello, world\n"
         assert client.get("/hello.txt", If_None_Match="*").status == 304
         # Still in step after the bodiless ones.
         assert client.get("/hello.txt").body == b"hello, world\n"
