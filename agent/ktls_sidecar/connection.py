@@ -22,7 +22,9 @@ from .openssl.constants import SSL_AD_BAD_RECORD_MAC
 from .peers import Peers
 from .poller import HUNG_UP, READABLE, WRITABLE, Poller
 from .request import Reader, Refusal, Request, parse_plain
+from .seal import is_immutable
 from .transfer import AGAIN, DONE, BufferPool, Transfer, TransferError, transfer
+from .ulp import set_zerocopy
 from .web.files import OpenFile
 from .web.site import Site
 
@@ -93,6 +95,7 @@ class Connection:
         "_tls",
         "_transfer",
         "_want_tx",
+        "_zerocopy",
     )
 
     def __init__(
@@ -124,7 +127,7 @@ class Connection:
         self._served = 0
         self._sent = 0
         self._retiring = False
-        self._ktls = self._ktls_rx = False
+        self._ktls = self._ktls_rx = self._zerocopy = False
         self._labels: Labels | None = None
         self._tally: Tally | None = None
         self._readable = self._hung_up = False
@@ -315,6 +318,10 @@ class Connection:
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
         self._served += 1
+        if file is not None and self._ktls and shared.config.zerocopy:
+            allowed = is_immutable(file.fd)
+            if allowed != self._zerocopy:
+                self._zerocopy = set_zerocopy(self._sock, allowed)
         self._transfer = transfer(self._tls, self._sock, shared.buffers, self._tally, pieces, file, self._ktls)
 
     def _push(self) -> bool:

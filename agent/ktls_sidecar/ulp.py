@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 TCP_ULP = 31
 """include/uapi/linux/tcp.h."""
+SOL_TLS, TLS_TX_ZEROCOPY_RO = 282, 3
+"""include/linux/socket.h, include/uapi/linux/tls.h."""
 
 
 def attach(sock: socket.socket) -> str | None:
@@ -32,6 +34,19 @@ def attach(sock: socket.socket) -> str | None:
             return "no_tls_ulp"
         return f"ulp_{errno.errorcode.get(error.errno or 0, 'unknown').lower()}"
     return None
+
+
+def set_zerocopy(sock: socket.socket, allowed: bool) -> bool:
+    """Let a NIC that encrypts take file pages as they are, or not. Returns whether that is in force.
+
+    Only for files that cannot change: a page that changes before a retransmission no longer has its authentication tag
+    (Documentation/networking/tls.rst, TLS_TX_ZEROCOPY_RO, since Linux 5.19). Changes nothing where the kernel encrypts.
+    """
+    try:
+        sock.setsockopt(SOL_TLS, TLS_TX_ZEROCOPY_RO, int(allowed))
+    except OSError:
+        return False
+    return allowed
 
 
 def can_rekey(openssl: Sequence[int], kernel_release: str | None = None) -> bool:
