@@ -13,6 +13,7 @@ from .constants import (
     ERR_R_FATAL,
     ERR_SYSTEM_FLAG,
     SSL_AD_REASON_OFFSET,
+    SSL_R_UNEXPECTED_EOF_WHILE_READING,
 )
 from .library import Library
 
@@ -61,8 +62,14 @@ class TlsError(OpenSSLError):
 
     @property
     def peer_left(self) -> bool:
-        """True when the connection was cut from outside: a reset, a timeout, a lost network."""
-        return left_by_peer(self.errno)
+        """True when the connection was cut from outside: a reset, a timeout, a lost network, an end without goodbye.
+
+        The last is met only where OpenSSL reads from the socket, and is an error since 3.0:
+        SSL_OP_IGNORE_UNEXPECTED_EOF in SSL_CTX_set_options(3).
+        """
+        return left_by_peer(self.errno) or any(
+            entry.lib == ERR_LIB_SSL and entry.reason == SSL_R_UNEXPECTED_EOF_WHILE_READING for entry in self.entries
+        )
 
 
 def left_by_peer(number: int) -> bool:

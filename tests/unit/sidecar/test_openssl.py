@@ -23,7 +23,7 @@ from ktls_sidecar.openssl import (
     UnsupportedOpenSSLError,
     load,
 )
-from ktls_sidecar.openssl.context import choose_alpn
+from ktls_sidecar.openssl.alpn import choose_alpn
 from ktls_sidecar.openssl.library import check_version
 from tests.unit.sidecar.support import Certificate
 
@@ -204,14 +204,15 @@ def test_bad_ciphers(lib: Library, certificate: Certificate) -> None:
         ServerContext(lib, str(certificate.certificate), str(certificate.key), tls12_ciphers="NONE-SUCH")
 
 
-@pytest.mark.parametrize("number", [0x1010117F, 0x20000000, 0x40000000])
+@pytest.mark.parametrize("number", [0x1010117F, 0x20000000, 0x30700000, 0x30F00010, 0x40000000])
 def test_other_series_are_refused(number: int) -> None:
-    with pytest.raises(UnsupportedOpenSSLError, match=r"supports 3\.0"):
+    with pytest.raises(UnsupportedOpenSSLError, match=r"supports 3\.0 to 3\.6"):
         check_version(number, "OpenSSL X")
 
 
 def test_this_series_is_taken(lib: Library) -> None:
     check_version(0x30000130, "OpenSSL 3.0.19")
+    check_version(0x30600FF0, "OpenSSL 3.6.255")
     assert lib.version[0] == 3
     assert ".".join(map(str, lib.version)) in lib.version_text
 
