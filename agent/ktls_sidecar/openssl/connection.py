@@ -330,16 +330,6 @@ class TlsConnection:
             return int(result)
         return self._outcome("SSL_write", self._get_error(ssl, result), sending=True)
 
-    feeds = True
-
-    def pending(self) -> bool:
-        return False
-
-    def write_bytes(self, data: bytes) -> int:
-        ssl = self._start()
-        result = self.lib.SSL_write(ssl, data, len(data))
-        return int(result) if result > 0 else self._failed("SSL_write", result)
-
     def sendfile(self, fd: int, offset: int, length: int) -> int:
         """Send bytes of a file from the kernel's page cache: a count (may be short), 0 at the end of the file, WANT_*.
 
