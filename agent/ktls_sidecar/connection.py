@@ -169,7 +169,9 @@ class Connection:
                 raise _EndError("handshake")
         self._ktls = tls.ktls_send
         self._protocol, self._cipher = tls.version, tls.cipher
-        self._tally = self._shared.counters.opened(self._ktls, self._protocol, self._cipher)
+        self._tally = self._shared.counters.opened(
+            "tx" if self._want_tx else "userspace", self._ktls, tls.ktls_receive, self._protocol, self._cipher
+        )
         if self._want_tx and not self._ktls:
             self._shared.counters.fallbacks[self._fallback_reason()] += 1
 

@@ -34,6 +34,7 @@ class Command:
             "key": str(certificate.key),
             "control_socket": str(directory / "control.sock"),
             "control_group": None,
+            "http_socket": str(directory / "http.sock"),
             "off_flags": [str(directory / "off")],
         }
         (directory / "root").mkdir()
