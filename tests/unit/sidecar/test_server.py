@@ -23,6 +23,7 @@ from ktls_host.jsonsock import JsonSockError
 from ktls_sidecar import ulp
 from ktls_sidecar.connection import Connection
 from ktls_sidecar.openssl import TlsConnection
+from ktls_sidecar.server import Server
 from tests.unit.sidecar.support import Certificate, Client, Sidecar, eventually, running
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -499,6 +500,30 @@ def test_userspace_mode_never_attaches_the_ulp(sidecar: Sidecar, monkeypatch: py
     with sidecar.client() as client:
         client.get("/hello.txt")
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("no_module")
+def test_each_connection_is_told_the_mode_that_it_drew(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    make = Server._connection
+
+    def watched(self: Server, sock: socket.socket, remote: str, assigned: str, *rest: Any) -> Connection:
+        told.append(assigned)
+        return make(self, sock, remote, assigned, *rest)
+
+    monkeypatch.setattr(Server, "_connection", watched)
+    for mode in ("rx", "tx", "userspace"):
+        sidecar.call(verb="mode", mode=mode)
+        with sidecar.client() as client:
+            client.get("/hello.txt")
+    assert told == ["rx", "tx", "userspace"]
+    sidecar.call(verb="mode", mode="tx", share=0.5)
+    for _ in range(40):
+        with sidecar.client() as client:
+            client.get("/hello.txt")
+    assert 5 < told[3:].count("tx") < 35
+    assert told[3:].count("tx") + told[3:].count("userspace") == 40
+    assert sidecar.status()["fallbacks"] == {"no_tls_ulp": 2 + told[3:].count("tx")}
 
 
 @pytest.mark.usefixtures("no_module")
