@@ -70,7 +70,8 @@ class NamedContexts(ServerContext):
 
     def choose(self, name: bytes) -> int:
         """Return the ``SSL_CTX`` for the server name ``name``, 0 for none. X509_check_host(3)."""
-        if self._names is None or not name:
+        # A leading dot means "any name below" to X509_check_host; no host is called so, nor by a star.
+        if self._names is None or name[:1] in (b"", b".", b"*"):
             return 0
         names = self._names
         contexts = [self.pointer, *(other.pointer for other in self._others)]
