@@ -44,8 +44,10 @@ _SHARED = {
 }
 _UNITS = {
     "agent": ("ktls-diag.socket", "ktls-diag.service", "ktls-agent.service"),
-    "sidecar": ("ktls-sidecar.service",),
+    "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
 }
+# Installed, but for the operator to enable; what is enabled is kept running.
+_OPTIONAL = frozenset({"ktls-sidecar.socket"})
 _USERS = ("ktls-agent", "ktls-sidecar")
 _MEMBER_MAX = 8 * 1024 * 1024
 
@@ -367,7 +369,8 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         if installed.links.get(link) != target
     ]
     units = _units(desired)
-    enable = [u for u in units if u != "ktls-diag.service" and not installed.services[u].enabled]
+    ours_to_enable = [u for u in units if u != "ktls-diag.service" and u not in _OPTIONAL]
+    enable = [u for u in ours_to_enable if not installed.services[u].enabled]
     if enable:
         # One reload for all of it, below: each costs seconds on a slow host.
         enabling = ("systemctl", "--no-reload", "enable", *enable)
@@ -394,15 +397,22 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
             continue
         stamp = _stamp(installed, desired, component)
         # Also what was changed by hand: a service may have been started with it since.
+        changed = set(installed.differs)
         ours = {f"/etc/systemd/system/{unit}" for unit in _UNITS[component]} | {f"/etc/ktls/{component}.json"}
         moved = (
-            installed.started.get(component) != stamp
-            or installed.current != desired.version
-            or bool(ours & set(installed.differs))
+            installed.started.get(component) != stamp or installed.current != desired.version or bool(ours & changed)
         )
         wait: tuple[Any, ...] = (component, _socket(desired, component), str(desired.version), desired.wait_s, stamp)
-        for unit in _units(replace(desired, components=(component,))):
+        units = _units(replace(desired, components=(component,)))
+        for unit in units:
+            if unit in _OPTIONAL and installed.services[unit].active and f"/etc/systemd/system/{unit}" in changed:
+                # A socket cannot be started while its service runs.
+                stop, start = ("systemctl", "stop", unit, *_UNITS[component][:1]), ("systemctl", "start", unit)
+                steps += [Step("run", unit, "stop it and its service", stop), Step("run", unit, "start", start)]
+        for unit in units:
             service = installed.services[unit]
+            if unit in _OPTIONAL:
+                continue
             if unit == "ktls-diag.service":  # started by its socket
                 if moved and service.active:
                     steps.append(Step("run", unit, "stop; its socket starts it", ("systemctl", "stop", unit)))
@@ -412,7 +422,7 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
                 steps.append(Step("start", unit, "start", args))
             elif moved and unit.endswith(".service"):
                 steps.append(Step("restart", unit, "restart: version, unit, configuration or certificate", args))
-            elif f"/etc/systemd/system/{unit}" in installed.differs:
+            elif f"/etc/systemd/system/{unit}" in changed:
                 steps.append(Step("restart", unit, "restart: unit changed", args))
     return steps
 
@@ -718,10 +728,16 @@ def _started(root: str) -> dict[str, str]:
 
 
 def _certificate(desired: DesiredRelease, root: str) -> str:
-    path = (desired.sidecar_config or {}).get("certificate") if "sidecar" in desired.components else None
-    with contextlib.suppress(OSError):
-        return _digest(_under(root, str(path))) if path else ""
-    return ""
+    """Return a digest of the certificates that the sidecar is to serve."""
+    config = (desired.sidecar_config or {}) if "sidecar" in desired.components else {}
+    others = config.get("certificates")
+    entries = [config, *(others if isinstance(others, list) else [])]
+    found = ""
+    for entry in entries:
+        path = entry.get("certificate") if isinstance(entry, dict) else None
+        with contextlib.suppress(OSError):
+            found += _digest(_under(root, str(path))) if path else ""
+    return found
 
 
 def _digest(path: str) -> str:

@@ -4,24 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import signal
-import sys
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 from ktls_host.errors import KtlsError
 
 from . import config
-from .control import serve_control
-from .notify import notify
 from .openssl import UnsupportedOpenSSLError, load
-from .server import Server
+from .output import LineWriter
+from .process import forbid_dumps
+from .supervisor import Supervisor, stderr_line
 from .version import VERSION
 
 EX_CONFIG = 78
 """sysexits.h: starting again without a change is useless."""
-_CONFIG_CODES = frozenset({"bad_config", "bad_certificate", "unsupported_openssl", "no_such_group"})
+_CONFIG_CODES = frozenset({"bad_config", "bad_certificate", "unsupported_openssl", "no_such_group", "bad_activation"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"ktls-sidecar {VERSION}")
     options = parser.parse_args(argv)
     try:
-        asyncio.run(_serve(config.load(options.config)))
+        settings = config.load(options.config)
+        forbid_dumps()
+        os.umask(0o077)
+        Supervisor(settings, load(), cast(TextIO, LineWriter(1)), stderr_line).run()
     except UnsupportedOpenSSLError as error:
         return _fail("unsupported_openssl", str(error))
     except KtlsError as error:
@@ -40,36 +41,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: str, message: str) -> int:
-    print(f"ktls-sidecar: {message}", file=sys.stderr, flush=True)
+    stderr_line(message)
     return EX_CONFIG if code in _CONFIG_CODES else 1
-
-
-async def _serve(settings: config.Config) -> None:
-    os.umask(0o077)
-    server = Server(settings, load(), log=sys.stdout)
-    await server.start()
-    try:
-        control = await serve_control(server, settings.control_socket, settings.control_group)
-    except BaseException:
-        await server.drain(0)
-        raise
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server)
-    notify("READY=1", f"STATUS=mode {server.mode.effective()}, port {server.port}")
-    await stop.wait()
-    notify("STOPPING=1", f"STATUS=draining for up to {settings.drain_s:g} s")
-    await server.drain(settings.drain_s)
-    await control.close()
-
-
-def _reload(server: Server) -> None:
-    try:
-        server.reload()
-    except KtlsError as error:
-        server.counters.errors["reload_failed"] += 1
-        print(f"ktls-sidecar: keeping the old certificate: {error.message}", file=sys.stderr, flush=True)
-    else:
-        print("ktls-sidecar: certificate and key read again", file=sys.stderr, flush=True)

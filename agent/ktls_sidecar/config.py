@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ktls_host.errors import KtlsError
 
 CREDENTIAL_KEY = "tls.key"
+_MAX_WORKERS = 512
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A certificate (path of PEM, leaf first) and its key: an absolute path, or the name of a systemd credential."""
+
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings. Times are seconds, sizes bytes."""
 
@@ -30,11 +39,20 @@ class Config:
     certificate: str = "/etc/ktls/tls/cert.pem"
     key: str | None = None
     """None: ``tls.key`` in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential=)."""
+    certificates: tuple[Pair, ...] = ()
+    """More certificates, chosen by the name that the client asks for. In a file that has these and neither
+    ``certificate`` nor ``key``, the first is the default one."""
+    workers: int = 0
+    """Processes that serve; 0: one for each CPU that this process may use."""
     control_socket: str = "/run/ktls-sidecar/control.sock"
+    http_socket: str | None = "/run/ktls-sidecar/http.sock"
+    """``/healthz`` and ``/metrics`` over HTTP; None: not served."""
     control_group: str | None = "ktls"
+    """Of both sockets."""
     off_flags: tuple[str, ...] = ("/run/ktls/off", "/var/lib/ktls/off")
     access_log: bool = True
     max_connections: int = 8192
+    """Of all workers together; each takes its part."""
     header_limit: int = 16384
     uri_limit: int = 4096
     handshake_timeout_s: float = 10.0
@@ -43,21 +61,37 @@ class Config:
     send_timeout_s: float = 60.0
     drain_s: float = 10.0
     ktls_max_age_s: float = 3600.0
-    ktls_max_bytes: int = 1 << 36
+    """A kTLS connection that is older ends after its response, where the stack cannot change keys."""
+    ktls_max_bytes: int = 64 * 1024**3
+    """The same by bytes sent."""
     zerocopy: bool = False
+    files: dict[str, Any] = field(default_factory=dict)
 
     def key_path(self) -> str:
-        """Return the path of the private key. Raises KtlsError ``bad_config``."""
-        if self.key is not None:
-            return self.key
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise KtlsError(
-                "bad_config",
-                "there is no TLS key: start through ktls-sidecar.service (LoadCredential=tls.key:...), or set 'key'"
-                " in the configuration to its path",
-            )
-        return os.path.join(directory, CREDENTIAL_KEY)
+        """Return the path of the default private key. Raises KtlsError ``bad_config``."""
+        return key_path(CREDENTIAL_KEY if self.key is None else self.key)
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """Return paths of all certificates and keys, the default first. Raises KtlsError ``bad_config``."""
+        others = (Pair(pair.certificate, key_path(pair.key)) for pair in self.certificates)
+        return (Pair(self.certificate, self.key_path()), *others)
+
+
+def key_path(key: str) -> str:
+    """Return ``key`` if it is a path, else where systemd put the credential ``key``. Raises KtlsError ``bad_config``.
+
+    systemd.exec(5): LoadCredential=, $CREDENTIALS_DIRECTORY.
+    """
+    if key.startswith("/"):
+        return key
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise KtlsError(
+            "bad_config",
+            f"there is no TLS key: start through ktls-sidecar.service (LoadCredential={key}:...), or set 'key'"
+            " in the configuration to its path",
+        )
+    return os.path.join(directory, key)
 
 
 def load(path: str) -> Config:
@@ -84,29 +118,43 @@ def parse(data: Any) -> Config:
     unknown = sorted(set(data) - set(known))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return Config(**{name: _check(name, value) for name, value in data.items()})
+    found = {name: _check(name, value) for name, value in data.items()}
+    if found.get("certificates") and not {"certificate", "key"} & set(found):
+        first, *rest = found["certificates"]
+        found.update(certificate=first.certificate, key=first.key, certificates=tuple(rest))
+    return Config(**found)
 
 
 def _check(name: str, value: Any) -> Any:
     if name == "listen":
         return _listen(value)
+    if name == "certificates":
+        return _certificates(value)
+    if name == "files":
+        if not isinstance(value, dict):
+            raise ValueError("'files' must be an object")
+        return value
     if name == "off_flags":
         if not isinstance(value, list) or not value:
             raise ValueError("'off_flags' must be a list of at least one path")
         return tuple(_path(name, item) for item in value)
-    if name in ("key", "control_group") and value is None:
+    if name in ("key", "control_group", "http_socket") and value is None:
         return None
     if name == "control_group":
         if not isinstance(value, str) or not value:
             raise ValueError("'control_group' must be the name of a group, or null")
         return value
-    if name in ("root", "certificate", "key", "control_socket"):
+    if name in ("root", "certificate", "key", "control_socket", "http_socket"):
         return _path(name, value)
-    if name == "access_log":
+    if name in ("access_log", "zerocopy"):
         if not isinstance(value, bool):
-            raise ValueError("'access_log' must be true or false")
+            raise ValueError(f"{name!r} must be true or false")
         return value
-    if name in ("max_connections", "header_limit", "uri_limit"):
+    if name == "workers":
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_WORKERS:
+            raise ValueError(f"'workers' must be a number from 0 (one for each CPU) to {_MAX_WORKERS}")
+        return value
+    if name in ("max_connections", "header_limit", "uri_limit", "ktls_max_bytes"):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name!r} must be a whole number above 0")
         return value
@@ -119,6 +167,25 @@ def _path(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise ValueError(f"{name!r} must be an absolute path, not {value!r}")
     return value
+
+
+def _certificates(value: Any) -> tuple[Pair, ...]:
+    shape = '{"certificate": path, "key": path or name of a credential}'
+    if not isinstance(value, list):
+        raise ValueError(f"'certificates' must be a list of {shape}")
+    found = []
+    for item in value:
+        if not isinstance(item, dict) or set(item) != {"certificate", "key"}:
+            raise ValueError(f"'certificates' has {item!r}; each entry is {shape}")
+        key = item["key"]
+        if not isinstance(key, str) or not (key.startswith("/") or _is_name(key)) or "\0" in key:
+            raise ValueError(f"'certificates' has key {key!r}; give an absolute path or the name of a credential")
+        found.append(Pair(_path("certificate", item["certificate"]), key))
+    return tuple(found)
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and "/" not in text and text not in (".", "..")
 
 
 def _listen(value: Any) -> tuple[Listen, ...]:

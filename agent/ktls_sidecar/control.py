@@ -3,31 +3,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from ktls_host.jsonserver import JsonServer
-from ktls_host.jsonsock import Peer, RequestError, serve_unix
+from ktls_host.jsonserver import JsonServer, listen
+from ktls_host.jsonsock import IDLE_TIMEOUT_S, Peer, RequestError
 
-from .server import Server
+from .metrics import render
+from .report import OK, Report, status
 
 
-async def serve_control(server: Server, path: str, group: str | None) -> JsonServer:
+class Service(Protocol):
+    """What is controlled: the supervisor, or one server alone."""
+
+    async def order(self, mode: object, share: object) -> None:
+        """Change the mode for new connections, everywhere, before this returns. Raises RequestError."""
+
+    async def report(self) -> Report:
+        """Return everything, now."""
+
+
+async def serve_control(service: Service, path: str, group: str | None) -> JsonServer:
     """Serve the control socket at ``path``. Raises KtlsError when it cannot be made."""
 
-    def handle(request: dict[str, Any], peer: Peer) -> dict[str, Any]:
-        return answer(server, request)
+    async def handle(request: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        return await answer(service, request)
 
-    return await serve_unix(path, handle, mode=0o660, group=group)
+    return await listen(path, handle, mode=0o660, group=group, idle_timeout_s=IDLE_TIMEOUT_S)
 
 
-def answer(server: Server, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer one request. Raises RequestError: ``bad_verb`` and those of :meth:`ModeSwitch.order`."""
+async def answer(service: Service, request: dict[str, Any]) -> dict[str, Any]:
+    """Answer one request. Raises RequestError: ``bad_verb`` and those of :meth:`Service.order`."""
     verb = request.get("verb")
     if verb == "mode":
-        server.mode.order(request.get("mode"))
-        return server.status()
+        await service.order(request.get("mode"), request.get("share", 1.0))
+        return status(await service.report())
     if verb == "status":
-        return server.status()
+        return status(await service.report())
     if verb == "metrics":
-        return {"text": server.metrics()}
-    raise RequestError("bad_verb", f"there is no verb {verb!r}; use status, mode or metrics")
+        return {"text": render(await service.report())}
+    if verb == "health":
+        report = await service.report()
+        return {"healthy": report["health"] == OK, "health": report["health"], "workers": report["workers"]}
+    raise RequestError("bad_verb", f"there is no verb {verb!r}; use status, mode, metrics or health")

@@ -7,16 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-KTLS_TX = "ktls_tx"
+from .merge import Counts
+
 USERSPACE = "userspace"
+KTLS_TX = "ktls_tx"
+KTLS_TX_RX = "ktls_tx_rx"
+KTLS_RX = "ktls_rx"
+PATHS = (USERSPACE, KTLS_TX, KTLS_TX_RX, KTLS_RX)
+_PATH_OF = {(False, False): USERSPACE, (True, False): KTLS_TX, (True, True): KTLS_TX_RX, (False, True): KTLS_RX}
 
 
 @dataclass
 class Tally:
-    """One row: connections of one (path, protocol, cipher). ``bytes_total`` is HTTP bytes handed to TLS."""
+    """One row: connections of one (assigned mode, path, protocol, cipher).
 
+    ``assigned`` is the mode that the connection drew, ``path`` what it got: which directions the kernel encrypts.
+    ``bytes_total`` is HTTP bytes handed to TLS, ``received_total`` those that came out of it.
+    """
+
+    assigned: str
     path: str
     protocol: str
     cipher: str
@@ -25,10 +35,18 @@ class Tally:
     bytes_total: int = 0
     received_total: int = 0
 
+    @property
+    def sends_in_kernel(self) -> bool:
+        """True when the kernel encrypts what is sent."""
+        return self.path in (KTLS_TX, KTLS_TX_RX)
+
 
 @dataclass
 class Counters:
-    """Everything the sidecar counts since it started. Times come from ``clock``, in seconds."""
+    """Everything that one process counts since it started. Times come from ``clock``, in seconds.
+
+    The clock is the system's monotonic one, the same in all processes, so that times of several can be compared.
+    """
 
     clock: Callable[[], float] = time.monotonic
     errors: Counter[str] = field(default_factory=Counter)
@@ -36,67 +54,61 @@ class Counters:
     client_aborts: Counter[str] = field(default_factory=Counter)
     """Connections that the client broke: scans, failed handshakes, resets, timeouts."""
     fallbacks: Counter[str] = field(default_factory=Counter)
-    requests: Counter[int] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
+    """kTLS connections that we ended early, by cause: ``age`` or ``bytes``."""
+    requests: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
-    _table: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
+    _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
+    _ktls_tx_open: int = 0
     _ktls_tx_at: float | None = None
     _ktls_tx_zero_at: float | None = None
 
-    def opened(self, assigned: str, ktls_tx: bool, ktls_rx: bool, protocol: str, cipher: str) -> Tally:
-        """Count a finished handshake; the caller keeps the row and gives it to :meth:`closed`."""
-        key = (KTLS_TX if ktls_tx else USERSPACE, protocol, cipher)
+    def opened(self, assigned: str, tx: bool, rx: bool, protocol: str, cipher: str) -> Tally:
+        """Count a finished handshake; the caller keeps the row and gives it to :meth:`closed`.
+
+        ``tx`` and ``rx``: whether the kernel encrypts what is sent, and decrypts what is received.
+        """
+        key = (assigned, _PATH_OF[tx, rx], protocol, cipher)
         tally = self._table.get(key)
         if tally is None:
             tally = self._table[key] = Tally(*key)
         tally.connections += 1
         tally.connections_total += 1
-        if ktls_tx:
+        if tx:
+            self._ktls_tx_open += 1
             self._ktls_tx_at = self.clock()
-            self._ktls_tx_zero_at = None
         return tally
 
     def closed(self, tally: Tally) -> None:
         """Count the end of a connection."""
         tally.connections -= 1
-        if tally.path == KTLS_TX and self._sum("connections")[KTLS_TX] == 0:
-            self._ktls_tx_zero_at = self.clock()
+        if tally.sends_in_kernel:
+            self._ktls_tx_open -= 1
+            if self._ktls_tx_open == 0:
+                self._ktls_tx_zero_at = self.clock()
 
-    def rows(self) -> list[Tally]:
-        """Return the table, sorted."""
-        return [self._table[key] for key in sorted(self._table)]
-
-    def status(self) -> dict[str, Any]:
-        """Return the counting part of the status object."""
-        now = self.clock()
+    def snapshot(self) -> Counts:
+        """Return all of it as plain JSON."""
         return {
-            "connections": self._sum("connections"),
-            "connections_total": self._sum("connections_total"),
-            "bytes": self._sum("bytes_total"),
-            "errors": dict(self.errors),
-            "client_aborts": dict(self.client_aborts),
-            "fallbacks": dict(self.fallbacks),
-            "last_ktls_tx_established_age_s": _age(now, self._ktls_tx_at),
-            "ktls_tx_zero_age_s": _age(now, self._ktls_tx_zero_at),
-            "by": [
+            "rows": [
                 {
+                    "assigned": row.assigned,
                     "path": row.path,
                     "protocol": row.protocol,
                     "cipher": row.cipher,
                     "connections": row.connections,
                     "connections_total": row.connections_total,
                     "bytes_total": row.bytes_total,
+                    "received_total": row.received_total,
                 }
-                for row in self.rows()
+                for row in self._table.values()
             ],
+            "errors": dict(self.errors),
+            "client_aborts": dict(self.client_aborts),
+            "fallbacks": dict(self.fallbacks),
+            "limited": dict(self.limited),
+            "requests": {str(code): count for code, count in self.requests.items()},
+            "rejected": self.rejected,
+            "ktls_tx_at": self._ktls_tx_at,
+            "ktls_tx_zero_at": self._ktls_tx_zero_at,
         }
-
-    def _sum(self, name: str) -> dict[str, int]:
-        totals = {KTLS_TX: 0, USERSPACE: 0}
-        for row in self._table.values():
-            totals[row.path] += getattr(row, name)
-        return totals
-
-
-def _age(now: float, then: float | None) -> float | None:
-    return None if then is None else round(now - then, 3)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
 from ktls_host.jsonsock import RequestError
@@ -11,8 +12,12 @@ from .ulp import flag_exists
 
 USERSPACE = "userspace"
 TX = "tx"
-MODES = (USERSPACE, TX)
-_LATER = ("rx", "hw")
+RX = "rx"
+MODES = (USERSPACE, TX, RX)
+"""In the order of the phase ladder; ``rx`` is both directions."""
+_LATER = ("hw",)
+# The kernel's generator: forked workers share the state of any other, and a client could learn its sequence.
+_RANDOM = random.SystemRandom().random
 
 
 class ModeSwitch:
@@ -22,11 +27,22 @@ class ModeSwitch:
     orders again. ``generation`` grows with each change; connections of an older one are to end.
     """
 
-    def __init__(self, off_flags: Sequence[str], changed: Callable[[str], None]) -> None:
-        """Watch the paths ``off_flags``. ``changed`` is called with the new mode after each change."""
+    def __init__(
+        self,
+        off_flags: Sequence[str],
+        changed: Callable[[str], None],
+        chance: Callable[[], float] = _RANDOM,
+    ) -> None:
+        """Watch the paths ``off_flags``. ``changed`` is called with the mode after each change of mode or share.
+
+        ``chance`` returns numbers from 0 up to, not including, 1.
+        """
         self._off_flags = tuple(off_flags)
         self._changed = changed
+        self._chance = chance
         self.ordered = USERSPACE
+        self.share = 1.0
+        """The part of new connections, 0 to 1, that takes the ordered mode; the others are userspace."""
         self.generation = 0
 
     def off_flag(self) -> bool:
@@ -34,24 +50,34 @@ class ModeSwitch:
         return any(flag_exists(path) for path in self._off_flags)
 
     def effective(self) -> str:
-        """Return the mode for a connection that is accepted now. Ends a kTLS order when a flag is there."""
+        """Return the mode in force now. Ends a kTLS order when a flag is there."""
         if self.ordered != USERSPACE and self.off_flag():
-            self._set(USERSPACE)
+            self._set(USERSPACE, 1.0)
         return self.ordered
 
-    def order(self, mode: object) -> None:
-        """Change the mode. Raises RequestError ``bad_mode``, ``unsupported_mode``, ``off_latched``."""
+    def draw(self) -> str:
+        """Return the mode of one connection that is accepted now: what is in force, or userspace by lot."""
+        mode = self.effective()
+        if mode == USERSPACE or self.share >= 1.0 or self._chance() < self.share:
+            return mode
+        return USERSPACE
+
+    def order(self, mode: object, share: object = 1.0) -> None:
+        """Change the mode. Raises RequestError ``bad_mode``, ``bad_share``, ``unsupported_mode``, ``off_latched``."""
+        known = ", ".join(MODES)
         if mode in _LATER:
-            raise RequestError("unsupported_mode", f"mode {mode!r} comes in a later release; use userspace or tx")
+            raise RequestError("unsupported_mode", f"mode {mode!r} comes in a later release; use one of {known}")
         if not isinstance(mode, str) or mode not in MODES:
-            raise RequestError("bad_mode", f"there is no mode {mode!r}; use userspace or tx")
+            raise RequestError("bad_mode", f"there is no mode {mode!r}; use one of {known}")
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
+            raise RequestError("bad_share", f"share {share!r} is not a number from 0 to 1")
         if mode != USERSPACE and self.off_flag():
             self.effective()
             raise RequestError("off_latched", "the off flag is set on this host; clear it as root before ordering kTLS")
-        self._set(mode)
+        self._set(mode, 1.0 if mode == USERSPACE else float(share))
 
-    def _set(self, mode: str) -> None:
-        if mode != self.ordered:
-            self.ordered = mode
+    def _set(self, mode: str, share: float) -> None:
+        if (mode, share) != (self.ordered, self.share):
+            self.ordered, self.share = mode, share
             self.generation += 1
             self._changed(mode)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listeners, the set of connections, the mode, and the clock that ends what is overdue."""
+"""What one process serves: its set of connections, its mode, and the clock that ends what is overdue."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from ktls_host.errors import KtlsError
 
-from . import ulp
+from . import certificates, listeners, ulp
 from .accesslog import AccessLog
-from .config import Config, Listen
+from .config import Config
 from .connection import Connection, Shared
 from .counters import Counters
-from .metrics import render
-from .mode import TX, USERSPACE, ModeSwitch
-from .notify import notify
+from .merge import connections_open
+from .mode import MODES, RX, TX, USERSPACE, ModeSwitch
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
 from .poller import Poller
+from .report import OK, Report
 from .version import VERSION
-from .web.settings import Settings
+from .web import settings
 from .web.site import Site
 
 TICK_S = 0.25
 _ACCEPT_BATCH = 32
 _ACCEPT_PAUSE_S = 0.5
 _OVERLOAD_SPARE = 64
-_BACKLOG = 1024
 
 
 class Server:
-    """The sidecar without its control socket. :meth:`start`, then :meth:`drain`."""
+    """The serving part of the sidecar. :meth:`start`, then :meth:`drain`."""
 
     def __init__(
         self,
@@ -44,19 +43,25 @@ class Server:
         lib: Library,
         log: TextIO | None = None,
         complain: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+        context: ServerContext | None = None,
+        mode_changed: Callable[[str], None] = lambda _mode: None,
     ) -> None:
-        """Read certificate and key. Raises KtlsError ``bad_certificate``, ``bad_config``."""
+        """Take ``context``, or read certificate and key. Raises KtlsError ``bad_certificate``, ``bad_config``."""
         self._config = config
         self._lib = lib
         self._complain = complain
-        self._context = load_context(lib, config)
-        self._check_root()
-        self._started_at = time.monotonic()
+        self._context = context or certificates.load(lib, config, certificates.new_ticket_keys())
+        check_root(config.root)
+        self._started_at, self._started = time.monotonic(), time.time()
+        self._tell_mode = mode_changed
+        self._previous_mode = USERSPACE
         self.mode = ModeSwitch(config.off_flags, self._mode_changed)
         self.counters = Counters()
+        self._site = Site(config.root, settings.parse(config.files))
         self._log = AccessLog(log if config.access_log else None)
         self._shared: Shared | None = None
         self._listeners: list[socket.socket] = []
+        self._accept_batch = _ACCEPT_BATCH
         self._connections: set[Connection] = set()
         self._empty: asyncio.Future[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -66,19 +71,17 @@ class Server:
         """The first listener's port; 0 when nothing listens."""
         return int(self._listeners[0].getsockname()[1]) if self._listeners else 0
 
-    async def start(self) -> None:
-        """Bind and accept. Raises KtlsError ``port_in_use``, ``bind_failed``."""
-        try:
-            for listen in self._config.listen:
-                sock = self._bind(listen)
-                if sock is not None:
-                    self._listeners.append(sock)
-            if not self._listeners:
-                message = "none of the addresses in 'listen' exists on this host; correct 'listen'"
-                raise KtlsError("bind_failed", message)
-        except KtlsError:
-            self._close_listeners()
-            raise
+    async def start(self, sockets: Sequence[socket.socket] | None = None, shared: bool = False) -> None:
+        """Accept from ``sockets``, or from those that the configuration names.
+
+        ``shared``: other processes accept from them too, so that one takes one connection at a time.
+        Raises KtlsError ``port_in_use``, ``bind_failed``.
+        """
+        if sockets is None:
+            listeners.refuse_neighbours(self._config.listen)
+            (sockets,) = listeners.bind_all(self._config.listen, 1, self._complain)
+        self._accept_batch = 1 if shared else _ACCEPT_BATCH
+        self._listeners = list(sockets)
         loop = asyncio.get_running_loop()
         complain = self._complain
         self._shared = Shared(
@@ -89,7 +92,7 @@ class Server:
             can_rekey=ulp.can_rekey(self._lib.version),
             loop=loop,
             poller=Poller(loop),
-            site=Site(self._config.root, Settings()),
+            site=self._site,
         )
         for sock in self._listeners:
             loop.add_reader(sock.fileno(), self._accept, sock)
@@ -97,48 +100,78 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let running responses finish for up to ``seconds``, then cut the rest."""
+        if seconds > 0 and self._accept_batch > 1:
+            # Who waits in a queue of our own would be reset.
+            for listener in self._listeners:
+                self._accept(listener)
         self._close_listeners()
         for connection in list(self._connections):
             connection.retire(ktls_allowed=True)
         if self._connections:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._empty], timeout=seconds)
-            for connection in list(self._connections):
-                connection.abort()
+            self.cut()
         if self._ticker is not None:
             self._ticker.cancel()
         if self._shared is not None:
             self._shared.poller.close()
         self._log.flush()
 
-    def reload(self) -> None:
-        """Read certificate and key again, for new connections. Raises KtlsError; then the old ones stay in use."""
-        self._context = load_context(self._lib, self._config)
+    def cut(self) -> None:
+        """End all connections now; a :meth:`drain` under way is then done."""
+        for connection in list(self._connections):
+            connection.abort()
 
-    def status(self) -> dict[str, Any]:
-        """Return the status object of the control socket."""
-        effective = self.mode.effective()
+    def load_again(self, ticket_keys: bytes) -> ServerContext:
+        """Read certificates and keys anew for :meth:`use`. Raises KtlsError."""
+        return certificates.load(self._lib, self._config, ticket_keys)
+
+    def use(self, context: ServerContext) -> None:
+        """Take ``context`` for new connections."""
+        self._context = context
+
+    def reload(self) -> None:
+        """Read certificates and keys again, for new connections. Raises KtlsError; then the old ones stay in use."""
+        self.use(self.load_again(certificates.new_ticket_keys()))
+
+    # --- seen by the control socket, when this process is the whole sidecar ------------------------------------------
+
+    async def order(self, mode: object, share: object) -> None:
+        """Change the mode; see :meth:`ModeSwitch.order`."""
+        self.mode.order(mode, share)
+
+    async def report(self) -> Report:
+        """Return everything, now."""
+        effective, counts, now = self.mode.effective(), self.counters.snapshot(), time.monotonic()
+        connections = connections_open(counts)
+        serving = bool(self._listeners)
         return {
+            "now": now,
             "version": VERSION,
+            "openssl": self._lib.version_text,
             "pid": os.getpid(),
+            "port": self.port,
+            "uptime_s": round(now - self._started_at, 3),
             "mode": self.mode.ordered,
+            "share": self.mode.share,
             "effective_mode": effective,
             "off_flag": self.mode.off_flag(),
-            "port": self.port,
-            "uptime_s": round(time.monotonic() - self._started_at, 3),
-            "openssl": self._lib.version_text,
-            **self.counters.status(),
+            "health": OK if serving else "draining",
+            "workers": [
+                {
+                    "pid": os.getpid(),
+                    "connections": connections,
+                    "started": round(self._started, 3),
+                    "serving": serving,
+                }
+            ],
+            "counts": counts,
         }
-
-    def metrics(self) -> str:
-        """Return Prometheus text."""
-        mode = self.mode.effective()
-        return render(self.counters, mode, self.mode.off_flag(), VERSION, self._lib.version_text)
 
     # --- connections ----------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPT_BATCH):
+        for _ in range(self._accept_batch):
             try:
                 sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -179,14 +212,14 @@ class Server:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert self._shared is not None  # set by start
         remote = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-        assigned = self.mode.effective()
+        assigned = self.mode.draw()
         refusal: str | None = None
         if assigned != USERSPACE:
             refusal = "peer" if remote in self._shared.peers else ulp.attach(sock)
             if refusal == "ulp_enotconn":
                 raise ConnectionResetError(errno.ENOTCONN, "the client left before it was accepted")
-        kernel = assigned != USERSPACE and refusal is None
-        tls = TlsConnection(self._context, sock.fileno(), kernel)
+        kernel = refusal is None
+        tls = TlsConnection(self._context, sock.fileno(), kernel and assigned in (TX, RX), kernel and assigned == RX)
         overloaded = open_now >= self._config.max_connections
         connection = Connection(self._shared, sock, remote, tls, self._ended, assigned, refusal, overloaded)
         connection.start()
@@ -198,10 +231,12 @@ class Server:
             self._empty.set_result(None)
 
     def _mode_changed(self, mode: str) -> None:
+        # A handshake under way keeps what it drew only if the host does not go back a step.
+        allowed = mode != USERSPACE and MODES.index(mode) >= MODES.index(self._previous_mode)
+        self._previous_mode = mode
         for connection in list(self._connections):
-            connection.retire(ktls_allowed=mode == TX)
-        self._complain(f"mode is now {mode}")
-        notify(f"STATUS=mode {mode}, port {self.port}")
+            connection.retire(ktls_allowed=allowed)
+        self._tell_mode(mode)
 
     async def _tick(self) -> None:
         while True:
@@ -212,28 +247,6 @@ class Server:
                 connection.check(now)
             self._log.flush()
 
-    # --- sockets and files ----------------------------------------------------------------------------------
-
-    def _bind(self, listen: Listen) -> socket.socket | None:
-        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        sock: socket.socket | None = None
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((listen.host, listen.port))
-            # Linux tells of a port in use here when the other socket was only bound first.
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            if family == socket.AF_INET6 and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                self._complain(f"this host has no IPv6: not listening on [{listen.host}]:{listen.port}")
-                return None
-            raise _bind_error(listen, error) from error
-        return sock
-
     def _close_listeners(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._listeners:
@@ -241,54 +254,14 @@ class Server:
             sock.close()
         self._listeners.clear()
 
-    def _check_root(self) -> None:
-        root = self._config.root
-        try:
-            os.close(os.open(os.path.join(root, "."), os.O_PATH | os.O_DIRECTORY))
-        except OSError as error:
-            raise KtlsError(
-                "bad_config",
-                f"cannot read the directory to serve, {root} ({error.strerror});"
-                " create it and give user ktls-sidecar read access, or change 'root'",
-            ) from error
 
-
-def _bind_error(listen: Listen, error: OSError) -> KtlsError:
-    where = f"[{listen.host}]:{listen.port}" if ":" in listen.host else f"{listen.host}:{listen.port}"
-    if error.errno == errno.EADDRINUSE:
-        return KtlsError(
-            "port_in_use",
-            f"cannot listen on {where}: the port is in use; see who has it with 'ss -ltnp sport = :{listen.port}',"
-            " stop that or change 'listen'",
-        )
-    cure = "use a port above 1023" if error.errno == errno.EACCES else "correct 'listen' in the configuration"
-    return KtlsError("bind_failed", f"cannot listen on {where} ({error.strerror}); {cure}")
-
-
-def load_context(lib: Library, config: Config) -> ServerContext:
-    """Read certificate and key. Raises KtlsError ``bad_certificate`` or ``bad_config``."""
-    key = config.key_path()
-    _check_readable("certificate", config.certificate)
-    _check_readable("key", key)
+def check_root(root: str) -> None:
+    """Raise KtlsError ``bad_config`` when the directory to serve cannot be used."""
     try:
-        return ServerContext(lib, config.certificate, key)
-    except OpenSSLError as error:
-        what = {
-            "SSL_CTX_use_certificate_chain_file": f"the TLS certificate {config.certificate} is not usable",
-            "SSL_CTX_use_PrivateKey_file": f"the TLS key {key} is not usable with the certificate {config.certificate}",
-            "SSL_CTX_check_private_key": f"the TLS key {key} does not belong to the certificate {config.certificate}",
-        }.get(error.operation, "OpenSSL refuses the TLS settings")
-        cure = "issue both again with the deploy playbook (PEM, leaf certificate first, key without passphrase)"
-        raise KtlsError("bad_certificate", f"{what} ({error}); {cure}") from error
-
-
-def _check_readable(what: str, path: str) -> None:
-    try:
-        with open(path, "rb"):
-            pass
+        os.close(os.open(os.path.join(root, "."), os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         raise KtlsError(
-            "bad_certificate",
-            f"cannot read the TLS {what} {path} ({error.strerror}); run the deploy playbook again, or correct"
-            f" {what!r} in the configuration",
+            "bad_config",
+            f"cannot read the directory to serve, {root} ({error.strerror});"
+            " create it and give user ktls-sidecar read access, or change 'root'",
         ) from error

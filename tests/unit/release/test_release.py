@@ -152,6 +152,47 @@ def test_one_component_leaves_the_other_alone(artefacts: Artefacts, root: Path, 
     assert (root / "usr/local/lib/ktls/current").exists()
 
 
+def test_the_sidecars_socket_is_there_and_left_to_the_operator(
+    artefacts: Artefacts, root: Path, system: FakeSystem
+) -> None:
+    socket, unit = "ktls-sidecar.socket", root / "etc/systemd/system/ktls-sidecar.socket"
+    wanted = desired(artefacts["1.0"])
+    assert socket not in str(ensure(wanted, root, system, check=True).started)
+    ensure(wanted, root, system)
+    assert unit.exists()
+    assert socket not in system.active | system.enabled
+    # The operator's choice stays, and is no reason to do anything.
+    system.active.add(socket)
+    system.enabled.add(socket)
+    assert not ensure(wanted, root, system).changed
+    unit.write_text("[Socket]\n")
+    system.ran.clear()
+    assert ensure(wanted, root, system).restarted == ["ktls-sidecar.service"]
+    acts = [line for line in system.ran if line.split()[1] in ("stop", "start", "restart")]
+    assert acts == [
+        f"systemctl stop {socket} ktls-sidecar.service",
+        f"systemctl start {socket}",
+        "systemctl restart ktls-sidecar.service",
+    ]
+    system.active.add(socket)
+    result = ensure(release.DesiredRelease(state="absent"), root, system)
+    assert result.stopped.index(socket) < result.stopped.index("ktls-sidecar.service"), "or a client starts it again"
+    assert not system.enabled
+    assert not unit.exists()
+
+
+def test_any_of_several_certificates_is_a_reason(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
+    wanted = desired(artefacts["1.0"])
+    more = root / "etc/ktls/tls/more.pem"
+    more.write_text("another")
+    entry = {"certificate": "/etc/ktls/tls/more.pem", "key": "more.key"}
+    wanted = replace(wanted, sidecar_config={**(wanted.sidecar_config or {}), "certificates": [entry]})
+    ensure(wanted, root, system)
+    assert not ensure(wanted, root, system).changed
+    more.write_text("renewed")
+    assert ensure(wanted, root, system).restarted == ["ktls-sidecar.service"]
+
+
 def test_absent_removes_all_but_users_keys_and_state(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
     ensure(desired(artefacts["1.0"]), root, system)
     (root / "var/lib/ktls").mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,10 @@ from cryptography.x509.oid import NameOID
 from tests.unit.sidecar.support import Certificate, Sidecar, running
 
 
-def issue(directory: Path, name: str) -> Certificate:
-    """Make a CA and a certificate for localhost below ``directory``."""
+def issue(
+    directory: Path, name: str, dns_names: Sequence[str] = ("localhost",), common_name: str = "localhost"
+) -> Certificate:
+    """Make a CA and a certificate, for localhost if not told otherwise, below ``directory``."""
     now = datetime.datetime.now(datetime.timezone.utc)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
@@ -36,8 +38,10 @@ def issue(directory: Path, name: str) -> Certificate:
             .sign(ca_key, hashes.SHA256())
         )
 
-    leaf_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    names = x509.SubjectAlternativeName(
+        [*(x509.DNSName(each) for each in dns_names), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
     paths = Certificate(directory / f"{name}-ca.pem", directory / f"{name}.pem", directory / f"{name}.key")
     pem = serialization.Encoding.PEM
     constraints = x509.BasicConstraints(ca=True, path_length=0)

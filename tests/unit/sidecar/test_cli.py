@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -34,17 +35,34 @@ class Command:
             "key": str(certificate.key),
             "control_socket": str(directory / "control.sock"),
             "control_group": None,
+            "http_socket": str(directory / "http.sock"),
             "off_flags": [str(directory / "off")],
         }
         (directory / "root").mkdir()
         (directory / "root" / "f").write_text("f")
+        self.listeners: list[socket.socket] = []
+        """Passed as systemd passes them: from descriptor 3 on, sd_listen_fds(3)."""
         self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(AGENT), *sys.path])}
 
     def start(self, **settings: Any) -> subprocess.Popen[str]:
         path = self.directory / "config.json"
         path.write_text(json.dumps({**self.settings, **settings}))
+        argv = [sys.executable, "-m", "ktls_sidecar", "--config", str(path)]
+        high = [fcntl.fcntl(listener, fcntl.F_DUPFD, 100) for listener in self.listeners]
+        if high:
+            passed = " ".join(f"{3 + place}<&{number} {number}<&-" for place, number in enumerate(high))
+            script = f'export LISTEN_PID=$$ LISTEN_FDS={len(high)}; exec "$@" {passed}'
+            argv = ["bash", "-c", script, "activate", *argv]
+        try:
+            return self._popen(argv, high)
+        finally:
+            for number in high:
+                os.close(number)
+
+    def _popen(self, argv: list[str], descriptors: list[int]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "ktls_sidecar", "--config", str(path)],
+            argv,
+            pass_fds=descriptors,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
