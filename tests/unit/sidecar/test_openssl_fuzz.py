@@ -40,7 +40,7 @@ def search(log: Path, *options: str) -> tuple[int, str, list[str]]:
 
 
 def test_any_call_with_any_argument(tmp_path: Path) -> None:
-    status, output, calls = search(tmp_path / "log", "--examples", "40")
+    status, output, calls = search(tmp_path / "log", "--examples", "25")
     assert status == 0, "\n".join([f"exit status {status}", output, "the last calls:", *calls])
     # A search that never gets anywhere finds nothing either. The rarer of these are missed now and then.
     log = (tmp_path / "log").read_text(errors="backslashreplace")

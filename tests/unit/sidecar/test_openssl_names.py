@@ -193,8 +193,10 @@ def test_the_chooser_cannot_break_the_connection(authority: Authority, first: Se
                 use()
             seen.append("refused")
         assert pair.tls.alive
-        # A new chooser while the old one runs.
+        # A new chooser while the old one runs: C must come back to the callback that it is in.
+        callback = first._names_callback
         first.choose_by_name(lambda _name: None)
+        assert first._names_callback is callback
         gc.collect()
 
     first.choose_by_name(select)
