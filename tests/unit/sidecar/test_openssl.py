@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -175,23 +178,80 @@ def test_reason_is_the_librarys_own(context: ServerContext) -> None:
     theirs.close()
 
 
-def test_lengths_are_checked(context: ServerContext) -> None:
-    ours, theirs = socket.socketpair()
-    tls = TlsConnection(context, ours.fileno(), want_ktls_tx=False)
+class LongBytes(bytes):
+    """Says that it is longer than it is."""
+
+    def __len__(self) -> int:
+        return 1000
+
+
+class LongArray(ctypes.c_char * 10):  # type: ignore[misc]
+    """The same for an array."""
+
+    def __len__(self) -> int:
+        return 1000
+
+
+def test_lengths_are_checked(context: ServerContext, certificate: Certificate) -> None:
+    pair = Pair(context, certificate, ssl.TLSVersion.TLSv1_3)
+    pair.handshake()
+    tls = pair.tls
     buffer = ctypes.create_string_buffer(10)
-    for misuse in (
+    misuses: list[Callable[[], object]] = [
         lambda: tls.write(buffer, 11),
         lambda: tls.write(buffer, 0),
+        lambda: tls.write(buffer, 2**32 + 5),  # C would see 5
+        lambda: tls.write(LongArray(), 11),
+        lambda: tls.write_bytes(b""),
         lambda: tls.feed(b"abc", 4),
         lambda: tls.feed(b"abc", -1),
+        lambda: tls.feed(LongArray(), 11),
         lambda: tls.sendfile(0, -1, 5),
         lambda: tls.sendfile(0, 0, 0),
-    ):
+        lambda: tls.sendfile(2**32, 0, 5),
+        lambda: tls.sendfile(0, 2**63, 5),
+        lambda: TlsConnection(context, -1),
+        lambda: TlsConnection(context, 2**32),
+    ]
+    for misuse in misuses:
         with pytest.raises(ValueError, match=r"length|positive|outside"):
             misuse()
-    tls.free()
-    ours.close()
-    theirs.close()
+    assert tls.write(buffer, 10) == 10
+    pair.close()
+
+
+def test_types_are_checked(context: ServerContext, certificate: Certificate) -> None:
+    pair = Pair(context, certificate, ssl.TLSVersion.TLSv1_3)
+    pair.handshake()
+    tls: Any = pair.tls
+    buffer = ctypes.create_string_buffer(10)
+    misuses: list[Callable[[], object]] = [
+        lambda: tls.write(b"bytes", 5),
+        lambda: tls.write(buffer, 5.0),
+        lambda: tls.write(buffer, True),
+        lambda: tls.write(ctypes.pointer(buffer), 5),
+        lambda: tls.write_bytes(LongBytes(b"abc")),
+        lambda: tls.write_bytes("text"),
+        lambda: tls.write_bytes(bytearray(5)),
+        lambda: tls.feed("text", 4),
+        lambda: tls.feed(LongBytes(b"abc"), 4),
+        lambda: tls.feed(b"abc", None),
+        lambda: tls.sendfile("0", 0, 1),
+        lambda: tls.key_update(1),
+        lambda: TlsConnection(context, "5"),  # type: ignore[arg-type]
+        lambda: TlsConnection(None, 5),  # type: ignore[arg-type]
+        lambda: ServerContext(context.lib, None, "key"),  # type: ignore[arg-type]
+        lambda: ServerContext(None, "certificate", "key"),  # type: ignore[arg-type]
+        lambda: context.set_ticket_keys("k" * 80),  # type: ignore[arg-type]
+        lambda: context.choose_by_name(None),  # type: ignore[arg-type]
+        lambda: copy.copy(tls),
+        lambda: copy.copy(context),
+    ]
+    for misuse in misuses:
+        with pytest.raises(TypeError):
+            misuse()
+    assert tls.write(buffer, 10) == 10
+    pair.close()
 
 
 def test_key_of_another_certificate(lib: Library, certificate: Certificate, other_certificate: Certificate) -> None:
