@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -114,11 +115,9 @@ class Interactive:
     def send(self, data: bytes) -> None:
         """Write to its standard input; nothing happens when it has ended."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def wait_for(self, text: bytes, count: int = 1, seconds: float = 30.0) -> bool:
         """Wait until the output holds ``text`` ``count`` times; False when it ended before."""
@@ -149,10 +148,8 @@ class Interactive:
     def close(self) -> None:
         """End its input, then the program."""
         if self._process.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ import pytest
 
 from .certificates import Authority, KeyPair
 from .content import make_tree, sha256
-from .harness import Native, Switcher, running
+from .harness import Native, Switcher, no_errors, running
 
 NAMES = ("localhost", "127.0.0.1", "::1", "www.example.test")
 #: Natively there is no kernel TLS on most build machines; the orders are given all the same.
@@ -66,13 +66,13 @@ def switching_process(
 @pytest.fixture
 def steady(steady_process: Native) -> Iterator[Native]:
     """Nobody changes its mode: for clients that keep a connection. Whatever a client did is no error of the server."""
-    yield steady_process
-    assert steady_process.status()["errors"] == {}, steady_process.messages()
+    with no_errors(steady_process):
+        yield steady_process
 
 
 @pytest.fixture
 def switching(switching_process: tuple[Native, Switcher]) -> Iterator[Native]:
     """Its mode changes several times a second, which no client may notice in a response."""
     native, _ = switching_process
-    yield native
-    assert native.status()["errors"] == {}, native.messages()
+    with no_errors(native):
+        yield native

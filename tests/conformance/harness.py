@@ -150,6 +150,15 @@ def running(directory: Path, root: Path, pair: KeyPair, ca: Path, **settings: An
     assert code == 0, native.messages()
 
 
+@contextlib.contextmanager
+def no_errors(native: Native) -> Iterator[None]:
+    """Whatever the clients do meanwhile, the sidecar counts no error of its own."""
+    before = native.status()["errors"]
+    yield
+    after = native.status()["errors"]
+    assert after == before, native.messages()[-2000:]
+
+
 class Switcher:
     """Changes the mode without a break until :meth:`stop`. ``order`` is called with each mode."""
 

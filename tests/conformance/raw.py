@@ -63,16 +63,18 @@ class Raw:
         self._handshake()
 
     def _handshake(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush()
-                if not self._feed():
-                    raise ClosedError(False) from None
-            else:
-                self._flush()
-                return
+        while not self._shaken():
+            self._flush()
+            if not self._feed():
+                raise ClosedError(False)
+        self._flush()
+
+    def _shaken(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
 
     def _flush(self) -> None:
         data = self._out.read()

@@ -188,11 +188,11 @@ def test_a_file_replaced_while_it_is_sent(own: Native, tmp_path: Path) -> None:
 def serial(endpoint: Endpoint, name: str) -> int:
     """The serial number of the certificate that ``name`` gets; verified."""
     context = ssl.create_default_context(cafile=str(endpoint.ca))
-    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=10) as raw:
-        with context.wrap_socket(raw, server_hostname=name) as tls:
-            found = tls.getpeercert()
-            assert found is not None
-            return int(str(found["serialNumber"]), 16)
+    raw = socket.create_connection(("127.0.0.1", endpoint.port), timeout=10)
+    with context.wrap_socket(raw, server_hostname=name) as tls:
+        found = tls.getpeercert()
+        assert found is not None
+        return int(str(found["serialNumber"]), 16)
 
 
 def test_a_new_certificate_without_restart(tmp_path: Path, site: Site, authority: Authority) -> None:
