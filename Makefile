@@ -31,10 +31,13 @@ unit: prepare ## Pure tests
 	@$(BIN)/pytest -q tests/unit
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
-	@$(BIN)/pytest -q tests/conformance tests/fuzz
+	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak
 
 fuzz: prepare ## Fuzz the sidecar's request path for ten minutes (SECONDS=600; not part of test)
 	@$(BIN)/python -m tests.fuzz.request --seconds $(or $(SECONDS),600)
+
+soak: prepare ## Half an hour of load, link flaps and mode changes on a lab VM (MINUTES=30; not part of test)
+	@$(BIN)/python -m tests.soak.soak --minutes $(or $(MINUTES),30)
 
 orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q tests/orchestration
@@ -53,4 +56,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit conformance fuzz orchestration vm vm-gnutls molecule clean
+.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-gnutls molecule clean

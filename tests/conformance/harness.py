@@ -181,8 +181,8 @@ class Switcher:
             try:
                 self._order(mode)
                 self.switched += 1
-            except JsonSockError as error:
-                self.refused[mode] = error.code
+            except (JsonSockError, AssertionError) as error:
+                self.refused[mode] = str(error)
 
     def stop(self) -> None:
         """End, and wait for it."""
