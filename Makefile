@@ -14,7 +14,7 @@ prepare: ## Install Debian packages and the virtual environment that everything 
 demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, write a report
 	@$(BIN)/ktls demo
 
-test: check sanity unit orchestration vm molecule ## Everything, on real kernels too
+test: check sanity unit conformance orchestration vm molecule ## Everything, on real kernels too
 
 check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff check . tools/sanity
@@ -29,6 +29,15 @@ sanity: prepare ## Build the collection, install it, run ansible-test's sanity t
 
 unit: prepare ## Pure tests
 	@$(BIN)/pytest -q tests/unit
+
+conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
+	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak
+
+fuzz: prepare ## Fuzz the sidecar's request path for ten minutes (SECONDS=600; not part of test)
+	@$(BIN)/python -m tests.fuzz.request --seconds $(or $(SECONDS),600)
+
+soak: prepare ## Half an hour of load, link flaps and mode changes on a lab VM (MINUTES=30; not part of test)
+	@$(BIN)/python -m tests.soak.soak --minutes $(or $(MINUTES),30)
 
 orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q tests/orchestration
@@ -47,4 +56,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit orchestration vm vm-gnutls molecule clean
+.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-gnutls molecule clean
