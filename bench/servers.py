@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,8 +110,9 @@ class Server:
         return self
 
     def __exit__(self, *_details: object) -> None:
-        """End it, by force if it does not end by itself."""
+        """End it, by force if it does not end by itself, and remove its directory."""
         self.stop()
+        shutil.rmtree(self.prefix, ignore_errors=True)
 
     def start(self) -> None:
         """Start the process. Raises BenchError."""
