@@ -168,7 +168,7 @@ def test_machine() -> None:
 
 @given(st.text(max_size=300))
 def test_random_text_is_a_plain_error_and_no_result(text: str) -> None:
-    with pytest.raises(BenchError, match="measured nothing|saw errors"):
+    with pytest.raises(BenchError, match=r"measured nothing|saw errors"):
         generators.parse_wrk(text)
     with pytest.raises(BenchError, match="measured nothing"):
         generators.parse_s_time(text, 1)
