@@ -22,10 +22,11 @@ def test_the_image_has_the_programs_and_is_only_built_when_named() -> None:
 
 
 def test_what_goes_along_is_all_that_a_measurement_needs(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(vm.payload())) as archive:
+    data = vm.payload()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         names = archive.getnames()
         assert all(entry.mode & 0o444 == 0o444 and entry.uid == 0 for entry in archive.getmembers())
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=data, check=True)
     assert not [name for name in names if "__pycache__" in name]
     # Only the standard library is there: nothing of this environment.
     for module, path in (("bench.measure", "."), ("ktls_sidecar.cli", "agent:vendor")):
