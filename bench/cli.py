@@ -24,7 +24,7 @@ BUILD = REPOSITORY / "build" / "bench"
 PLACES = ("native", "vm")
 _NATIVE = Settings()
 # An emulated CPU is some 20 times slower: longer rounds, fewer of them.
-_VM = Settings(mode="tx", rounds=5, round_s=10, warm_up_s=5, bulk_connections=4)
+_VM = Settings(mode="tx", rounds=5, round_s=10, warm_up_s=5, bulk_connections=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

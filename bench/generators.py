@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 
@@ -18,15 +21,22 @@ _UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 _SIZES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _GRACE_S = 120.0
 
+Window = AbstractContextManager[Any]
+"""Open while what happens is measured."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client saw. ``p99_ms`` is None where it does not measure latency."""
+    """What a client saw. ``p99_ms`` is None where it does not measure latency.
 
-    requests: int
+    ``client_cpu_s`` is its CPU time where it knows that better than its parent.
+    """
+
+    requests: float
     bytes: int
     seconds: float
     p99_ms: float | None = None
+    client_cpu_s: float | None = None
 
 
 def pinned(cpus: Sequence[int], command: Sequence[str]) -> list[str]:
@@ -102,6 +112,32 @@ def s_time(port: int, cpus: Sequence[int], clients: int, seconds: int, ca: str, 
             process.wait()
     count = sum(parse_s_time(text, least_bytes) for text in texts)
     return Outcome(requests=count, bytes=count * least_bytes, seconds=time.monotonic() - started)
+
+
+def skim(
+    port: int, cpus: Sequence[int], connections: int, seconds: int, ca: str, files: dict[str, str], window: Window
+) -> Outcome:
+    """Download large files (path -> SHA-256). ``window`` is open from after the first answers until the last byte."""
+    arguments = ["--port", str(port), "--ca", ca, "--connections", str(connections), "--seconds", str(seconds)]
+    for path, digest in files.items():
+        arguments += ["--file", f"{path}={digest}"]
+    pipe = subprocess.PIPE
+    command = own_client("bench.skim", cpus, arguments)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as client:
+        assert client.stdin is not None and client.stdout is not None and client.stderr is not None
+        try:
+            answer = ""
+            if client.stdout.readline() == "ready\n":
+                with window:
+                    client.stdin.write("go\n")
+                    client.stdin.flush()
+                    answer = client.stdout.readline()
+            if not answer:
+                raise BenchError(f"bench.skim failed: {' '.join(client.stderr.read().split())[-300:]}")
+        finally:
+            client.kill()
+    found = json.loads(answer)
+    return Outcome(found["requests"], int(found["bytes"]), found["seconds"], client_cpu_s=found["cpu_s"])
 
 
 def own_client(module: str, cpus: Sequence[int], arguments: Sequence[str]) -> list[str]:

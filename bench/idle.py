@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 _KEPT = 20
+_PATIENCE_S = 120.0
 
 
 class IdleError(Exception):
@@ -66,7 +67,8 @@ def hold(port: int, ca: str, count: int, path: str) -> tuple[list[ssl.SSLSocket]
     kept: list[ssl.SSLSocket] = []
     bare: list[socket.socket] = []
     for index in range(count):
-        connection = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
+        sock = socket.create_connection(("127.0.0.1", port), _PATIENCE_S)
+        connection = context.wrap_socket(sock, server_hostname="localhost")
         ask(connection, path)
         if index < _KEPT:
             kept.append(connection)

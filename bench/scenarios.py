@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench import checks, generators, proc
 from bench.errors import BenchError
 from bench.generators import Outcome
 from bench.servers import Nginx, Server, Sidecar
-from bench.settings import BULK_FILES, SMALL_FILES, TINY_SIZE, Settings
+from bench.settings import BULK_FILES, BULK_SIZES, SMALL_FILES, TINY_SIZE, Settings
 from bench.stage import Stage, bulk_path, small_path
 from bench.verdict import Round, Target, judge, medians
 
@@ -67,8 +66,33 @@ class Context:
         return Sidecar(self.stage, self.server_cpus, self.settings.workers, self.settings.mode, label)
 
 
-Load = Callable[[Server, int], Outcome]
-"""Loads a server for a number of seconds."""
+Load = Callable[[Server, int, generators.Window], Outcome]
+"""Loads a server for a number of seconds, inside of the window."""
+
+
+class Window:
+    """What the server, this process's ended children and the whole machine did while it was open."""
+
+    def __init__(self, pid: int) -> None:
+        """``pid``: the server."""
+        self._pid = pid
+        self.wall_s = self.server_cpu_s = self.client_cpu_s = self.machine_busy_s = 0.0
+
+    def __enter__(self) -> Window:
+        """Open it."""
+        self._add(-1)
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        """Close it."""
+        self._add(1)
+
+    def _add(self, sign: int) -> None:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.wall_s += sign * time.monotonic()
+        self.server_cpu_s += sign * proc.cpu_seconds(self._pid)
+        self.client_cpu_s += sign * (children.ru_utime + children.ru_stime)
+        self.machine_busy_s += sign * proc.machine_busy()
 
 
 def figures(
@@ -95,24 +119,26 @@ def figures(
 
 def measure(context: Context, server: Server, load: Load, seconds: int) -> dict[str, float]:
     """Load ``server`` for one round and return its metrics. The CPU time of its whole process tree counts."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy, cpu, started = proc.machine_busy(), proc.cpu_seconds(server.pid), time.monotonic()
-    outcome = load(server, seconds)
-    wall = time.monotonic() - started
-    server_cpu, machine_busy = proc.cpu_seconds(server.pid) - cpu, proc.machine_busy() - busy
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    client_cpu = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
+    window = Window(server.pid)
+    outcome = load(server, seconds, window)
     server.forget_logs()
-    found = figures(outcome, server_cpu, client_cpu, machine_busy, wall, len(context.server_cpus))
+    client_cpu = window.client_cpu_s if outcome.client_cpu_s is None else outcome.client_cpu_s
+    cpus = len(context.server_cpus)
+    found = figures(outcome, window.server_cpu_s, client_cpu, window.machine_busy_s, window.wall_s, cpus)
     found["client_busy"] /= len(context.client_cpus)
     return found
+
+
+def warm_up(context: Context, server: Server, load: Load) -> None:
+    """Load ``server`` and forget what came of it."""
+    load(server, context.settings.warm_up_s, contextlib.nullcontext())
+    server.forget_logs()
 
 
 def alternate(context: Context, contestants: dict[str, Server], load: Load) -> list[Round]:
     """Warm up, then load the contestants in turn, round after round."""
     for server in contestants.values():
-        load(server, context.settings.warm_up_s)
-        server.forget_logs()
+        warm_up(context, server, load)
     rounds = []
     for number in range(1, context.settings.rounds + 1):
         rounds.append(
@@ -152,25 +178,22 @@ def bulk(context: Context, name: str) -> dict[str, Any]:
     """Large files, one after the other on a few connections."""
     paths = [bulk_path(name, index) for index in range(BULK_FILES[name])]
 
-    def load(server: Server, seconds: int) -> Outcome:
-        arguments = ["--port", str(server.port), "--ca", str(context.stage.certificate), "--seconds", str(seconds)]
-        arguments += ["--connections", str(context.settings.bulk_connections)]
-        for path in paths:
-            arguments += ["--file", f"{path}={context.stage.hashes[path]}"]
-        command = generators.own_client("bench.skim", context.client_cpus, arguments)
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 300)
-        if ran.returncode != 0:
-            raise BenchError(f"{server.name}: {' '.join(ran.stderr.split())[-300:]}")
-        found = json.loads(ran.stdout)
-        return Outcome(int(found["requests"]), int(found["bytes"]), float(found["seconds"]))
+    files = {path: context.stage.hashes[path] for path in paths}
+
+    def load(server: Server, seconds: int, window: generators.Window) -> Outcome:
+        connections, certificate = context.settings.bulk_connections, str(context.stage.certificate)
+        found = generators.skim(server.port, context.client_cpus, connections, seconds, certificate, files, window)
+        # Whole answers are too few to count in a slow round.
+        return replace(found, requests=found.bytes / BULK_SIZES[name])
 
     return _against_nginx(context, name, paths[0], load, [THROUGHPUT, CPU_PER_BYTE])
 
 
 def _small_load(context: Context) -> Load:
-    def load(server: Server, seconds: int) -> Outcome:
+    def load(server: Server, seconds: int, window: generators.Window) -> Outcome:
         connections = context.settings.small_connections
-        return generators.wrk(server.port, context.client_cpus, connections, seconds, SMALL_FILES)
+        with window:
+            return generators.wrk(server.port, context.client_cpus, connections, seconds, SMALL_FILES)
 
     return load
 
@@ -184,10 +207,10 @@ def handshake(context: Context, name: str) -> dict[str, Any]:
     """A new connection with a full handshake for each request."""
     path = "/tiny.bin"
 
-    def load(server: Server, seconds: int) -> Outcome:
-        certificate = str(context.stage.certificate)
-        clients = context.settings.handshake_clients
-        return generators.s_time(server.port, context.client_cpus, clients, seconds, certificate, path, TINY_SIZE)
+    def load(server: Server, seconds: int, window: generators.Window) -> Outcome:
+        certificate, clients = str(context.stage.certificate), context.settings.handshake_clients
+        with window:
+            return generators.s_time(server.port, context.client_cpus, clients, seconds, certificate, path, TINY_SIZE)
 
     return _against_nginx(context, name, path, load, [HANDSHAKE_RATE])
 
@@ -200,12 +223,12 @@ def idle(context: Context, name: str) -> dict[str, Any]:
     load = _small_load(context)
     count = context.settings.idle
     with context.nginx() as nginx:
-        load(nginx, context.settings.warm_up_s)
+        warm_up(context, nginx, load)
         nginx_kib = _memory_of_idle(context, nginx, count)
     with context.sidecar("free") as free, context.sidecar("loaded") as loaded:
         for server in (free, loaded):
             checks.check(server, context.stage, small_path(0), context.ktls)
-            load(server, context.settings.warm_up_s)
+            warm_up(context, server, load)
         base = proc.memory(loaded.pid)
         with _held(context, loaded, count) as holder:
             held = proc.memory(loaded.pid)

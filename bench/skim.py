@@ -17,13 +17,14 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _HEADER = 5
 _OVERHEAD = 17
 """Of a TLS 1.3 record with AES-GCM: the tag, 16 bytes, and the true content type."""
 _APPLICATION_DATA = 23
 _BUFFER = 512 * 1024
+_PATIENCE_S = 120.0
 
 
 class SkimError(Exception):
@@ -76,7 +77,7 @@ class Connection:
 
     def __init__(self, port: int, context: ssl.SSLContext, path: str, digest: str) -> None:
         """Connect, and read the first answer as TLS. Raises SkimError, OSError."""
-        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock = socket.create_connection(("127.0.0.1", port), _PATIENCE_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
@@ -164,10 +165,18 @@ def content_length(head: bytes) -> int:
     raise SkimError(f"not a whole file: {status.decode('latin-1')}")
 
 
-def run(port: int, ca: str, files: Sequence[tuple[str, str]], connections: int, seconds: float) -> dict[str, float]:
-    """Load the server for ``seconds``. ``files`` are pairs of path and SHA-256.
+def run(
+    port: int,
+    ca: str,
+    files: Sequence[tuple[str, str]],
+    connections: int,
+    seconds: float,
+    ready: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Load the server for ``seconds``, from when ``ready`` returns, which is called after the first answers.
 
-    The bytes of answers that the end cuts off count too: the server worked for them.
+    ``files`` are pairs of path and SHA-256. The bytes of answers that the end cuts off count too: the server worked
+    for them.
     """
     context = ssl.create_default_context(cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -178,19 +187,25 @@ def run(port: int, ca: str, files: Sequence[tuple[str, str]], connections: int, 
         by_fd[connection.sock.fileno()] = connection
         poll.register(connection.sock.fileno(), select.EPOLLIN)
     buffer = memoryview(bytearray(_BUFFER))
+    ready()
     total = 0
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     for connection in made:
         connection.ask()
     while time.monotonic() - started < seconds:
         for fd, _ in poll.poll(0.2):
             total += by_fd[fd].skim(buffer)
     answers = sum(connection.answers for connection in made)
-    return {"requests": answers, "bytes": total, "seconds": time.monotonic() - started}
+    return {
+        "requests": answers,
+        "bytes": total,
+        "seconds": time.monotonic() - started,
+        "cpu_s": time.process_time() - cpu,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the outcome as JSON. ``--file PATH=SHA256`` once a file."""
+    """Print ``ready``, wait for a line, load, print the outcome as JSON. ``--file PATH=SHA256`` once a file."""
     parser = argparse.ArgumentParser(prog="bench.skim")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ca", required=True)
@@ -200,12 +215,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     files = [tuple(item.split("=", 1)) for item in given.file]
     try:
-        outcome = run(given.port, given.ca, [(path, sha) for path, sha in files], given.connections, given.seconds)
+        outcome = run(
+            given.port,
+            given.ca,
+            [(path, sha) for path, sha in files],
+            given.connections,
+            given.seconds,
+            _wait_for_a_line,
+        )
     except (SkimError, OSError) as error:
         print(f"skim: {error}", file=sys.stderr)
         return 1
     print(json.dumps(outcome))
     return 0
+
+
+def _wait_for_a_line() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 if __name__ == "__main__":

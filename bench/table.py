@@ -7,6 +7,7 @@ from typing import Any
 
 PLACES = {"native": "natively", "vm": "in a lab VM"}
 _BUSY_OTHERS = 0.15
+_UNCLEAR = "`unclear`: by the clock, while the load generator or other processes took the CPU that the server needed"
 
 
 def render(result: dict[str, Any]) -> str:
@@ -69,14 +70,14 @@ def _notes(result: dict[str, Any]) -> list[str]:
                 f" {idle['base_pss_kib']:,} to {idle['held_pss_kib']:,} KiB; nginx takes"
                 f" {idle['nginx_pss_kib_per_connection']:.1f} KiB for each"
             )
-        elif any(item["verdict"] == "unclear" for item in scenario["judged"]):
-            notes.append(f"{scenario['title']}: the load generator was the bottleneck, so the throughput says nothing")
         kernel = {
             name: seen.get("kTLS receiving") for name, seen in scenario.get("connection", {}).items()
         }  # differs by OpenSSL and mode, and decides nothing here
         if len(set(kernel.values())) > 1:
             words = ", ".join(f"{name} {value}" for name, value in kernel.items())
             notes.append(f"{scenario['title']}: kTLS for receiving: {words}")
+    if any(item["verdict"] == "unclear" for scenario in result["scenarios"] for item in scenario["judged"]):
+        notes.append(_UNCLEAR)
     busy = [found["others_busy"] for scenario in result["scenarios"] for found in scenario["medians"].values()]
     if busy and max(busy) > _BUSY_OTHERS:
         notes.append(

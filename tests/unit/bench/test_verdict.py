@@ -59,6 +59,14 @@ def test_a_rate_that_the_client_limits_proves_nothing() -> None:
     assert judge(by_cpu, CPU)["verdict"] == MET
 
 
+@pytest.mark.parametrize(("metric", "expected"), [("p99_ms", UNCLEAR), ("bytes_per_s", UNCLEAR), ("other", MET)])
+def test_what_goes_by_the_clock_needs_a_quiet_machine(metric: str, expected: str) -> None:
+    target = Target(metric, "x", at_most=1.0)
+    disturbed = rounds((1.0, 0.9), metric=metric, busy={**LIVELY, "others_busy": 0.4})
+    assert judge(disturbed, target, shared=True)["verdict"] == expected
+    assert judge(rounds((1.0, 0.9), metric=metric), target)["verdict"] == MET
+
+
 def test_an_absolute_target_looks_at_the_second_contestant_only() -> None:
     target = Target("kib", "memory", at_most=40, absolute=True)
     found = [{"nginx": LIVELY, "sidecar": {"kib": 39.0, **LIVELY}}]
