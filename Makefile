@@ -49,6 +49,9 @@ vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes 
 	@$(BIN)/ktls lab build --image debian13-gnutls
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
 
+bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
+	@bench/run
+
 molecule: prepare ## The role scenarios on a lab VM
 	@tests/molecule/run
 
@@ -56,4 +59,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-gnutls molecule clean
+.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-gnutls bench molecule clean
