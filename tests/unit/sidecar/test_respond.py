@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ktls_sidecar.web import conditions
 from ktls_sidecar.web.dates import format_date, parse_date
 from ktls_sidecar.web.files import OpenFile
 from ktls_sidecar.web.represent import Representation
@@ -125,13 +126,23 @@ def test_the_old_forms_of_dates(text: str, seconds: int) -> None:
     assert parse_date(text, now=1_700_000_000 if "-70 " not in text else 1_500_000_000) == seconds
 
 
-def test_a_date_is_no_strong_validator_within_its_second() -> None:
+@pytest.mark.parametrize(("now", "strong"), [(MODIFIED, False), (MODIFIED + 0.9, False), (MODIFIED + 1, True)])
+def test_a_date_is_no_strong_validator_within_its_second(now: float, strong: bool) -> None:
     """The file may be written again in that second, and the date would not tell."""
-    now = int(time.time())
-    for modified, status in ((now + 2, 200), (now - 1, 206)):
-        file = OpenFile(fd=-1, name="f", size=1000, mtime_ns=modified * 1_000_000_000, inode=7)
-        fields = {"range": "bytes=0-9", "if-range": format_date(modified)}
-        assert Representation(file, "text/plain").plan("GET", fields).status == status
+    assert conditions.if_range(DATE, '"x"', MODIFIED, now) is strong
+    assert not conditions.if_range(EARLIER, '"x"', MODIFIED, now)
+    assert not conditions.if_range(DATE, '"x"', None, now)
+
+
+@pytest.mark.parametrize("seconds", [-5, int(time.time()) + 3600, 2**40])
+def test_a_time_that_must_not_be_told(seconds: int) -> None:
+    file = OpenFile(fd=-1, name="f", size=1000, mtime_ns=seconds * 1_000_000_000, inode=7)
+    found = Representation(file, "text/plain")
+    assert b"Last-Modified" not in found.whole.head
+    for name in ("if-modified-since", "if-unmodified-since", "if-range"):
+        for date in (DATE, LATER, "Fri, 31 Dec 9999 23:59:59 GMT"):
+            assert found.plan("GET", {name: date}) is found.whole
+    assert found.plan("GET", {"if-none-match": found.etag}).status == 304
 
 
 def test_head_is_what_headers_say() -> None:

@@ -24,6 +24,8 @@ MOUNTS = """\
 28 22 0:51 / /srv/over ro - overlay overlay ro,lowerdir=/l
 29 22 8:5 / /srv/twice ro - ext4 /dev/vdd ro
 30 22 8:5 / /srv/twice2 ro - ext4 /dev/vdd rw
+32 22 8:7 / /srv/twice3 rw - ext4 /dev/vde rw
+33 22 8:7 / /srv/twice4 ro - ext4 /dev/vde ro
 broken line
 31 22 8:6 / /srv/no
 """

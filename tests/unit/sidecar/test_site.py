@@ -209,7 +209,9 @@ def test_no_descriptor_is_left_behind(root: Path) -> None:
     for target in (b"/f.txt", b"/h", b"/docs", b"/docs/", b"/empty", b"/empty/", b"/nothing", b"/docs/deep/g", b"/"):
         for one in fields:
             for method in ("GET", "HEAD"):
+                os.utime(root / "f.txt")
                 with contextlib.suppress(RefusedError):
+                    ask(site, target, one, method)
                     ask(site, target, one, method)
     assert len(os.listdir("/proc/self/fd")) == before
 
