@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seal", choices=staging.SEALS, default="auto", help="default: %(default)s")
     parser.add_argument("--version", action="version", version=f"ktls-publish {VERSION}")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DESTINATION, or with --remove DESTINATION")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     wanted = 1 if options.remove else 2
     if len(options.paths) != wanted:
         parser.error("--remove takes one path" if options.remove else "give SOURCE and DESTINATION")

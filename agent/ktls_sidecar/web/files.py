@@ -122,10 +122,7 @@ class OpenFile:
             there = os.stat(path)
         except OSError:
             return True
-        if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
-            return True
-        self.path = path
-        return False
+        return (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino)
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""

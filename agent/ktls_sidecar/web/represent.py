@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping
 
 from . import conditions
@@ -22,7 +23,8 @@ SPECIAL = frozenset(
 class Representation:
     """What is known of a file in one content coding; made once for many requests.
 
-    ``whole``: the answer to a plain GET. ``modified``: Unix time in seconds.
+    ``whole``: the answer to a plain GET. ``modified``: Unix time in seconds; None for a time that must not be told,
+    because it is in the future (RFC 9110 section 8.8.2.1) or no date can say it.
     """
 
     __slots__ = (
@@ -50,10 +52,13 @@ class Representation:
         self.ctime_ns = file.ctime_ns
         # A tag of its own even where the encoded file is a hard link.
         self.etag = f'{file.etag[:-1]}-{coding}"' if coding else file.etag
-        self.modified = file.mtime_ns // 1_000_000_000
+        seconds = file.mtime_ns // 1_000_000_000
+        self.modified = seconds if 0 <= seconds <= time.time() else None
         self._kind = kind.encode("ascii")
         self._coded = bool(coding)
-        validators = f"ETag: {self.etag}\r\nLast-Modified: {format_date(self.modified)}\r\n"
+        validators = f"ETag: {self.etag}\r\n"
+        if self.modified is not None:
+            validators += f"Last-Modified: {format_date(self.modified)}\r\n"
         if vary:
             validators += "Vary: Accept-Encoding\r\n"
         self._validators = validators.encode("ascii")

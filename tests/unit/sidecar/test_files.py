@@ -4,14 +4,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ktls_sidecar.web.files import RefusedError, open_target, parse_target
+from ktls_sidecar import seal
+from ktls_sidecar.web import files
+from ktls_sidecar.web.beneath import Opener
+from ktls_sidecar.web.files import OpenFile, RefusedError, open_target, parse_target
+
+
+@pytest.fixture(params=["openat2", "by name"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways through a tree, with one and the same result."""
+    if request.param == "by name":
+        monkeypatch.setattr(files._opener, "works", False)
+    else:
+        assert files._opener.works  # Linux 5.6
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +142,7 @@ def test_refuses(tree: Path, target: bytes, status: int) -> None:
     assert caught.value.status == status
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60).map(lambda tail: b"/" + tail))
 def test_segments_are_plain_names(target: bytes) -> None:
     try:
@@ -148,6 +164,7 @@ PARTS = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PARTS, max_size=8))
 def test_whatever_opens_lies_inside(tree: Path, parts: list[bytes]) -> None:
     try:
@@ -193,3 +210,174 @@ def test_etag_tells_files_apart(tmp_path: Path) -> None:
     first.close()
     second.close()
     second.close()
+
+
+# --- changed while it is open --------------------------------------------------------------------------------
+
+CONTENT = "content"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "f"
+    path.write_text(CONTENT)
+    time.sleep(0.02)  # the next change gets another time, however coarse the clock of the file system
+    return path
+
+
+@pytest.fixture
+def file(path: Path) -> Iterator[OpenFile]:
+    file = open_target(str(path.parent), parse_target(b"/f"))
+    assert not file.changed()
+    yield file
+    assert os.pread(file.fd, 100, 0)
+    file.close()
+
+
+def put_back(path: Path, file: OpenFile) -> None:
+    os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+
+
+def rewrite(path: Path, file: OpenFile) -> None:
+    path.write_text(CONTENT.upper())
+    put_back(path, file)
+    assert path.stat().st_mtime_ns == file.mtime_ns
+    assert path.stat().st_size == file.size
+
+
+def append(path: Path, file: OpenFile) -> None:
+    with path.open("a") as stream:
+        stream.write("x")
+    put_back(path, file)
+
+
+def cut(path: Path, file: OpenFile) -> None:
+    os.truncate(path, 3)
+
+
+def touch(path: Path, file: OpenFile) -> None:
+    os.utime(path, (1, 1))
+
+
+def rewrite_same_content_size(path: Path, file: OpenFile) -> None:
+    path.write_text(CONTENT.upper())
+
+
+@pytest.mark.parametrize("event", [rewrite, append, cut, touch, rewrite_same_content_size])
+def test_content_that_changes(path: Path, file: OpenFile, event: Callable[[Path, OpenFile], None]) -> None:
+    event(path, file)
+    assert file.changed()
+    assert file.changed()
+
+
+def replace(path: Path, file: OpenFile) -> None:
+    new = path.with_name("new")
+    new.write_text("another")
+    os.rename(new, path)
+
+
+def unlink(path: Path, file: OpenFile) -> None:
+    path.unlink()
+
+
+def link(path: Path, file: OpenFile) -> None:
+    os.link(path, path.with_name("second"))
+
+
+def move(path: Path, file: OpenFile) -> None:
+    os.rename(path, path.with_name("old"))
+
+
+def move_and_replace(path: Path, file: OpenFile) -> None:
+    move(path, file)
+    path.write_text("another")
+
+
+def move_the_directory(path: Path, file: OpenFile) -> None:
+    os.rename(path.parent, path.parent.with_name("moved"))
+    os.rename(path.parent.with_name("moved"), path.parent)
+
+
+def mode(path: Path, file: OpenFile) -> None:
+    os.chmod(path, 0o400)
+
+
+INNOCENT = [replace, unlink, link, move, move_and_replace, move_the_directory, mode]
+
+
+@pytest.mark.parametrize("event", INNOCENT)
+def test_events_that_leave_the_content(path: Path, file: OpenFile, event: Callable[[Path, OpenFile], None]) -> None:
+    event(path, file)
+    assert not file.changed()
+    assert not file.changed()
+
+
+@pytest.mark.parametrize("event", [link, mode])
+def test_a_change_after_an_innocent_event(path: Path, file: OpenFile, event: Callable[[Path, OpenFile], None]) -> None:
+    event(path, file)
+    assert not file.changed()
+    time.sleep(0.02)
+    os.chmod(path, 0o600)
+    assert not file.changed()
+    time.sleep(0.02)
+    rewrite(path, file)
+    assert file.changed()
+
+
+def test_a_change_after_a_move(path: Path, file: OpenFile) -> None:
+    move(path, file)
+    assert not file.changed()
+    time.sleep(0.02)
+    rewrite(path.with_name("old"), file)
+    assert file.changed()
+
+
+@pytest.mark.parametrize(("before", "after", "changed"), [("", "", True), ("", "x", False), ("x", "", False)])
+def test_a_seal_that_comes_or_goes_explains_the_change_time(
+    path: Path, file: OpenFile, monkeypatch: pytest.MonkeyPatch, before: str, after: str, changed: bool
+) -> None:
+    monkeypatch.setattr(seal, "reason", lambda fd: before)
+    assert file.seal() == before
+    monkeypatch.setattr(seal, "reason", lambda fd: after)
+    assert file.seal() == before  # asked once
+    os.utime(path, ns=(0, file.mtime_ns))  # moves nothing but the change time
+    assert file.changed() is changed
+
+
+# --- openat2 -------------------------------------------------------------------------------------------------
+
+
+def test_openat2(tree: Path) -> None:
+    opener = Opener(files.FILE_FLAGS)
+    root = os.open(tree, os.O_PATH)
+    try:
+        fd = opener.open(root, b"a/b/g")
+        assert fd is not None
+        assert os.read(fd, 9) == b"g"
+        assert not os.get_inheritable(fd)
+        os.close(fd)
+        for path, code in (
+            (b"inside-dir/g", errno.ELOOP),
+            (b"inside", errno.ELOOP),
+            (b"outside-dir/secret", errno.ELOOP),
+            (b"../secret", errno.EXDEV),
+            (b"/etc/passwd", errno.EXDEV),
+            (b"f/x", errno.ENOTDIR),
+            (b"nothing/x", errno.ENOENT),
+        ):
+            with pytest.raises(OSError) as caught:
+                opener.open(root, path)
+            assert caught.value.errno == code
+    finally:
+        os.close(root)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
+def test_a_host_without_openat2(tree: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr("ctypes.get_errno", lambda: code)
+    opener = Opener(files.FILE_FLAGS)
+    opener._call = lambda *arguments: -1  # type: ignore[assignment]
+    assert not opener._probe()
+    opener.works = True
+    monkeypatch.setattr(files, "_opener", opener)
+    assert read(tree, b"/a/b/g") == b"g"

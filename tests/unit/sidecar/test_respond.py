@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ktls_sidecar.web import conditions
 from ktls_sidecar.web.dates import format_date, parse_date
 from ktls_sidecar.web.files import OpenFile
-from ktls_sidecar.web.respond import content_type, plan
+from ktls_sidecar.web.represent import Representation
+from ktls_sidecar.web.respond import STATUS_LINES, Plan, content_type, header_lines, plan, refuse
 
 MODIFIED = 784111777
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -106,4 +110,79 @@ def test_unsatisfiable_names_the_size() -> None:
     ],
 )
 def test_content_type(name: str, expected: str) -> None:
+    assert content_type(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Sunday, 06-Nov-94 08:49:37 GMT", MODIFIED),
+        ("Sun Nov  6 08:49:37 1994", MODIFIED),
+        ("Sunday, 06-Nov-26 08:49:37 GMT", 1793954977),
+        ("Friday, 06-Nov-70 08:49:37 GMT", 26729377),
+    ],
+)
+def test_the_old_forms_of_dates(text: str, seconds: int) -> None:
+    assert parse_date(text, now=1_700_000_000 if "-70 " not in text else 1_500_000_000) == seconds
+
+
+@pytest.mark.parametrize(("now", "strong"), [(MODIFIED, False), (MODIFIED + 0.9, False), (MODIFIED + 1, True)])
+def test_a_date_is_no_strong_validator_within_its_second(now: float, strong: bool) -> None:
+    """The file may be written again in that second, and the date would not tell."""
+    assert conditions.if_range(DATE, '"x"', MODIFIED, now) is strong
+    assert not conditions.if_range(EARLIER, '"x"', MODIFIED, now)
+    assert not conditions.if_range(DATE, '"x"', None, now)
+
+
+@pytest.mark.parametrize("seconds", [-5, int(time.time()) + 3600, 2**40])
+def test_a_time_that_must_not_be_told(seconds: int) -> None:
+    file = OpenFile(fd=-1, name="f", size=1000, mtime_ns=seconds * 1_000_000_000, inode=7)
+    found = Representation(file, "text/plain")
+    assert b"Last-Modified" not in found.whole.head
+    for name in ("if-modified-since", "if-unmodified-since", "if-range"):
+        for date in (DATE, LATER, "Fri, 31 Dec 9999 23:59:59 GMT"):
+            assert found.plan("GET", {name: date}) is found.whole
+    assert found.plan("GET", {"if-none-match": found.etag}).status == 304
+
+
+def test_head_is_what_headers_say() -> None:
+    for decided in (
+        plan("GET", {}, FILE),
+        plan("GET", {"range": "bytes=1-2"}, FILE),
+        refuse(404, "x", [("A", "b: c")]),
+    ):
+        assert header_lines(decided.headers) == decided.head
+    assert refuse(404, "x", [("A", "b: c")]).headers[-1] == ("A", "b: c")
+    assert STATUS_LINES[206] == b"HTTP/1.1 206 Partial Content\r\n"
+    assert Plan(204, b"").body_length == 0
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\n", "\r"])
+def test_no_header_field_breaks_the_line(value: str) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        header_lines([("Location", value)])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.mjs", "text/javascript; charset=utf-8"),
+        ("a.JS", "text/javascript; charset=utf-8"),
+        ("a.wasm", "application/wasm"),
+        ("a.woff2", "font/woff2"),
+        ("a.avif", "image/avif"),
+        ("a.webp", "image/webp"),
+        ("a.tar.zst", "application/zstd"),
+        ("a.webmanifest", "application/manifest+json"),
+        ("a.m3u8", "application/vnd.apple.mpegurl"),
+        ("a.ts", "video/mp2t"),
+        ("a.deb", "application/vnd.debian.binary-package"),
+        ("a.rpm", "application/x-rpm"),
+        ("a.iso", "application/x-iso9660-image"),
+        ("a.mp4", "video/mp4"),
+        ("a.css", "text/css; charset=utf-8"),
+        ("a.", "application/octet-stream"),
+    ],
+)
+def test_web_types(name: str, expected: str) -> None:
     assert content_type(name) == expected
