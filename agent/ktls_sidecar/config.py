@@ -10,6 +10,9 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
+from .web import settings
+from .web.settings import Settings
+
 CREDENTIAL_KEY = "tls.key"
 _MAX_WORKERS = 512
 
@@ -64,8 +67,12 @@ class Config:
     """A kTLS connection that is older ends after its response, where the stack cannot change keys."""
     ktls_max_bytes: int = 64 * 1024**3
     """The same by bytes sent."""
+    key_update_memory_s: float = 3600.0
+    """How long a client that changed its keys there is served from userspace."""
     zerocopy: bool = False
-    files: dict[str, Any] = field(default_factory=dict)
+    """Let a NIC that encrypts send file pages uncopied, of files that are proved immutable (``ktls-publish``)."""
+    files: Settings = field(default_factory=Settings)
+    """How files are served: types, Cache-Control, precompressed siblings, listings."""
 
     def key_path(self) -> str:
         """Return the path of the default private key. Raises KtlsError ``bad_config``."""
@@ -131,9 +138,7 @@ def _check(name: str, value: Any) -> Any:
     if name == "certificates":
         return _certificates(value)
     if name == "files":
-        if not isinstance(value, dict):
-            raise ValueError("'files' must be an object")
-        return value
+        return settings.parse(value)
     if name == "off_flags":
         if not isinstance(value, list) or not value:
             raise ValueError("'off_flags' must be a list of at least one path")

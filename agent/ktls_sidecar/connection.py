@@ -49,8 +49,8 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     poller: Poller
     site: Site
+    peers: Peers
     ask: select.poll = field(default_factory=select.poll)
-    peers: Peers = field(default_factory=Peers)
     buffers: BufferPool = field(default_factory=BufferPool)
     receive: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(_RECEIVE_SIZE))
 

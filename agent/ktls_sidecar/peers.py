@@ -7,15 +7,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-_KEEP_S = 24 * 3600.0
 _MOST = 4096
 
 
 class Peers:
-    """Remembers addresses for a day, the latest 4,096."""
+    """Remembers the latest 4,096 addresses."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Times come from ``clock``, in seconds."""
+    def __init__(self, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Forget an address after ``keep_s`` seconds. Times come from ``clock``, in seconds."""
+        self._keep_s = keep_s
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()
 
@@ -23,12 +23,12 @@ class Peers:
         """``remote`` is ``address:port``; the port does not count."""
         address = _address(remote)
         self._seen.pop(address, None)
-        self._seen[address] = self._clock() + _KEEP_S
+        self._seen[address] = self._clock() + self._keep_s
         while len(self._seen) > _MOST:
             self._seen.popitem(last=False)
 
     def __contains__(self, remote: object) -> bool:
-        """True when the client at ``remote`` changed its keys within the last day."""
+        """True when the client at ``remote`` changed its keys not long ago."""
         if not self._seen or not isinstance(remote, str):
             return False
         until = self._seen.get(_address(remote))

@@ -22,10 +22,10 @@ from .counters import Counters
 from .merge import connections_open
 from .mode import MODES, RX, TX, USERSPACE, ModeSwitch
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
+from .peers import Peers
 from .poller import Poller
 from .report import OK, Report
 from .version import VERSION
-from .web import settings
 from .web.site import Site
 
 TICK_S = 0.25
@@ -57,7 +57,7 @@ class Server:
         self._previous_mode = USERSPACE
         self.mode = ModeSwitch(config.off_flags, self._mode_changed)
         self.counters = Counters()
-        self._site = Site(config.root, settings.parse(config.files))
+        self._site = Site(config.root, config.files)
         self._log = AccessLog(log if config.access_log else None)
         self._shared: Shared | None = None
         self._listeners: list[socket.socket] = []
@@ -93,6 +93,7 @@ class Server:
             loop=loop,
             poller=Poller(loop),
             site=self._site,
+            peers=Peers(self._config.key_update_memory_s),
         )
         for sock in self._listeners:
             loop.add_reader(sock.fileno(), self._accept, sock)

@@ -46,7 +46,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
 chmod 600 /etc/ktls/tls/key.pem; chmod 644 /etc/ktls/tls/cert.pem
 printf '#!/bin/sh\\nPYTHONPATH=/opt/sidecar exec python3 -m ktls_sidecar "$@"\\n' > /usr/local/bin/ktls-sidecar
 chmod 755 /usr/local/bin/ktls-sidecar
-echo '{"certificate": "/etc/ktls/tls/cert.pem", "root": "/srv/ktls"}' > /etc/ktls/sidecar.json
+echo '{"certificate": "/etc/ktls/tls/cert.pem", "root": "/srv/ktls", "key_update_memory_s": 1}' > /etc/ktls/sidecar.json
 cat > /root/ctl.py <<'X'
 import json, sys
 sys.path.insert(0, "/opt/sidecar")
@@ -110,11 +110,9 @@ class Sidecar:
 
     def sendfile_calls(self, path: str) -> int:
         """Download ``path`` and return how often the sidecar called sendfile(2) meanwhile, by the kernel's trace."""
-        pid = self.run("systemctl show -P MainPID ktls-sidecar").strip()
+        pids = " || ".join(f"common_pid == {worker['pid']}" for worker in self.call(verb="status")["workers"])
         event = "/sys/kernel/tracing/events/syscalls/sys_enter_sendfile64"
-        start = (
-            f"echo 'common_pid == {pid}' > {event}/filter; echo > /sys/kernel/tracing/trace; echo 1 > {event}/enable"
-        )
+        start = f"echo '{pids}' > {event}/filter; echo > /sys/kernel/tracing/trace; echo 1 > {event}/enable"
         self.run(start)
         try:
             with self.client() as client:
@@ -226,6 +224,64 @@ def test_the_kernel_encrypts_and_does_not_decrypt(tx: Sidecar, version: str, cip
     assert status["errors"] == {}
 
 
+@pytest.fixture
+def rx(tx: Sidecar) -> Sidecar:
+    """The same in mode rx."""
+    assert tx.call(verb="mode", mode="rx")["effective_mode"] == "rx"
+    return tx
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@everywhere
+def test_the_kernel_does_both(rx: Sidecar, version: str) -> None:
+    """Where OpenSSL moves the receiving side; 3.0 does not for TLS 1.3, and that is counted."""
+    moves = version == "1.2" or openssl_version(rx) >= (3, 2)
+    before, counted = rx.tls_stat(), rx.call(verb="status")
+    request = b"GET /small.bin HTTP/1.1\r\nHost: x\r\n\r\n"
+    with rx.client(version=VERSIONS[version]) as client:
+        body = client.get("/large.bin").body
+        (line,) = rx.sockets()
+        assert "txconf: sw" in line
+        assert ("rxconf: sw" if moves else "rxconf: none") in line
+        status, during = rx.call(verb="status"), rx.tls_stat()
+        # Pipelined, in pieces, and more than one record at a time: nothing may wait for an event that does not come.
+        client.send(request + request[:20])
+        client.send(request[20:])
+        client.send(request)
+        for _ in range(3):
+            assert client.response().status == 200
+        client.send(b"GET /none HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n" + bytes(40000))
+        assert client.response().status == 404
+        # The client's close_notify is a record that is not data: the kernel says EIO to who does not ask for its type.
+        client.sock.unwrap()
+    assert hashlib.sha256(body).hexdigest() == rx.sha256("large.bin")
+    assert status["connections"] == {"ktls_tx": 1, "userspace": 0}
+    assert status["ktls_rx"]["connections"] == int(moves)
+    (row,) = [row for row in status["by"] if row["connections"]]
+    assert (row["assigned"], row["path"]) == ("rx", "ktls_tx_rx" if moves else "ktls_tx")
+    fallen = status["fallbacks"].get("rx:openssl", 0) - counted["fallbacks"].get("rx:openssl", 0)
+    assert fallen == int(not moves)
+    assert during["TlsRxSw"] - before["TlsRxSw"] == int(moves)
+    eventually(lambda: rx.tls_stat()["TlsCurrRxSw"] == 0, 20)
+    after = rx.call(verb="status")
+    assert after["errors"] == counted["errors"]
+    assert after["client_aborts"] == counted["client_aborts"]
+
+
+@once
+def test_a_share_of_the_connections(tx: Sidecar) -> None:
+    assert tx.call(verb="mode", mode="tx", share=0.5)["share"] == 0.5
+    kinds = set()
+    for _ in range(40):
+        with tx.client() as client:
+            client.get("/small.bin")
+            (line,) = tx.sockets()
+            kinds.add("tcp-ulp-tls" in line)
+        if len(kinds) == 2:
+            break
+    assert kinds == {True, False}
+
+
 @once
 def test_files_go_by_sendfile(tx: Sidecar) -> None:
     # At most 1 MiB a call.
@@ -257,11 +313,15 @@ def key_update(sidecar: Sidecar, command: str) -> str:
     return sidecar.run(script)
 
 
+def openssl_version(sidecar: Sidecar) -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", sidecar.run("openssl version"))[:2]
+    return int(major), int(minor)
+
+
 def rekeys(sidecar: Sidecar) -> bool:
     """True for a kernel and an OpenSSL that can change keys: Linux 6.14 and OpenSSL 3.2."""
-    kernel, openssl = sidecar.run("uname -r; openssl version").splitlines()
-    numbers = [re.findall(r"\d+", text)[:2] for text in (kernel, openssl)]
-    return (int(numbers[0][0]), int(numbers[0][1])) >= (6, 14) and (int(numbers[1][0]), int(numbers[1][1])) >= (3, 2)
+    major, minor = re.findall(r"\d+", sidecar.run("uname -r"))[:2]
+    return (int(major), int(minor)) >= (6, 14) and openssl_version(sidecar) >= (3, 2)
 
 
 @once
@@ -288,6 +348,32 @@ def test_key_update_that_asks_for_one(tx: Sidecar) -> None:
         assert errors["key_update"] == before + 1
     assert set(errors) <= {"key_update"}
 
+
+@everywhere
+def test_key_update_where_the_kernel_decrypts(rx: Sidecar) -> None:
+    time.sleep(1.2)  # what the test before has taught is forgotten
+    counted = rx.call(verb="status")
+    output = key_update(rx, "k")
+    status = rx.call(verb="status")
+    assert "bad record mac" not in output.lower()
+    survives = rekeys(rx) or openssl_version(rx) < (3, 2)
+    assert output.count("HTTP/1.1 200 OK") == (2 if survives else 1)
+    assert status["errors"].get("key_update", 0) == counted["errors"].get("key_update", 0) + (0 if survives else 1)
+    if not survives:
+        # Its next connection is served from userspace, and says why.
+        again = rx.run(CURL)
+        assert again.split()[0] == "200"
+        after = rx.call(verb="status")["fallbacks"]
+        assert after.get("peer", 0) == counted["fallbacks"].get("peer", 0) + 1
+        time.sleep(1.2)
+        rx.run(CURL)
+        assert rx.call(verb="status")["fallbacks"] == after, "forgotten after key_update_memory_s"
+
+
+CURL = (
+    "curl -sS -o /dev/null -w '%{http_code}\n' --cacert /etc/ktls/tls/cert.pem"
+    " --resolve localhost:8443:127.0.0.1 https://localhost:8443/small.bin"
+)
 
 # Sizes just over a sendfile call, where the last record is the one that TCP's queue has no room for.
 STALLED_CLIENTS = """
@@ -318,6 +404,7 @@ print(len(threads), short)
 @everywhere
 def test_the_last_record_is_not_lost(tx: Sidecar) -> None:
     """A close overtakes what kTLS holds back while TCP's queue is full."""
+    time.sleep(1.2)  # what a KeyUpdate of this client has taught is forgotten
     done = tx.lab.ssh(HOST, ["python3", "-c", STALLED_CLIENTS], timeout=120)
     assert done.stdout.strip() == "32 []", done.stdout + done.stderr
 
@@ -410,6 +497,31 @@ def test_no_byte_is_wrong_while_modes_change(tx: Sidecar) -> None:
     assert after["errors"] == before["errors"]
     eventually(lambda: tx.tls_stat()["TlsCurrTxSw"] == 0, 30)
     assert tx.tls_stat()["TlsRxSw"] == 0
+
+
+@once
+def test_long_lives_are_limited(tx: Sidecar) -> None:
+    """On this kernel a client's KeyUpdate would end the connection, so it ends before clients get that far."""
+    limits = '"ktls_max_bytes": 5000000, "ktls_max_age_s": 6'
+    try:
+        tx.run(f"sed -i 's/}}$/, {limits}}}/' /etc/ktls/sidecar.json; systemctl restart ktls-sidecar; modprobe tls")
+        assert tx.call(verb="mode", mode="tx")["effective_mode"] == "tx"
+        with tx.client() as client:
+            first, second = client.get("/large.bin"), client.get("/large.bin")
+            assert "connection" not in first.headers
+            # What is under way is never cut: it is the next response that says goodbye.
+            assert [len(response.body) for response in (first, second)] == [LARGE, LARGE]
+            last = client.get("/small.bin")
+            assert last.headers["connection"] == "close"
+            assert client.closed()
+        assert tx.call(verb="status")["limited"] == {"bytes": 1}
+        with tx.client() as client, tx.client(version=VERSIONS["1.2"]) as other:
+            assert client.get("/small.bin").status == other.get("/small.bin").status == 200
+            eventually(lambda: tx.call(verb="status")["limited"] == {"bytes": 1, "age": 1}, 30)
+            assert client.closed()
+            assert other.get("/small.bin").status == 200, "TLS 1.2 has no KeyUpdate"
+    finally:
+        tx.run(f"sed -i 's/, {limits}//' /etc/ktls/sidecar.json; systemctl restart ktls-sidecar")
 
 
 @once
