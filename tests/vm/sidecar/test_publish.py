@@ -7,6 +7,9 @@ Two file systems on loop devices, ext4 with fs-verity and ext4 without it, where
 from __future__ import annotations
 
 import gzip
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -28,16 +31,31 @@ printf '#!/bin/sh\\nPYTHONPATH=/opt/sidecar exec python3 -m ktls_sidecar.publish
 chmod 755 /usr/local/bin/ktls-publish
 head -c 3000000 /dev/urandom > /root/old; head -c 5000000 /dev/urandom > /root/new
 cat > /root/kill.py <<'X'
-import os, signal, sys
+import json, os, signal, sys
 sys.path.insert(0, "/opt/sidecar")
-from ktls_sidecar import publish, staging
-wanted, destination = sys.argv[1:]
-def die(step):
-    print(step, flush=True)
-    if step == wanted:
-        os.kill(os.getpid(), signal.SIGKILL)
-staging.reached = die
-publish.publish_file("/root/new", destination)
+from ktls_sidecar import publish, seal, staging
+path = sys.argv[1]
+content = {open("/root/" + name, "rb").read(): name for name in ("old", "new")}
+def state():
+    with open(path, "rb") as file:
+        return content.get(file.read(), "mixed"), seal.reason(file.fileno())
+steps = []
+publish.publish_file("/root/old", path)
+staging.reached = steps.append
+publish.publish_file("/root/new", path)
+for step in steps:
+    staging.reached = lambda name: None
+    publish.publish_file("/root/old", path)
+    child = os.fork()
+    if child == 0:
+        staging.reached = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == step else None
+        publish.publish_file("/root/new", path)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    killed, left = state(), len(os.listdir(os.path.dirname(path)))
+    # The next run finishes the work and sweeps.
+    publish.publish_file("/root/new", path)
+    print(json.dumps([step, status, killed, left, state(), sorted(os.listdir(os.path.dirname(path)))]))
 X
 cat > /root/reason.py <<'X'
 import os, sys
@@ -139,29 +157,24 @@ def test_replacing_and_removing(host: Host, kind: str) -> None:
 
 @both
 def test_killed_at_each_step(host: Host, kind: str) -> None:
-    path = f"/srv/{kind}/k"
-    host.run(f"ktls-publish /root/old {path}")
-    steps = host.run(f"python3 /root/kill.py none {path}").split("\n")[:-1]
-    expected = ["created", "written", "staged", "renamed", "directory synced"]
-    expected[2:2] = ["verity"] if kind == "verity" else []
+    path = f"/srv/{kind}/k/f"
+    host.run(f"mkdir -p /srv/{kind}/k")
+    rows = [json.loads(line) for line in host.run(f"python3 /root/kill.py {path}").splitlines()]
+    expected = ["created", "written", "verity", "staged", "renamed", "directory synced"]
     if kind == "plain":
-        expected[3:] = ["unsealed", "renamed", "directory synced", "sealed"]
-    assert steps == expected
-    for step in steps:
-        host.run(f"ktls-publish /root/old {path}")
-        done = host.sh(f"python3 /root/kill.py '{step}' {path}")
-        assert done.stdout.split("\n")[-2] == step
-        assert done.returncode != 0
-        assert host.holds(path) == ("old" if steps.index(step) < steps.index("renamed") else "new")
-        if kind == "verity" or step not in ("unsealed", "renamed", "directory synced"):
-            # With the immutable attribute there is a moment without the seal, never without the content.
-            assert host.reason(path)[0] == SEALS[kind]
-        # The next run finishes the work and sweeps.
-        host.run(f"ktls-publish /root/new {path}")
-        assert host.holds(path) == "new"
-        assert host.reason(path)[0] == SEALS[kind]
-        assert host.run(f"ls -A /srv/{kind}").split() == ["k", "lost+found"]
-    host.run(f"ktls-publish --remove {path}")
+        expected = ["created", "written", "staged", "unsealed", "renamed", "directory synced", "sealed"]
+    assert [row[0] for row in rows] == expected
+    for step, status, (content, sealed), left, after, names in rows:
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        before = expected.index(step) < expected.index("renamed")
+        assert content == ("old" if before else "new")
+        # With the immutable attribute there is a moment without the seal, never without the content.
+        unsealed = kind == "plain" and step in ("unsealed", "renamed", "directory synced")
+        assert sealed == ("" if unsealed else SEALS[kind])
+        assert left == (2 if before else 1)
+        assert after == ["new", SEALS[kind]]
+        assert names == ["f"]
+    host.run(f"ktls-publish -r --remove /srv/{kind}/k")
 
 
 def test_power_cut_after_publishing(host: Host) -> None:
