@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -539,3 +540,69 @@ def test_a_second_sidecar_of_the_same_user_does_not_share_the_port(crew: Crew, c
     other = {"control_socket": str(crew.directory / "other.sock"), "http_socket": None}
     status, line = command.fail(listen=[{"host": "127.0.0.1", "port": crew.port}], **other)
     assert (status, "the port is in use" in line) == (1, True)
+
+
+# --- all at once ------------------------------------------------------------------------------------------------------
+
+
+def test_chaos(crew: Crew) -> None:
+    """Workers die, modes change and certificates are read again while clients download."""
+    body = os.urandom(300_000)
+    (crew.directory / "root" / "data").write_bytes(body)
+    stop = threading.Event()
+    wrong: list[int] = []
+    right: list[int] = []
+
+    def download() -> None:
+        while not stop.is_set():
+            # A client whose worker was killed, in the middle or before, tries again.
+            with contextlib.suppress(OSError, EOFError, ValueError, KeyError), crew.client() as client:
+                answer = client.get("/data")
+                if len(answer.body) == len(body):
+                    (right if answer.body == body else wrong).append(1)
+
+    assert crew.child.stderr is not None
+    threads = [threading.Thread(target=download) for _ in range(4)]
+    threads.append(threading.Thread(target=crew.child.stderr.read))
+    assert crew.child.stdout is not None
+    threads.append(threading.Thread(target=crew.child.stdout.read))
+    for thread in threads:
+        thread.start()
+    descriptors = len(os.listdir(f"/proc/{crew.child.pid}/fd"))
+    chance = random.Random(7)
+    before = crew.status()
+    end = time.monotonic() + 4
+    killed = 0
+    try:
+        while time.monotonic() < end:
+            act = chance.randrange(4)
+            if act == 0:
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(chance.choice(crew.pids()), signal.SIGKILL)
+                    killed += 1
+            elif act == 1:
+                crew.child.send_signal(signal.SIGHUP)
+            else:
+                mode = chance.choice(["userspace", "tx", "rx"])
+                assert crew.call(verb="mode", mode=mode, share=0.5)["mode"] == mode
+            now = crew.status()
+            for name in ("connections_total", "bytes"):
+                assert sum(now[name].values()) >= sum(before[name].values())
+            before = now
+            time.sleep(chance.random() * 0.1)
+        eventually(crew._up, 10)
+    finally:
+        stop.set()
+        for thread in threads[:4]:
+            thread.join(20)
+    assert wrong == []
+    assert len(right) > 20
+    assert killed > 3
+    assert crew.status()["errors"].get("worker_died", 0) <= killed
+    eventually(lambda: crew.status()["connections"] == {"ktls_tx": 0, "userspace": 0})
+    eventually(lambda: len(os.listdir(f"/proc/{crew.child.pid}/fd")) <= descriptors)
+    assert all(alive(pid) for pid in children(crew.child.pid))
+    crew.child.terminate()
+    assert crew.child.wait(20) == 0
+    for thread in threads:
+        thread.join(5)
