@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``__main__`` of the zipapp: one file that is ktls-agent, ktls-sidecar or itself, by the name it is called by."""
+"""The ``__main__`` of the zipapp: one file that is several commands, by the name that it is called by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main() -> int:
     """Dispatch on the program's name, else on the first argument. Imports only what the chosen part needs."""
     name = os.path.basename(sys.argv[0])
     arguments = sys.argv[1:]
-    if name in ("ktls-agent", "ktls-sidecar"):
+    if name in ("ktls-agent", "ktls-sidecar", "ktls-publish"):
         part = name[len("ktls-") :]
     elif arguments:
         part = arguments.pop(0)
@@ -25,12 +25,16 @@ def main() -> int:
         from ktls_sidecar.cli import main as sidecar
 
         return int(sidecar(arguments) or 0)
+    if part == "publish":
+        from ktls_sidecar.publish import main as publish
+
+        return publish(arguments)
     if part == "release" and len(arguments) == 1:
         return _release(arguments[0])
     if part == "version" and not arguments:
         sys.stdout.write(_meta())
         return 0
-    usage = "usage: ktls.pyz agent|sidecar ARGUMENTS... | version | release PATH"
+    usage = "usage: ktls.pyz agent|sidecar|publish ARGUMENTS... | version | release PATH"
     print(usage, file=sys.stdout if part in ("help", "-h", "--help") else sys.stderr)
     return 0 if part in ("help", "-h", "--help") else 2
 

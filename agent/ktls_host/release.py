@@ -48,6 +48,7 @@ _UNITS = {
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
 _OPTIONAL = frozenset({"ktls-sidecar.socket"})
+_COMMANDS = {"agent": ("ktls-agent",), "sidecar": ("ktls-sidecar", "ktls-publish")}
 _USERS = ("ktls-agent", "ktls-sidecar")
 _MEMBER_MAX = 8 * 1024 * 1024
 
@@ -460,7 +461,8 @@ def _units(desired: DesiredRelease) -> list[str]:
 
 
 def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
-    return [(f"/usr/local/bin/ktls-{name}", "../lib/ktls/current/ktls.pyz") for name in desired.components]
+    names = [name for component in desired.components for name in _COMMANDS[component]]
+    return [(f"/usr/local/bin/{name}", "../lib/ktls/current/ktls.pyz") for name in names]
 
 
 def _socket(desired: DesiredRelease, component: str) -> str:

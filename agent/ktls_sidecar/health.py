@@ -17,7 +17,7 @@ from typing import Any
 import h11
 
 # The rules of our sockets (owner and mode before anybody can connect, a stale file replaced) exist once.
-from ktls_host.jsonserver import _bound, _clear_stale, _group_id
+from ktls_host.unixsock import listening_place
 
 from .control import Service
 from .metrics import render
@@ -113,9 +113,7 @@ class HttpServer:
 
 async def serve_http(service: Service, path: str, group: str | None) -> HttpServer:
     """Serve at ``path``, mode 0660. Raises KtlsError: ``socket_in_use``, ``path_in_the_way``, ``bind_failed``."""
-    gid = _group_id(group)
-    _clear_stale(path)
-    sock = _bound(path, 0o660, gid)
+    sock = listening_place(path, 0o660, group)
     server = HttpServer(service, path)
     await server.start(sock)
     return server

@@ -61,27 +61,30 @@ def take_activated() -> list[socket.socket]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit() or int(count) == 0:
         return []
-    found = []
-    for number in range(_FIRST_FD, _FIRST_FD + int(count)):
-        try:
-            sock = socket.socket(fileno=number)
-            fits = (
-                sock.family in (socket.AF_INET, socket.AF_INET6)
-                and sock.type == socket.SOCK_STREAM
-                and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            )
-        except OSError:
-            fits = False
-        if not fits:
-            raise KtlsError(
-                "bad_activation",
-                f"descriptor {number} of the socket unit is no listening TCP socket; use ListenStream=ADDRESS:PORT and"
-                " Accept=no in it",
-            )
-        sock.setblocking(False)
-        os.set_inheritable(number, False)
-        found.append(sock)
-    return found
+    return [_activated(number) for number in range(_FIRST_FD, _FIRST_FD + int(count))]
+
+
+def _activated(number: int) -> socket.socket:
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(fileno=number)
+        if (
+            sock.family in (socket.AF_INET, socket.AF_INET6)
+            and sock.type == socket.SOCK_STREAM
+            and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        ):
+            sock.setblocking(False)
+            os.set_inheritable(number, False)
+            return sock
+    except OSError:
+        pass
+    if sock is not None:
+        sock.close()
+    raise KtlsError(
+        "bad_activation",
+        f"descriptor {number} of the socket unit is no listening TCP socket; use ListenStream=ADDRESS:PORT and"
+        " Accept=no in it",
+    )
 
 
 def bind_all(wanted: Sequence[Listen], workers: int, complain: Callable[[str], None]) -> list[list[socket.socket]]:

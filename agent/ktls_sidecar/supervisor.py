@@ -68,7 +68,8 @@ class Supervisor:
         self._crashes = [0] * self._size
         self.mode = ModeSwitch(config.off_flags, self._mode_changed)
         self._taken: list[asyncio.Future[Message]] = []
-        self._ready = self._stopping = self._reloading = self._broken = False
+        self._ready = self._stopping = self._broken = False
+        self._reloading = self._reload_wanted = False
         self._loop = asyncio.new_event_loop()
         self._wake: asyncio.Event | None = None
         self._control: JsonServer | None = None
@@ -286,9 +287,19 @@ class Supervisor:
             worker.signal(signal.SIGKILL)
 
     async def _reload(self) -> None:
-        if self._reloading or self._stopping:
+        self._reload_wanted = True
+        if self._reloading:
             return
         self._reloading = True
+        try:
+            while self._reload_wanted and not self._stopping:
+                self._reload_wanted = False
+                await self._reload_once()
+        finally:
+            self._reloading = False
+            self._wake_up()
+
+    async def _reload_once(self) -> None:
         try:
             await self._reload_all()
         except KtlsError as error:
@@ -296,9 +307,6 @@ class Supervisor:
             self._complain(f"keeping the old certificate: {error.message}")
         else:
             self._complain("certificate and key read again")
-        finally:
-            self._reloading = False
-            self._wake_up()
 
     async def _reload_all(self) -> None:
         """Check here, have every worker load the same, and only then let all use it. Raises KtlsError."""

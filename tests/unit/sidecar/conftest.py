@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.unit.sidecar.processes import Command
 from tests.unit.sidecar.support import Certificate, Sidecar, running
 
 
@@ -69,3 +70,11 @@ def sidecar(tmp_path: Path, certificate: Certificate) -> Iterator[Sidecar]:
     with running(tmp_path, certificate) as instance:
         (instance.root / "hello.txt").write_text("hello, world\n")
         yield instance
+
+
+@pytest.fixture
+def command(tmp_path: Path, certificate: Certificate) -> Iterator[Command]:
+    """The command, to be started; what a failed test leaves running ends with it."""
+    made = Command(tmp_path, certificate)
+    yield made
+    made.kill()

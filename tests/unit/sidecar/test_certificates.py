@@ -62,7 +62,9 @@ def test_the_name_chooses(tmp_path: Path, certificate: Certificate, issued: Issu
     wild = issued("*.example.org", "example.org")
     exact = issued("www.example.org", common_name="nobody.example")
     other = issued("files.example.net")
-    with running(tmp_path, certificate, certificates=entries(wild, exact, other)) as sidecar:
+    # No DNS name at all: the common name still counts for nothing.
+    legacy = issued(common_name="legacy.example")
+    with running(tmp_path, certificate, certificates=entries(wild, exact, other, legacy)) as sidecar:
         (sidecar.root / "f").write_text("f")
         for name, expected in (
             ("localhost", certificate),
@@ -74,6 +76,7 @@ def test_the_name_chooses(tmp_path: Path, certificate: Certificate, issued: Issu
             ("files.example.net", other),
             ("x.files.example.net", certificate),
             ("nobody.example", certificate),
+            ("legacy.example", certificate),
             ("unknown.test", certificate),
             (None, certificate),
         ):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -18,70 +17,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from ktls_host.jsonsock import call
+from tests.unit.sidecar.processes import Command
 from tests.unit.sidecar.support import Certificate, Client
-
-AGENT = Path(__file__).parents[3] / "agent"
-
-
-class Command:
-    """``python -m ktls_sidecar`` with a configuration in a directory of its own."""
-
-    def __init__(self, directory: Path, certificate: Certificate) -> None:
-        self.directory = directory
-        self.settings: dict[str, Any] = {
-            "listen": [{"host": "127.0.0.1", "port": 0}],
-            "root": str(directory / "root"),
-            "certificate": str(certificate.certificate),
-            "key": str(certificate.key),
-            "control_socket": str(directory / "control.sock"),
-            "control_group": None,
-            "http_socket": str(directory / "http.sock"),
-            "off_flags": [str(directory / "off")],
-        }
-        (directory / "root").mkdir()
-        (directory / "root" / "f").write_text("f")
-        self.listeners: list[socket.socket] = []
-        """Passed as systemd passes them: from descriptor 3 on, sd_listen_fds(3)."""
-        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(AGENT), *sys.path])}
-
-    def start(self, **settings: Any) -> subprocess.Popen[str]:
-        path = self.directory / "config.json"
-        path.write_text(json.dumps({**self.settings, **settings}))
-        argv = [sys.executable, "-m", "ktls_sidecar", "--config", str(path)]
-        high = [fcntl.fcntl(listener, fcntl.F_DUPFD, 100) for listener in self.listeners]
-        if high:
-            passed = " ".join(f"{3 + place}<&{number} {number}<&-" for place, number in enumerate(high))
-            script = f'export LISTEN_PID=$$ LISTEN_FDS={len(high)}; exec "$@" {passed}'
-            argv = ["bash", "-c", script, "activate", *argv]
-        try:
-            return self._popen(argv, high)
-        finally:
-            for number in high:
-                os.close(number)
-
-    def _popen(self, argv: list[str], descriptors: list[int]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            argv,
-            pass_fds=descriptors,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def fail(self, **settings: Any) -> tuple[int, str]:
-        """Start with settings that cannot work; return exit status and the one line on stderr."""
-        child = self.start(**settings)
-        _, errors = child.communicate(timeout=20)
-        assert "Traceback" not in errors
-        (line,) = errors.splitlines()
-        return child.returncode, line
-
-
-@pytest.fixture
-def command(tmp_path: Path, certificate: Certificate) -> Command:
-    return Command(tmp_path, certificate)
 
 
 @pytest.fixture

@@ -10,18 +10,16 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.unit.sidecar.processes import Command, Crew
 from tests.unit.sidecar.support import Certificate, eventually
-from tests.unit.sidecar.test_cli import Command
-from tests.unit.sidecar.test_supervisor import Crew
 
 
 @pytest.fixture
-def crew(tmp_path: Path, certificate: Certificate) -> Iterator[Crew]:
-    running = Crew(Command(tmp_path, certificate), certificate, workers=1)
+def crew(command: Command, certificate: Certificate) -> Iterator[Crew]:
+    running = Crew(command, certificate, workers=1)
     yield running
     running.end()
 
@@ -64,9 +62,8 @@ def test_the_socket_is_for_its_group(crew: Crew) -> None:
     assert not (crew.directory / "http.sock").exists()
 
 
-def test_unhealthy_while_it_drains(tmp_path: Path, certificate: Certificate) -> None:
-    command = Command(tmp_path, certificate)
-    (tmp_path / "root" / "big").write_bytes(bytes(20_000_000))
+def test_unhealthy_while_it_drains(command: Command, certificate: Certificate) -> None:
+    (command.directory / "root" / "big").write_bytes(bytes(20_000_000))
     crew = Crew(command, certificate, drain_s=30)
     with crew.client() as client:
         client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -119,7 +116,7 @@ def test_those_who_say_nothing_do_no_harm(crew: Crew) -> None:
     eventually(lambda: ask(crew, "/healthz") == (200, "ok\n"))
 
 
-def test_it_can_be_left_out(tmp_path: Path, certificate: Certificate) -> None:
-    crew = Crew(Command(tmp_path, certificate), certificate, workers=1, http_socket=None)
-    assert not (tmp_path / "http.sock").exists()
+def test_it_can_be_left_out(command: Command, certificate: Certificate) -> None:
+    crew = Crew(command, certificate, workers=1, http_socket=None)
+    assert not (command.directory / "http.sock").exists()
     assert crew.end() == (0, "")

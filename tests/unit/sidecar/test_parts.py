@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import random
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import RequestError
 from ktls_sidecar import config, ulp
+from ktls_sidecar.channel import Channel
 from ktls_sidecar.counters import PATHS, Counters
 from ktls_sidecar.merge import Counts, Row, empty, ended, merge
 from ktls_sidecar.metrics import render
 from ktls_sidecar.mode import ModeSwitch
+from ktls_sidecar.output import LineWriter
 from ktls_sidecar.report import Report, status
 
 
@@ -405,3 +408,49 @@ def test_ulp_refusals_have_names(number: int, reason: str | None) -> None:
 )
 def test_who_can_change_keys(openssl: tuple[int, int, int], kernel: str, expected: bool) -> None:
     assert ulp.can_rekey(openssl, kernel) is expected
+
+
+@given(st.lists(st.text(st.characters(blacklist_characters="\n", codec="utf-8"), max_size=3000), max_size=12))
+@example(["x" * 3000, "y" * 3000, "z" * 9000, "", "x"])
+def test_lines_leave_whole_in_pieces_that_the_kernel_takes_at_once(lines: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    pieces: list[bytes] = []
+
+    def write(fd: int, data: bytes) -> int:
+        assert fd == 7
+        pieces.append(data)
+        return len(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ktls_sidecar.output.os.write", write)
+        LineWriter(7).write(text)
+    assert b"".join(pieces) == text.encode()
+    for piece in pieces:
+        assert piece.endswith(b"\n")
+        assert len(piece) <= 4096 or piece.count(b"\n") == 1
+    for first, second in zip(pieces, pieces[1:]):
+        assert len(first) + len(second[: second.index(b"\n") + 1]) > 4096, "no piece is shorter than it has to be"
+
+
+def test_a_channel_says_all_in_order_and_notices_the_end() -> None:
+    async def talk() -> tuple[list[Any], list[Any]]:
+        loop = asyncio.get_running_loop()
+        left, right = (Channel(sock) for sock in socket.socketpair())
+        # Before anybody listens, and more than the socket takes.
+        messages = [{"n": number, "text": "x" * 1000} for number in range(1000)]
+        for message in messages:
+            left.send(message)
+        heard: list[Any] = []
+        over = asyncio.Event()
+        right.attach(loop, heard.append, over.set)
+        left.attach(loop, lambda _message: None, lambda: None)
+        while len(heard) < len(messages):
+            await asyncio.sleep(0.001)
+        left.send({"last": True})
+        left.finish(1.0)
+        await asyncio.wait_for(over.wait(), 5)
+        right.close()
+        return heard, [*messages, {"last": True}]
+
+    heard, said = asyncio.run(talk())
+    assert heard == said

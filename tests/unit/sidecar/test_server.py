@@ -707,11 +707,11 @@ def s_client(sidecar: Sidecar, *lines: str, relay: Relay | None = None) -> str:
         "-verify_return_error",
     ]
     command += ["-CAfile", str(sidecar.certificate.ca)]
+    before = sidecar.status()["connections_total"]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert child.stdin is not None
-    before = sidecar.status()["connections_total"]
     eventually(lambda: sidecar.status()["connections_total"] != before)
     for line in lines:
         if line in ("HOLD", "FLUSH"):

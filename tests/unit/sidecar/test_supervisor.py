@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,78 +16,22 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ktls_host.jsonsock import JsonSockError, call
+from ktls_host.jsonsock import JsonSockError
+from ktls_sidecar import certificates
+from ktls_sidecar.channel import Channel
+from ktls_sidecar.config import parse
+from ktls_sidecar.openssl import load
+from ktls_sidecar.supervisor import Supervisor
+from ktls_sidecar.worker import Job, Worker
+from tests.unit.sidecar.processes import WORKERS, Command, Crew
 from tests.unit.sidecar.support import Certificate, Client, eventually
-from tests.unit.sidecar.test_cli import Command
-
-WORKERS = 3
-
-
-class Crew:
-    """A running supervisor and its workers."""
-
-    def __init__(self, command: Command, certificate: Certificate, **settings: Any) -> None:
-        self.directory = command.directory
-        self.certificate = certificate
-        self.socket: str = command.settings["control_socket"]
-        self.off_flag = command.directory / "off"
-        self.child = command.start(**{"workers": WORKERS, **settings})
-        try:
-            eventually(self._up, 20)
-        except BaseException:
-            self.child.kill()
-            raise
-        self.port: int = self.status()["port"]
-
-    def _up(self) -> bool:
-        assert self.child.poll() is None, self.child.communicate()
-        try:
-            return bool(self.call(verb="health")["healthy"]) and all(w["serving"] for w in self.status()["workers"])
-        except JsonSockError:
-            return False
-
-    def call(self, **request: Any) -> dict[str, Any]:
-        return call(self.socket, request)
-
-    def status(self) -> dict[str, Any]:
-        return self.call(verb="status")
-
-    def pids(self) -> list[int]:
-        return [worker["pid"] for worker in self.status()["workers"]]
-
-    def client(self, **options: Any) -> Client:
-        return Client(self.port, self.certificate.ca, **options)
-
-    def spread(self) -> list[Client]:
-        """Open connections until each worker has one."""
-        clients: list[Client] = []
-        for _ in range(200):
-            clients.append(self.client())
-            clients[-1].get("/f")
-            if all(worker["connections"] for worker in self.status()["workers"]):
-                return clients
-        raise AssertionError("200 connections, and a worker got none")
-
-    def end(self) -> tuple[int, str]:
-        """Stop it if it still runs. Returns exit status and stderr."""
-        if self.child.poll() is None:
-            self.child.terminate()
-        try:
-            _, errors = self.child.communicate(timeout=20)
-        finally:
-            self.child.kill()
-        return self.child.returncode, errors
-
-
-@pytest.fixture
-def command(tmp_path: Path, certificate: Certificate) -> Command:
-    return Command(tmp_path, certificate)
 
 
 @pytest.fixture
@@ -99,6 +45,17 @@ def close_all(clients: list[Client]) -> None:
     for client in clients:
         with contextlib.suppress(OSError):
             client.__exit__()
+
+
+def refused(crew: Crew) -> bool:
+    """True when nobody listens any more."""
+    try:
+        socket.create_connection(("127.0.0.1", crew.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        pass
+    return False
 
 
 def children(pid: int) -> list[int]:
@@ -357,8 +314,7 @@ def test_workers_do_not_outlive_the_supervisor(crew: Crew) -> None:
     crew.child.wait(10)
     eventually(lambda: not any(alive(pid) for pid in pids))
     close_all(clients)
-    with pytest.raises(ConnectionRefusedError):
-        crew.client()
+    eventually(lambda: refused(crew))
 
 
 def test_a_worker_has_nothing_of_the_supervisor_or_of_its_siblings(crew: Crew) -> None:
@@ -418,16 +374,6 @@ def slow(crew: Crew) -> Client:
     client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.stream.read(1000).startswith(b"HTTP/1.1 200")
     return client
-
-
-def refused(crew: Crew) -> bool:
-    try:
-        crew.client().sock.close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def test_one_signal_drains_all_and_a_second_ends_it(command: Command, certificate: Certificate) -> None:
@@ -502,6 +448,64 @@ def test_reload_is_for_all_workers_or_for_none(
     crew.end()
 
 
+class FakeWorker:
+    """A worker that answers at once, from a list."""
+
+    serving = True
+    silent_ticks = 0
+
+    def __init__(self, **answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[dict[str, Any]] = []
+
+    def ask(self, loop: asyncio.AbstractEventLoop, message: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        self.asked.append(message)
+        future: asyncio.Future[dict[str, Any]] = loop.create_future()
+        future.set_result(self.answers.get(message["verb"], {"ok": True}))
+        return future
+
+
+def reload_with(command: Command, *workers: FakeWorker) -> tuple[bool, bool, list[str]]:
+    """Reload. Returns whether the supervisor took the new certificate, whether it counted a failure, what it said."""
+    said: list[str] = []
+    supervisor = Supervisor(parse({**command.settings, "workers": 1}), load(), None, said.append)
+    supervisor._workers = dict(enumerate(workers))  # type: ignore[arg-type]
+    supervisor._wake = asyncio.Event()
+    before = supervisor._context
+    supervisor._loop.run_until_complete(supervisor._reload())
+    supervisor._listeners.close()
+    supervisor._loop.close()
+    return supervisor._context is not before, supervisor._counters.errors["reload_failed"] == 1, said
+
+
+def test_one_worker_that_cannot_load_keeps_all_on_the_old_certificate(command: Command) -> None:
+    refusal = {"ok": False, "code": "bad_certificate", "message": "half written", "generation": 0}
+    good, bad = FakeWorker(), FakeWorker(prepare=refusal)
+    assert reload_with(command, good, bad) == (False, True, ["keeping the old certificate: half written"])
+    assert [message["verb"] for message in good.asked + bad.asked] == ["prepare", "prepare"]
+
+
+def test_a_worker_that_ends_during_a_reload_does_not_stop_it(command: Command) -> None:
+    good, gone = FakeWorker(), FakeWorker(prepare={}, commit={})
+    assert reload_with(command, good, gone) == (True, False, ["certificate and key read again"])
+    assert [message["verb"] for message in good.asked] == ["prepare", "commit"]
+    assert good.asked[0] == gone.asked[0], "the same keys for all"
+
+
+def test_a_worker_loads_nothing_else_than_the_supervisor_did(command: Command) -> None:
+    settings = parse(command.settings)
+    context = certificates.load(load(), settings, certificates.new_ticket_keys())
+    ours, theirs = socket.socketpair()
+    with ours:
+        worker = Worker(Job(settings, load(), context, [], False, None, lambda _line: None), Channel(theirs))
+        order = {"id": 1, "verb": "prepare", "ticket_keys": b64encode(bytes(80)).decode()}
+        worker._received({**order, "digest": certificates.digest(settings)})
+        worker._received({**order, "digest": "of other files"})
+        answers = [json.loads(line) for line in ours.recv(4096).splitlines()]
+    assert [answer["ok"] for answer in answers] == [True, False]
+    assert "changed while they were read" in answers[1]["message"]
+
+
 # --- sockets from systemd -------------------------------------------------------------------------------------------
 
 
@@ -539,3 +543,69 @@ def test_a_second_sidecar_of_the_same_user_does_not_share_the_port(crew: Crew, c
     other = {"control_socket": str(crew.directory / "other.sock"), "http_socket": None}
     status, line = command.fail(listen=[{"host": "127.0.0.1", "port": crew.port}], **other)
     assert (status, "the port is in use" in line) == (1, True)
+
+
+# --- all at once ------------------------------------------------------------------------------------------------------
+
+
+def test_chaos(crew: Crew) -> None:
+    """Workers die, modes change and certificates are read again while clients download."""
+    body = os.urandom(300_000)
+    (crew.directory / "root" / "data").write_bytes(body)
+    stop = threading.Event()
+    wrong: list[int] = []
+    right: list[int] = []
+
+    def download() -> None:
+        while not stop.is_set():
+            # A client whose worker was killed, in the middle or before, tries again.
+            with contextlib.suppress(OSError, EOFError, ValueError, KeyError), crew.client() as client:
+                answer = client.get("/data")
+                if len(answer.body) == len(body):
+                    (right if answer.body == body else wrong).append(1)
+
+    assert crew.child.stderr is not None
+    threads = [threading.Thread(target=download) for _ in range(4)]
+    threads.append(threading.Thread(target=crew.child.stderr.read))
+    assert crew.child.stdout is not None
+    threads.append(threading.Thread(target=crew.child.stdout.read))
+    for thread in threads:
+        thread.start()
+    descriptors = len(os.listdir(f"/proc/{crew.child.pid}/fd"))
+    chance = random.Random(7)
+    before = crew.status()
+    end = time.monotonic() + 4
+    killed = 0
+    try:
+        while time.monotonic() < end:
+            act = chance.randrange(4)
+            if act == 0:
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(chance.choice(crew.pids()), signal.SIGKILL)
+                    killed += 1
+            elif act == 1:
+                crew.child.send_signal(signal.SIGHUP)
+            else:
+                mode = chance.choice(["userspace", "tx", "rx"])
+                assert crew.call(verb="mode", mode=mode, share=0.5)["mode"] == mode
+            now = crew.status()
+            for name in ("connections_total", "bytes"):
+                assert sum(now[name].values()) >= sum(before[name].values())
+            before = now
+            time.sleep(chance.random() * 0.1)
+        eventually(crew._up, 10)
+    finally:
+        stop.set()
+        for thread in threads[:4]:
+            thread.join(20)
+    assert wrong == []
+    assert len(right) > 20
+    assert killed > 3
+    assert crew.status()["errors"].get("worker_died", 0) <= killed
+    eventually(lambda: crew.status()["connections"] == {"ktls_tx": 0, "userspace": 0})
+    eventually(lambda: len(os.listdir(f"/proc/{crew.child.pid}/fd")) <= descriptors)
+    assert all(alive(pid) for pid in children(crew.child.pid))
+    crew.child.terminate()
+    assert crew.child.wait(20) == 0
+    for thread in threads:
+        thread.join(5)
