@@ -104,7 +104,8 @@ class World:
 
 
 world: World
-crash_at = ""
+calls_left = -1
+"""Calls until a crash on purpose; negative: none."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -128,7 +129,9 @@ class Machine(RuleBasedStateMachine):
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Make a call; returns None for a refusal of the documented kinds."""
         self.note(f"{name}{tuple(_short(argument) for argument in arguments)}")
-        if crash_at and name.endswith(crash_at):
+        global calls_left
+        calls_left -= 1
+        if calls_left == 0:
             ctypes.string_at(8)
         try:
             result = function(*arguments)
@@ -466,16 +469,16 @@ def _short(argument: Any) -> str:
 
 def main() -> int:
     """Search. Exit status 0 means that nothing was found."""
-    global world, crash_at
+    global world, calls_left
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--log", type=int, default=2, help="descriptor to write the calls to")
-    parser.add_argument("--crash-at", default="", help="crash before the call of this name, to test the report")
+    parser.add_argument("--crash-after", type=int, default=-1, help="crash at this call, to test the report")
     options = parser.parse_args()
     faulthandler.enable()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, CLOSED_FD), hard))
-    crash_at = options.crash_at
+    calls_left = options.crash_after
     with tempfile.TemporaryDirectory() as directory:
         world = World(Path(directory), options.log)
         run_state_machine_as_test(
