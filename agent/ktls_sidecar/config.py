@@ -138,7 +138,10 @@ def _check(name: str, value: Any) -> Any:
     if name == "certificates":
         return _certificates(value)
     if name == "files":
-        return settings.parse(value)
+        try:
+            return settings.parse(value)
+        except ValueError as error:
+            raise ValueError(f"in 'files', {error}") from error
     if name == "off_flags":
         if not isinstance(value, list) or not value:
             raise ValueError("'off_flags' must be a list of at least one path")

@@ -222,9 +222,10 @@ class Connection:
             result = tls.handshake()
             if result == 1:
                 break
-            if result == WANT_WRITE:
+            if result == 0:
+                self._stop("handshake")
                 return
-            if not tls.feeds:
+            if result == WANT_WRITE or not tls.feeds:
                 return
             if not tls.input_pending():
                 count = self._receive()
@@ -390,7 +391,13 @@ class Connection:
                     return False
                 if count == 0:
                     return self._end_of_input()
-            result = tls.read()
+            try:
+                result = tls.read()
+            except TlsError as error:
+                if tls.feeds or error.errno or not error.peer_left:
+                    raise
+                # The stream ended without close_notify: as common as with one.
+                return self._end_of_input()
             if (self._ktls or self._ktls_rx) and not self._shared.can_rekey and tls.key_update_pending:
                 # The answer would leave with keys that the kernel does not take: end cleanly before it is sent.
                 self._no_key_update("the client asked for new keys, which kTLS cannot do on this host")
