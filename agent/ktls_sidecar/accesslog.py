@@ -13,17 +13,6 @@ from .request import Request
 _MAX_HELD = 64 * 1024
 
 
-class Labels:
-    """What is the same in all lines of one connection."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, protocol: str, cipher: str, ktls_tx: bool, ktls_rx: bool) -> None:
-        """``ktls_tx`` and ``ktls_rx``: whether the kernel encrypts and decrypts."""
-        same = {"protocol": protocol, "cipher": cipher, "ktls_tx": ktls_tx, "ktls_rx": ktls_rx}
-        self.text = json.dumps(same, separators=(",", ":"))[1:]
-
-
 class AccessLog:
     """Holds lines until :meth:`flush` or until about 64 KiB are held. Without a stream it drops them."""
 
@@ -32,10 +21,20 @@ class AccessLog:
         self._stream = stream
         self._held: list[str] = []
         self._size = 0
+        self._labels: dict[tuple[str, str, bool, bool], str] = {}
+
+    def labels(self, protocol: str, cipher: str, ktls_tx: bool, ktls_rx: bool) -> str:
+        """Return what is the same in all lines of one connection: whether the kernel encrypts and decrypts, and how."""
+        key = (protocol, cipher, ktls_tx, ktls_rx)
+        text = self._labels.get(key)
+        if text is None:
+            same = {"protocol": protocol, "cipher": cipher, "ktls_tx": ktls_tx, "ktls_rx": ktls_rx}
+            text = self._labels[key] = json.dumps(same, separators=(",", ":"))[1:]
+        return text
 
     def response(
         self,
-        labels: Labels,
+        labels: str,
         remote: str,
         request: Request | None,
         status: int,
@@ -43,7 +42,7 @@ class AccessLog:
         complete: bool,
         duration_s: float,
     ) -> None:
-        """Add a line. ``sent``: bytes of head and body that were handed to TLS."""
+        """Add a line. ``labels`` come from :meth:`labels`; ``sent``: bytes of head and body that were handed to TLS."""
         if self._stream is None:
             return
         method = path = "null"
@@ -51,7 +50,7 @@ class AccessLog:
             method, path = _quoted(request.method.encode("ascii", "replace")), _quoted(request.target)
         line = (
             f'{{"time":{time.time():.3f},"remote":"{remote}","method":{method},"path":{path},"status":{status},'
-            f'"bytes":{sent},"complete":{"true" if complete else "false"},"duration_s":{duration_s:.6f},{labels.text}'
+            f'"bytes":{sent},"complete":{"true" if complete else "false"},"duration_s":{duration_s:.6f},{labels}'
         )
         self._held.append(line)
         self._size += len(line)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import response
-from .accesslog import AccessLog, Labels
+from .accesslog import AccessLog
 from .config import Config
 from .counters import Counters, Tally
 from .linger import Linger
@@ -128,7 +128,7 @@ class Connection:
         self._sent = 0
         self._retiring = False
         self._ktls = self._ktls_rx = self._zerocopy = False
-        self._labels: Labels | None = None
+        self._labels = ""
         self._tally: Tally | None = None
         self._readable = self._hung_up = False
         self._input = b""
@@ -162,7 +162,9 @@ class Connection:
 
     def check(self, now: float) -> None:
         """End the connection if its time is up; ``now`` is time.monotonic()."""
-        if now > self._deadline:
+        if self._linger is not None:
+            self._guarded(self._linger.poke)
+        elif now > self._deadline:
             self._guarded(self._stop, "" if self._phase == IDLE else f"{self._phase}_timeout")
         elif self._limit_at is not None and now > self._limit_at and self._phase == IDLE and not self._input_waits():
             self._limit("age")
@@ -187,7 +189,7 @@ class Connection:
                 self._guarded(self._drive)
         elif phase == HANDSHAKE:
             self._guarded(self._handshake)
-        elif events & HUNG_UP and self._linger is not None:
+        elif events & READABLE and self._linger is not None:
             self._guarded(self._linger.poke)
 
     def _resume(self) -> None:
@@ -238,7 +240,7 @@ class Connection:
         self._ktls, self._ktls_rx = tls.ktls_send, tls.ktls_receive
         protocol, cipher = tls.version, tls.cipher
         self._tally = self._shared.counters.opened(self._assigned, self._ktls, self._ktls_rx, protocol, cipher)
-        self._labels = Labels(protocol, cipher, self._ktls, self._ktls_rx)
+        self._labels = self._shared.log.labels(protocol, cipher, self._ktls, self._ktls_rx)
         if self._want_tx and not self._ktls:
             self._shared.counters.fallbacks[self._refusal or response.fallback_reason(tls)] += 1
         elif self._want_tx and not self._ktls_rx and not tls.feeds:
@@ -353,7 +355,6 @@ class Connection:
         if current is not None:
             current.release()
             self._sent += current.sent
-            assert self._labels is not None  # set by the handshake
             self._shared.log.response(
                 self._labels,
                 self._remote,

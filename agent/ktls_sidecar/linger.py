@@ -26,6 +26,7 @@ class Linger:
     would overtake and drop it (net/tls/tls_sw.c, tls_sw_release_resources_tx). So close_notify goes out when the
     queue is empty, which pushes the rest before it; it is the end of the stream to a TLS client, and the
     connection is not half-closed. A close with unread input would reset the connection, so input is dropped.
+    The owner calls :meth:`poke` for each event of the socket and a few times a second.
     """
 
     def __init__(
@@ -59,10 +60,9 @@ class Linger:
         self._look()
 
     def poke(self) -> None:
-        """The client did something: look now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._look()
+        """Look now: the client did something, or some time has passed."""
+        self.cancel()
+        self._look()
 
     def cancel(self) -> None:
         """Stop; ``done`` is not called then."""
@@ -80,8 +80,10 @@ class Linger:
         if over:
             self._done(None)
             return
-        self._timer = self._loop.call_later(self._pause, self._look)
-        self._pause = min(_POLL_MAX_S, self._pause * 1.5)
+        if self._ktls and not self._notified:
+            # Nothing else tells when the queue is empty; and only then the client learns that this is the end.
+            self._timer = self._loop.call_later(self._pause, self._look)
+            self._pause = min(_POLL_MAX_S, self._pause * 1.5)
 
     def _step(self) -> bool:
         """Return True when there is no reason to wait any longer."""

@@ -19,8 +19,8 @@ BODY_LIMIT = 65536
 
 # RFC 9110 section 5.6.2 (token) and 5.5 (field values without obs-text), RFC 9112 section 3 (request line).
 _PLAIN = re.compile(
-    rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1\r\n"
-    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){1,64})\r\n"
+    rb"(GET|HEAD) (/[!-~]*) HTTP/1\.([01])\r\n"
+    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){0,64})\r\n"
 )
 # What decides about framing or the connection is not plain.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
@@ -59,9 +59,9 @@ def parse_plain(data: bytes, limit: int) -> tuple[Request, int] | None:
     match = _PLAIN.match(data)
     if match is None or match.end() > limit:
         return None
-    method, target, block = match.groups()
+    method, target, minor, block = match.groups()
     fields: dict[str, str] = {}
-    keep_alive = True
+    keep_alive = minor == b"1"
     for line in block.decode("ascii").split("\r\n"):
         name, colon, value = line.partition(":")
         if not colon:
@@ -74,7 +74,7 @@ def parse_plain(data: bytes, limit: int) -> tuple[Request, int] | None:
             fields[name] += ", " + value
         else:
             fields[name] = value
-    if "host" not in fields:
+    if "host" not in fields and keep_alive:
         return None
     for name in _DECISIVE & fields.keys():
         if name != "connection":

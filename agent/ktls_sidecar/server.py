@@ -96,6 +96,8 @@ class Server:
             peers=Peers(self._config.key_update_memory_s),
         )
         for sock in self._listeners:
+            # Inherited by what is accepted (net/ipv4/tcp_minisocks.c copies the listener).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop.add_reader(sock.fileno(), self._accept, sock)
         self._ticker = loop.create_task(self._tick())
 
@@ -210,7 +212,6 @@ class Server:
             sock.close()
             return
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert self._shared is not None  # set by start
         remote = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         assigned = self.mode.draw()

@@ -45,6 +45,8 @@ def same(data: bytes) -> bool:
         b"GET / HTTP/1.1\r\nHost: a\r\nconnection: CLOSE\r\n\r\n",
         b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET //../ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n\r\n",
     ],
 )
 def test_plain_requests_are_recognised(data: bytes) -> None:
@@ -62,7 +64,8 @@ NOT_PLAIN = {
     "expect": b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
     "upgrade": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     "an unknown option": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, x\r\n\r\n",
-    "old": b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+    "old, two hosts": b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n",
+    "newer": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
     "lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
     "another method": b"POST / HTTP/1.1\r\nHost: a\r\n\r\n",
     "no path": b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
