@@ -62,8 +62,9 @@ def check(server: Server, stage: Stage, path: str, ktls: bool) -> dict[str, str]
     if (version, cipher) != ("TLSv1.3", CIPHER):
         raise BenchError(f"{server.name} chose {version} {cipher}, this benchmark is about TLSv1.3 {CIPHER}")
     if sending != ktls:
-        wrong = "does not send with kTLS" if ktls else "sends with kTLS"
-        raise BenchError(f"{server.name} {wrong}, so the comparison would be of different things")
+        if ktls:
+            raise BenchError(f"{server.name} does not send with kTLS; load the kernel's part of it: modprobe tls")
+        raise BenchError(f"{server.name} sends with kTLS, so this would not compare userspace TLS")
     return {**_brief(server, stage), "kTLS sending": _yes(sending), "kTLS receiving": _yes(receiving)}
 
 

@@ -32,7 +32,7 @@ class Outcome:
     ``client_cpu_s`` is its CPU time where it knows that better than its parent.
     """
 
-    requests: float
+    requests: int
     bytes: int
     seconds: float
     p99_ms: float | None = None
@@ -137,7 +137,7 @@ def skim(
         finally:
             client.kill()
     found = json.loads(answer)
-    return Outcome(found["requests"], int(found["bytes"]), found["seconds"], client_cpu_s=found["cpu_s"])
+    return Outcome(int(found["requests"]), int(found["bytes"]), found["seconds"], client_cpu_s=found["cpu_s"])
 
 
 def own_client(module: str, cpus: Sequence[int], arguments: Sequence[str]) -> list[str]:

@@ -8,14 +8,14 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bench import checks, generators, proc
 from bench.errors import BenchError
 from bench.generators import Outcome
 from bench.servers import Nginx, Server, Sidecar
-from bench.settings import BULK_FILES, BULK_SIZES, SMALL_FILES, TINY_SIZE, Settings
+from bench.settings import BULK_FILES, SMALL_FILES, TINY_SIZE, Settings
 from bench.stage import Stage, bulk_path, small_path
 from bench.verdict import Round, Target, judge, medians
 
@@ -182,9 +182,7 @@ def bulk(context: Context, name: str) -> dict[str, Any]:
 
     def load(server: Server, seconds: int, window: generators.Window) -> Outcome:
         connections, certificate = context.settings.bulk_connections, str(context.stage.certificate)
-        found = generators.skim(server.port, context.client_cpus, connections, seconds, certificate, files, window)
-        # Whole answers are too few to count in a slow round.
-        return replace(found, requests=found.bytes / BULK_SIZES[name])
+        return generators.skim(server.port, context.client_cpus, connections, seconds, certificate, files, window)
 
     return _against_nginx(context, name, paths[0], load, [THROUGHPUT, CPU_PER_BYTE])
 

@@ -86,7 +86,6 @@ class Connection:
         self.ask()
         self._expected = self._first_answer(digest)
         self._walk = RecordWalk()
-        self.answers = 0
         self.sock.setblocking(False)
 
     def _handshake(self) -> None:
@@ -132,7 +131,7 @@ class Connection:
         self._flush()
 
     def skim(self, buffer: memoryview) -> int:
-        """Read what there is; return the plaintext bytes of it. Adds to ``answers`` and asks again at the end of one.
+        """Read what there is; return the plaintext bytes of the answer that this completed, else 0.
 
         Raises SkimError when the answer has another length than the first.
         """
@@ -143,16 +142,13 @@ class Connection:
         if not count:
             raise SkimError("the server closed the connection")
         walk = self._walk
-        before = walk.plaintext
         walk.feed(buffer[:count])
-        seen = walk.plaintext - before
         if walk.plaintext > self._expected:
             raise SkimError(f"an answer of {walk.plaintext} bytes instead of {self._expected}")
-        if walk.plaintext == self._expected and walk.at_boundary:
-            walk.plaintext = 0
-            self.answers += 1
-            self.ask()
-        return seen
+        if walk.plaintext < self._expected or not walk.at_boundary:
+            return 0
+        walk.plaintext = 0
+        return self._expected
 
 
 def content_length(head: bytes) -> int:
@@ -175,8 +171,8 @@ def run(
 ) -> dict[str, float]:
     """Load the server for ``seconds``, from when ``ready`` returns, which is called after the first answers.
 
-    ``files`` are pairs of path and SHA-256. The bytes of answers that the end cuts off count too: the server worked
-    for them.
+    ``files`` are pairs of path and SHA-256. It asks for nothing more after ``seconds``, and ends with the last answer:
+    what a server had put into socket buffers would else be work without bytes. Raises SkimError, OSError.
     """
     context = ssl.create_default_context(cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -188,14 +184,24 @@ def run(
         poll.register(connection.sock.fileno(), select.EPOLLIN)
     buffer = memoryview(bytearray(_BUFFER))
     ready()
-    total = 0
+    answers = total = 0
+    waiting = len(made)
     started, cpu = time.monotonic(), time.process_time()
     for connection in made:
         connection.ask()
-    while time.monotonic() - started < seconds:
+    while waiting:
         for fd, _ in poll.poll(0.2):
-            total += by_fd[fd].skim(buffer)
-    answers = sum(connection.answers for connection in made)
+            count = by_fd[fd].skim(buffer)
+            if not count:
+                continue
+            total += count
+            answers += 1
+            if time.monotonic() - started < seconds:
+                by_fd[fd].ask()
+            else:
+                waiting -= 1
+        if time.monotonic() - started > seconds + _PATIENCE_S:
+            raise SkimError(f"{waiting} answers do not end")
     return {
         "requests": answers,
         "bytes": total,

@@ -36,8 +36,8 @@ def render(result: dict[str, Any]) -> str:
         for name, found in scenario["medians"].items():
             p99 = f"{found['p99_ms']:.2f} ms" if "p99_ms" in found else ""
             lines.append(
-                f"| {scenario['title']} | {contestant(scenario, name)} | {found['requests_per_s']:,.0f}"
-                f" | {found['bytes_per_s'] / (1 << 20):,.0f} | {found['cpu_us_per_request']:,.1f} µs"
+                f"| {scenario['title']} | {contestant(scenario, name)} | {plain(found['requests_per_s'])}"
+                f" | {plain(found['bytes_per_s'] / (1 << 20))} | {found['cpu_us_per_request']:,.1f} µs"
                 f" | {found['server_busy']:.0%} | {found['client_busy']:.0%} | {p99} |"
             )
     lines.append("")
@@ -50,6 +50,11 @@ def render(result: dict[str, Any]) -> str:
 def number(value: float) -> str:
     """Return a ratio with two places, small ones with three, large ones with one."""
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.2 else f"{value:.3f}"
+
+
+def plain(value: float) -> str:
+    """Return a rate without places, a slow one with two."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def contestant(scenario: dict[str, Any], name: str) -> str:
@@ -70,12 +75,13 @@ def _notes(result: dict[str, Any]) -> list[str]:
                 f" {idle['base_pss_kib']:,} to {idle['held_pss_kib']:,} KiB; nginx takes"
                 f" {idle['nginx_pss_kib_per_connection']:.1f} KiB for each"
             )
-        kernel = {
-            name: seen.get("kTLS receiving") for name, seen in scenario.get("connection", {}).items()
-        }  # differs by OpenSSL and mode, and decides nothing here
-        if len(set(kernel.values())) > 1:
-            words = ", ".join(f"{name} {value}" for name, value in kernel.items())
-            notes.append(f"{scenario['title']}: kTLS for receiving: {words}")
+    receiving = {
+        name: seen["kTLS receiving"]
+        for scenario in result["scenarios"]
+        for name, seen in scenario.get("connection", {}).items()
+    }
+    if len(set(receiving.values())) > 1:
+        notes.append("the kernel decrypts requests: " + ", ".join(f"{name} {word}" for name, word in receiving.items()))
     if any(item["verdict"] == "unclear" for scenario in result["scenarios"] for item in scenario["judged"]):
         notes.append(_UNCLEAR)
     busy = [found["others_busy"] for scenario in result["scenarios"] for found in scenario["medians"].values()]

@@ -172,6 +172,13 @@ def test_the_table_says_it_all() -> None:
     assert "not quiet" not in text
 
 
+def test_servers_that_receive_differently_are_noted_once() -> None:
+    result = example()
+    seen = {"nginx": {"kTLS receiving": "yes"}, "sidecar": {"kTLS receiving": "no"}}
+    result["scenarios"] = [{**result["scenarios"][0], "connection": seen}] * 2
+    assert render(result).count("- the kernel decrypts requests: nginx yes, sidecar no\n") == 1
+
+
 def test_a_machine_that_was_not_quiet_is_said() -> None:
     result = example()
     result["scenarios"][0]["medians"]["nginx"]["others_busy"] = 0.9
