@@ -51,7 +51,7 @@ def test_the_shipped_images() -> None:
 
 
 def test_the_image_with_a_rebuilt_gnutls_is_only_built_when_named() -> None:
-    assert images.names(opt_in=True) == sorted([*images.names(), "debian13-gnutls"])
+    assert images.names(opt_in=True) == sorted([*images.names(), "debian13-bench", "debian13-gnutls"])
     image, base = images.load("debian13-gnutls"), images.load("debian13")
     assert (image.opt_in, base.opt_in) == (True, False)
     assert (image.sources, image.kernel_package, image.kernel_from) == (base.sources, base.kernel_package, None)

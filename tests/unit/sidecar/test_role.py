@@ -33,7 +33,7 @@ def test_the_sidecar_takes_what_the_role_writes() -> None:
     variables = {**read("defaults/main.yml"), "inventory_hostname": "web1"}
     variables["ktls_sidecar_certificates"] = [{"certificate": "/a.pem", "key": "a.key"}]
     (task,) = (task for task in read("tasks/main.yml") if "ktls.fleet.ktls_release" in task)
-    raw = task["ktls.fleet.ktls_release"]["sidecar_config"]
+    raw = task["vars"]["ktls_sidecar_base"]
     # The filter plugin has a test of its own; a list of addresses is all that it makes.
     listen = [{"host": host, "port": variables["ktls_sidecar_port"]} for host in variables["ktls_sidecar_addresses"]]
     templar = Templar(DataLoader(), variables=variables)
