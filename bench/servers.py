@@ -70,6 +70,7 @@ def sidecar_config(stage_root: str, certificate: str, key: str, prefix: str, por
         "certificate": certificate,
         "key": key,
         "control_socket": f"{prefix}/control.sock",
+        "http_socket": None,
         "control_group": None,
         "off_flags": [f"{prefix}/off"],
         "access_log": True,

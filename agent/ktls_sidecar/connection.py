@@ -68,6 +68,7 @@ class Connection:
         "_deadline",
         "_fd",
         "_file",
+        "_flushing",
         "_hung_up",
         "_input",
         "_keep",
@@ -130,7 +131,7 @@ class Connection:
         self._ktls = self._ktls_rx = self._zerocopy = False
         self._labels = ""
         self._tally: Tally | None = None
-        self._readable = self._hung_up = False
+        self._readable = self._hung_up = self._flushing = False
         self._input = b""
         self._reader: Reader | None = None
         self._request: Request | None = None
@@ -221,21 +222,22 @@ class Connection:
     def _handshake(self) -> None:
         tls = self._tls
         while True:
-            result = tls.handshake()
-            if result == 1:
-                break
-            if result == 0:
-                self._stop("handshake")
-                return
-            if result == WANT_WRITE or not tls.feeds:
-                return
-            if not tls.input_pending():
+            if tls.feeds and not self._flushing and not tls.input_pending():
                 count = self._receive()
                 if count < 0:
                     return
                 if count == 0:
                     self._stop("handshake")
                     return
+            result = tls.handshake()
+            self._flushing = result == WANT_WRITE
+            if result == 1:
+                break
+            if result == 0:
+                self._stop("handshake")
+                return
+            if self._flushing or not tls.feeds:
+                return
         config = self._shared.config
         self._ktls, self._ktls_rx = tls.ktls_send, tls.ktls_receive
         protocol, cipher = tls.version, tls.cipher
@@ -316,8 +318,7 @@ class Connection:
         head_only = self._request is not None and self._request.method == "HEAD"
         pieces = response.pieces(decided, head_only, not self._keep)
         assert self._tally is not None  # set by the handshake
-        ranges = any(not isinstance(piece, bytes) for piece in pieces)
-        file = self._file if ranges else None
+        file = self._file if len(pieces) > 1 else None
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
         self._served += 1

@@ -43,6 +43,8 @@ def become_child(keep: Iterable[int]) -> None:
     shared pages shared), and the child must leave by os._exit().
     """
     gc.freeze()
+    # A connection is a few hundred objects of which none is lost in a cycle; look for cycles seldom.
+    gc.set_threshold(50_000, 20, 50)
     gc.enable()
     signal.set_wakeup_fd(-1)
     # What they mean is for the supervisor to say: a terminal's Ctrl-C, for one, reaches all of us.

@@ -106,7 +106,7 @@ class KernelTransfer:
     MSG_MORE the head shares a record and a segment with the beginning of the file.
     """
 
-    __slots__ = ("_file", "_left", "_pieces", "_sock", "_tally", "_tls", "sent")
+    __slots__ = ("_file", "_left", "_owes_keys", "_pieces", "_sock", "_tally", "_tls", "sent")
 
     def __init__(
         self, tls: TlsConnection, sock: socket.socket, tally: Tally, pieces: Iterable[Piece], file: OpenFile
@@ -114,6 +114,8 @@ class KernelTransfer:
         """``tls`` must have :attr:`TlsConnection.ktls_send`: anything else would send in the clear."""
         if not tls.ktls_send:
             raise ValueError("this connection is not encrypted by the kernel")
+        # The answer to a KeyUpdate goes before our next data (RFC 8446 section 4.6.3), and SSL_write sends it.
+        self._owes_keys = tls.key_update_pending
         self._tls = tls
         self._sock = sock
         self._tally = tally
@@ -130,6 +132,13 @@ class KernelTransfer:
                 return AGAIN
             piece = pieces.popleft()
             if isinstance(piece, bytes):
+                if self._owes_keys:
+                    if self._tls.write_bytes(piece) == WANT_WRITE:
+                        pieces.appendleft(piece)
+                        return BLOCKED
+                    self._owes_keys = False
+                    self._count(len(piece))
+                    continue
                 count = self._send(piece, more=bool(pieces))
                 if count < len(piece):
                     pieces.appendleft(piece[count:])
@@ -175,15 +184,38 @@ class KernelTransfer:
 
 
 class CopyTransfer:
-    """A response that userspace encrypts: read into a buffer, encrypted from there."""
+    """A response that userspace encrypts: read into a buffer, encrypted from there.
 
-    __slots__ = ("_buffer", "_file", "_left", "_pending", "_pieces", "_pool", "_short", "_tally", "_tls", "sent")
+    OpenSSL writes each record of 16 KiB by itself. TCP_CORK (tcp(7)) makes whole segments of them, which costs the
+    kernel less; it ends with the response.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_file",
+        "_left",
+        "_pending",
+        "_pieces",
+        "_pool",
+        "_short",
+        "_sock",
+        "_tally",
+        "_tls",
+        "sent",
+    )
 
     def __init__(
-        self, tls: TlsConnection, pool: BufferPool, tally: Tally, pieces: Iterable[Piece], file: OpenFile
+        self,
+        tls: TlsConnection,
+        sock: socket.socket,
+        pool: BufferPool,
+        tally: Tally,
+        pieces: Iterable[Piece],
+        file: OpenFile,
     ) -> None:
-        """Prepare, and read the first bytes of the file. Call :meth:`release` in any case."""
+        """Prepare, and read the first bytes of the file. Call :meth:`release` in any case. Raises OSError."""
         self._tls = tls
+        self._sock = sock
         self._pool = pool
         self._tally = tally
         self._pieces = deque(pieces)
@@ -194,6 +226,7 @@ class CopyTransfer:
         self._buffer: Buffer | None = pool.take()
         self.sent = 0
         self._fill()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
     def step(self) -> int:
         """Send a buffer. Raises TlsError (the connection is dead) and :class:`TransferError`."""
@@ -213,6 +246,7 @@ class CopyTransfer:
             return AGAIN
         if self._short is not None:
             raise self._short
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         return DONE
 
     def release(self) -> None:
@@ -280,7 +314,7 @@ def transfer(
         head, body = pieces
         if isinstance(head, bytes) and isinstance(body, tuple) and body[1] <= SMALL:
             return _small(tls, tally, head, file, *body)
-    return CopyTransfer(tls, pool, tally, pieces, file)
+    return CopyTransfer(tls, sock, pool, tally, pieces, file)
 
 
 def _small(tls: TlsConnection, tally: Tally, head: bytes, file: OpenFile, offset: int, length: int) -> SmallTransfer:
