@@ -310,7 +310,8 @@ def key_update(sidecar: Sidecar, command: str, source: str) -> str:
     request = "printf 'GET /small.bin HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'"
     script = (
         f"({request}; sleep 3; echo {command}; sleep 3; {request}; sleep 3) |"
-        f" timeout 30 openssl s_client -tls1_3 -bind {source}:0 -CAfile /etc/ktls/tls/cert.pem -connect 127.0.0.1:8443 2>&1"
+        f" timeout 30 openssl s_client -tls1_3 -bind {source}:0 -CAfile /etc/ktls/tls/cert.pem"
+        " -connect 127.0.0.1:8443 2>&1"
         " | tr -cd '[:print:]\\n'; true"
     )
     return sidecar.run(script)
