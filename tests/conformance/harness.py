@@ -60,6 +60,7 @@ class Native:
             "certificate": str(pair.certificate),
             "key": str(pair.key),
             "control_socket": self._socket,
+            "http_socket": str(directory / "http.sock"),
             "control_group": None,
             "off_flags": [str(self.off_flag)],
             **settings,

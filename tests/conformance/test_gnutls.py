@@ -52,9 +52,9 @@ def test_key_updates(steady: Native, site: Site, tmp_path: Path) -> None:
         client.send(request("/small.bin", "Connection: close"))
         assert client.wait_for(site.files["small.bin"][-64:])
         assert client.output.count(body) == 3
-        assert (tmp_path / "log").read_text().count("Rekey was completed") == 3
     finally:
         client.close()
+    assert (tmp_path / "log").read_text().count("Rekey was completed") == 3
 
 
 def test_resumption(steady: Native, site: Site, tmp_path: Path) -> None:

@@ -60,8 +60,12 @@ def test_modes_changed_all_the_time(switching_process: tuple[Native, Switcher]) 
     assert switcher.refused == {}, "a mode is not there"
     assert {"tx", "rx", "userspace"} == set(MODES)
     if not has_ktls():
-        Raw(native.endpoint).close()
-        assert set(native.status()["fallbacks"]) == {"no_tls_ulp"}
+
+        def fell_back() -> bool:
+            Raw(native.endpoint).close()
+            return set(native.status()["fallbacks"]) == {"no_tls_ulp"}
+
+        eventually(fell_back, what="a connection that wanted kernel TLS")
 
 
 def test_a_mode_change_closes_idle_connections_and_lets_responses_finish(own: Native, site: Site) -> None:
@@ -235,6 +239,52 @@ def test_several_certificates_by_name(tmp_path: Path, site: Site, authority: Aut
         unknown = run(s_client_argv(Endpoint(port, authority.path, "localhost"), "-servername", "nobody.example.test"))
         assert b"subject=CN = localhost" in unknown.out
         assert native.status()["errors"] == {}
+
+
+def test_health_and_metrics(own: Native) -> None:
+    """Over HTTP on a Unix socket, by curl."""
+    own.start()
+    try:
+        argv = ["curl", "-q", "-sS", "-i", "--unix-socket", str(own.directory / "http.sock")]
+        health = run([*argv, "http://localhost/healthz"])
+        assert health.out.startswith(b"HTTP/1.1 200 "), health
+        assert health.out.endswith(b"\r\n\r\nok\n")
+        assert Raw(own.endpoint).ask(request("/small.bin")).status == 200
+        metrics = run([*argv, "http://localhost/metrics"]).out
+        assert b"\r\nContent-Type: text/plain; version=0.0.4" in metrics
+        assert b"# TYPE ktls_sidecar_requests_total counter" in metrics
+        assert run([*argv, "http://localhost/other"]).out.startswith(b"HTTP/1.1 404 ")
+        # Files are not served there.
+        assert run([*argv, "http://localhost/small.bin"]).out.startswith(b"HTTP/1.1 404 ")
+    finally:
+        assert own.stop() == 0
+
+
+def test_cache_control(tmp_path: Path, site: Site, pair: KeyPair, authority: Authority) -> None:
+    """By pattern, the first that fits; never on errors."""
+    rules = [["dir/*", "no-store"], ["*.bin", "public, max-age=31536000, immutable"]]
+    with running(tmp_path, site.root, pair, authority.path, files={"cache_control": rules}) as native:
+        client = Raw(native.endpoint)
+
+        def field(path: str) -> str | None:
+            return client.ask(request(path)).headers.get("cache-control")
+
+        assert field("/small.bin") == "public, max-age=31536000, immutable"
+        assert field("/dir/") == "no-store"
+        assert field("/text.txt") is None
+        assert field("/nothing.bin") is None
+        client.close()
+
+
+def test_a_directory_is_listed_where_that_is_wanted(
+    tmp_path: Path, site: Site, pair: KeyPair, authority: Authority
+) -> None:
+    with running(tmp_path, site.root, pair, authority.path, files={"autoindex": True, "index": "none.html"}) as native:
+        client = Raw(native.endpoint)
+        body = client.ask(request("/")).body
+        assert b"small.bin" in body
+        assert b".hidden" not in body
+        client.close()
 
 
 def test_the_tree_is_what_the_tests_say(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ test. The parser that is fast is held against h11, which decides about everythin
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import random
 import secrets
@@ -23,6 +22,12 @@ from typing import Any, NoReturn
 
 import h11
 
+from ktls_sidecar import request as fast_parser
+from ktls_sidecar.config import Config
+from ktls_sidecar.request import Request
+from ktls_sidecar.response import decide, pieces
+from ktls_sidecar.web.settings import Settings
+from ktls_sidecar.web.site import Site
 from tests.conformance import corpus
 from tests.conformance.content import make_tree
 
@@ -34,7 +39,7 @@ FOUND = REPOSITORY / "build" / "fuzz" / "request"
 TRACED = ("/ktls_sidecar/", "/h11/")
 HEADER_LIMIT = 16384
 #: What a client may get for anything it sends, but for 500, which would be a fault of ours.
-STATUSES = frozenset({200, 206, 304, 400, 403, 404, 405, 406, 412, 413, 414, 416, 417, 421, 431, 501, 505})
+STATUSES = frozenset({200, 206, 301, 304, 308, 400, 403, 404, 405, 406, 412, 413, 414, 416, 417, 421, 431, 501, 505})
 _AT_ONCE = 40
 """Requests of one input that are looked at."""
 
@@ -53,23 +58,26 @@ class RequestTarget:
 
     def __init__(self, root: Path) -> None:
         """Make the tree, which must be empty."""
-        self.root = root
         make_tree(root)
         self._real = os.path.realpath(root).encode() + b"/"
-        self.fast: Any = None
+        self.fast: Any = fast_parser
         """The module with the fast parser."""
-        if importlib.util.find_spec("ktls_sidecar.request") is not None:
-            self.fast = importlib.import_module("ktls_sidecar.request")
+        settings = (
+            Settings(cache_control=(("*.css", "max-age=60"),)),
+            Settings(autoindex=True, precompressed=False),
+        )
+        configs = [Config(root=str(root), files=each) for each in settings]
+        self._sites = [(Site(config.root, config.files), config) for config in configs]
 
     def __call__(self, data: bytes) -> None:
         """Take one input. Raises whatever is wrong."""
         for _ in range(_AT_ONCE):
             reference = by_h11(data)
-            if self.fast is not None:
-                self._compare(data, reference)
+            self._compare(data, reference)
             if not isinstance(reference, Parsed):
                 return
-            self._decide(reference)
+            for site, config in self._sites:
+                self._decide(site, config, reference)
             if not reference.keep_alive or not reference.rest:
                 return
             data = reference.rest
@@ -112,42 +120,44 @@ class RequestTarget:
 
     # --- decision ----------------------------------------------------------------------------------------------------
 
-    def _decide(self, request: Parsed) -> None:
-        # Looked up late: these modules change, and what is checked is what they promise, not their shape.
-        from ktls_sidecar.web import files, respond
-
-        if request.method not in ("GET", "HEAD"):
-            return
+    def _decide(self, site: Site, config: Config, parsed: Parsed) -> None:
+        request = Request(parsed.method, parsed.target, parsed.fields, parsed.keep_alive)
+        plan, file = decide(site, config, request, overloaded=False)
         try:
-            file = files.open_target(str(self.root), files.parse_target(request.target))
-        except files.RefusedError as error:
-            self._check_plan(respond.refuse(error.status, error.text), 0)
-            return
-        try:
-            real = os.readlink(f"/proc/self/fd/{file.fd}").encode()
-            if not real.startswith(self._real) or b"/." in real[len(self._real) - 1 :]:
-                broken(f"{request.target!r} opens {real!r}")
-            self._check_plan(respond.plan(request.method, request.fields, file), file.size)
+            if plan.status not in STATUSES:
+                broken(f"status {plan.status}")
+            if file is not None:
+                real = os.readlink(f"/proc/self/fd/{file.fd}").encode()
+                if not real.startswith(self._real) or b"/." in real[len(self._real) - 1 :]:
+                    broken(f"{request.target!r} opens {real!r}")
+            self._check(pieces(plan, request.method == "HEAD", not parsed.keep_alive), request.method, file)
         finally:
-            file.close()
+            if file is not None:
+                file.close()
 
-    def _check_plan(self, plan: Any, size: int) -> None:
-        if plan.status not in STATUSES:
-            broken(f"status {plan.status}")
-        http = h11.Connection(h11.SERVER)
-        http.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        http.next_event()
-        http.next_event()
-        # h11 refuses names and values that would break out of the header.
-        http.send(h11.Response(status_code=plan.status, headers=plan.headers, reason=b"x"))
-        lengths = [int(value) for name, value in plan.headers if name.lower() == "content-length"]
-        if plan.status == 304:
-            return
-        if lengths != [plan.body_length]:
-            broken(f"Content-Length {lengths}, body {plan.body_length}")
-        offset, length = getattr(plan, "offset", 0), getattr(plan, "length", 0)
-        if offset < 0 or length < 0 or (length and offset + length > size):
-            broken(f"{length} bytes from {offset} of a file of {size}")
+    def _check(self, sent: list[Any], method: str, file: Any) -> None:
+        """Read the response as a client does: h11 again, which refuses what breaks out of a header."""
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        client.send(h11.EndOfMessage())
+        for piece in sent:
+            if isinstance(piece, tuple):
+                offset, length = piece
+                if file is None or offset < 0 or length <= 0 or offset + length > file.size:
+                    broken(f"{length} bytes from {offset} of {file}")
+                client.receive_data(bytes(length))
+            else:
+                if b"secret" in piece or b".hidden" in piece.partition(b"\r\n\r\n")[2]:
+                    broken(f"something is told: {piece[:500]!r}")
+                client.receive_data(piece)
+        events = []
+        while (event := client.next_event()) is not h11.NEED_DATA:
+            events.append(type(event))
+            if isinstance(event, h11.EndOfMessage):
+                break
+        # Whole, and not a byte more: Content-Length is right.
+        if events[:1] != [h11.Response] or events[-1:] != [h11.EndOfMessage] or client.trailing_data[0]:
+            broken(f"the response is {events}, then {client.trailing_data[0][:100]!r}")
 
 
 class Parsed:

@@ -8,7 +8,6 @@ import random
 import ssl
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Tally:
     broken: list[Broken] = field(default_factory=list)
     idle_closed: int = 0
     """Kept connections that had ended when the next request came: clients try again."""
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 class Load:
@@ -125,8 +124,8 @@ class Load:
                 return False
             self.tally.right += 1
             self.tally.bytes += len(body)
-            self.tally.kinds["range" if headers else "whole"] += 1
-            self.tally.kinds["kept" if kept else "new"] += 1
+            for kind in ("range" if headers else "whole", "kept" if kept else "new"):
+                self.tally.kinds[kind] = self.tally.kinds.get(kind, 0) + 1
         return True
 
     def _no_answer(self, began: float, kept: bool, error: Exception) -> bool:

@@ -63,8 +63,8 @@ def main() -> int:
         api.down(name)
     wrong = judge(record, MODES)
     options.out.mkdir(parents=True, exist_ok=True)
-    data = {"seed": seed, "minutes": options.minutes, "image": options.image, "wrong": wrong, **asdict(record)}
-    (options.out / "soak.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
+    about = {"seed": seed, "minutes": options.minutes, "image": options.image, "clients": options.clients}
+    (options.out / "soak.json").write_text(as_json(about, wrong, record))
     draw(record, options.out / "soak.png")
     tally = record.tally
     print(
@@ -75,6 +75,11 @@ def main() -> int:
     for line in wrong:
         print(f"WRONG: {line}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def as_json(about: dict[str, Any], wrong: list[str], record: Record) -> str:
+    """Return everything, for people and programs that look later."""
+    return json.dumps({**about, "wrong": wrong, **asdict(record)}, indent=1) + "\n"
 
 
 class Soak:

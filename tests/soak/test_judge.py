@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from .judge import Record, judge
 from .load import Broken, Tally
 from .picture import draw
-from .soak import MODES
+from .soak import MODES, as_json
 
 
 def sample(time: float, **changes: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def sample(time: float, **changes: Any) -> dict[str, Any]:
 
 def good() -> Record:
     return Record(
-        tally=Tally(right=1000, bytes=10**9, broken=[Broken(95, 101, "TimeoutError")]),
+        tally=Tally(right=1000, bytes=10**9, broken=[Broken(95, 101, "TimeoutError")], kinds={"new": 1}),
         flaps=[(100, 102)],
         modes=[(90, "tx"), (92, "rx"), (94, "userspace")],
         before=[sample(80), sample(82)],
@@ -62,6 +63,11 @@ def test_each_fault_is_found(spoil: Any, word: str) -> None:
     record = good()
     spoil(record)
     assert any(word in line for line in judge(record, MODES)), judge(record, MODES)
+
+
+def test_the_record_can_be_kept() -> None:
+    kept = json.loads(as_json({"seed": 1}, [], good()))
+    assert (kept["seed"], kept["tally"]["right"], kept["flaps"]) == (1, 1000, [[100, 102]])
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
