@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from typing import TextIO
 
 from .request import Request
 
 _MAX_HELD = 64 * 1024
+_SAFE = re.compile(rb"[ !#-\[\]-~]*").fullmatch
 
 
 class AccessLog:
@@ -47,7 +49,8 @@ class AccessLog:
             return
         method = path = "null"
         if request is not None:
-            method, path = _quoted(request.method.encode("ascii", "replace")), _quoted(request.target)
+            method = '"GET"' if request.method == "GET" else _quoted(request.method.encode("ascii", "replace"))
+            path = _quoted(request.target)
         line = (
             f'{{"time":{time.time():.3f},"remote":"{remote}","method":{method},"path":{path},"status":{status},'
             f'"bytes":{sent},"complete":{"true" if complete else "false"},"duration_s":{duration_s:.6f},{labels}'
@@ -69,8 +72,6 @@ class AccessLog:
 
 def _quoted(value: bytes) -> str:
     # What could end the string or is not printable takes the long way.
-    if value.isalnum() or not (b'"' in value or b"\\" in value or not value.isascii()):
-        text = value.decode("ascii")
-        if text.isprintable():
-            return f'"{text}"'
+    if _SAFE(value):
+        return f'"{value.decode("ascii")}"'
     return json.dumps(value.decode("ascii", "backslashreplace"))

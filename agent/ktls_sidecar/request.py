@@ -10,6 +10,7 @@ recognised here must mean the same to h11: tests compare the two.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +23,19 @@ _PLAIN = re.compile(
     rb"(GET|HEAD) (/[!-~]*) HTTP/1\.([01])\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){0,64})\r\n"
 )
-# What decides about framing or the connection is not plain.
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
+# What decides about framing or the connection; all but plain values of Connection is h11's.
+_DECISIVE = frozenset({"connection", "content-length", "transfer-encoding", "expect", "upgrade", "te", "trailer"})
 
 
 class Request:
     """One request. ``fields`` has lower-case names; repeated ones are joined by a comma (RFC 9110 section 5.3).
 
-    ``keep_alive``: the client allows another request on this connection. ``body_left``: it may still send a body.
+    ``keep_alive``: the client allows another request on this connection.
     """
 
     __slots__ = ("fields", "keep_alive", "method", "target")
 
-    def __init__(self, method: str, target: bytes, fields: dict[str, str], keep_alive: bool) -> None:
+    def __init__(self, method: str, target: bytes, fields: Mapping[str, str], keep_alive: bool) -> None:
         """Keep all four."""
         self.method = method
         self.target = target
@@ -60,8 +61,32 @@ def parse_plain(data: bytes, limit: int) -> tuple[Request, int] | None:
     if match is None or match.end() > limit:
         return None
     method, target, minor, block = match.groups()
+    known = _known.get(block)
+    if known is None:
+        known = _fields(block)
+        if len(block) <= _KNOWN_BLOCK_MAX:
+            if len(_known) >= _KNOWN_MAX:
+                _known.clear()
+            _known[block] = known
+    fields, keep_alive = known
+    if fields is None:
+        return None
+    if minor == b"0":
+        keep_alive = False
+    elif "host" not in fields:
+        return None
+    return Request("GET" if method == b"GET" else "HEAD", target, fields, keep_alive), match.end()
+
+
+# A client sends the same lines with each request, and many clients send the same ones.
+_known: dict[bytes, tuple[Mapping[str, str] | None, bool]] = {}
+_KNOWN_MAX, _KNOWN_BLOCK_MAX = 256, 2048
+
+
+def _fields(block: bytes) -> tuple[Mapping[str, str] | None, bool]:
+    """Return the fields of a plain header block, None when h11 must look at it, and whether the connection stays."""
     fields: dict[str, str] = {}
-    keep_alive = minor == b"1"
+    keep_alive = True
     for line in block.decode("ascii").split("\r\n"):
         name, colon, value = line.partition(":")
         if not colon:
@@ -70,24 +95,19 @@ def parse_plain(data: bytes, limit: int) -> tuple[Request, int] | None:
         value = value.strip(" \t")
         if name in fields:
             if name == "host":
-                return None
+                return None, False
             fields[name] += ", " + value
         else:
             fields[name] = value
-    if "host" not in fields and keep_alive:
-        return None
     for name in _DECISIVE & fields.keys():
         if name != "connection":
-            return None
+            return None, False
         option = fields[name].lower()
         if option == "close":
             keep_alive = False
         elif option != "keep-alive":
-            return None
-    return Request(method.decode("ascii"), target, fields, keep_alive), match.end()
-
-
-_DECISIVE = frozenset(name.decode("ascii") for name in _FRAMING) | {"connection"}
+            return None, False
+    return fields, keep_alive
 
 
 class Reader:
