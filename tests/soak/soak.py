@@ -71,7 +71,8 @@ def main() -> int:
     print(
         f"seed {seed}: {tally.right} transfers right, {len(tally.wrong)} wrong, {len(tally.broken)} broken,"
         f" {tally.idle_closed} times an idle connection had ended; {tally.bytes / 2**20:.0f} MiB,"
-        f" {len(record.modes)} changes of the mode ({record.late} taken late), {len(record.flaps)} flaps; {options.out}/soak.json, soak.png"
+        f" {len(record.modes)} changes of the mode ({record.late} taken late), {len(record.flaps)} flaps;"
+        f" {options.out}/soak.json, soak.png"
     )
     for line in wrong:
         print(f"WRONG: {line}", file=sys.stderr)
