@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import time
+from pathlib import Path
 
-from .clients import run
-from .harness import Native
+from .certificates import Authority, KeyPair
+from .clients import environment, run
+from .conftest import Site
+from .harness import Native, eventually, running
 
 
 def test_keep_alive_load(steady: Native) -> None:
@@ -24,3 +29,23 @@ def test_keep_alive_load(steady: Native) -> None:
     assert after["errors"] == {}
     total = sum(after["connections_total"].values()) - sum(before["connections_total"].values())
     assert total >= 16
+
+
+def test_the_mode_changes_under_load(tmp_path: Path, site: Site, pair: KeyPair, authority: Authority) -> None:
+    """64 large downloads at once must not keep an order waiting. The aim is 0.1 s; a busy machine gets a second."""
+    with running(tmp_path, site.root, pair, authority.path) as native:
+        argv = ["wrk", "-t1", "-c64", "-d60s", native.endpoint.url("/large.bin")]
+        load = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=environment())
+        try:
+            eventually(lambda: sum(native.status()["connections"].values()) >= 60, 20, "64 connections")
+            times = []
+            for number in range(20):
+                began = time.monotonic()
+                # Raises when a worker does not take it in time.
+                native.mode(("tx", "userspace")[number % 2])
+                times.append(time.monotonic() - began)
+                time.sleep(0.1)
+        finally:
+            load.kill()
+            load.wait()
+    assert max(times) < 1.0, times

@@ -30,7 +30,7 @@ def draw(record: Record, path: Path) -> None:
     axes[2].set_ylabel("kTLS sockets")
     axes[2].set_xlabel("minutes; grey: the link was down")
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, max(1.0, axis.get_ylim()[1] * 1.1))
         for down, up in record.flaps:
             axis.axvspan((down - start) / 60, (up - start) / 60, color="0.8")
     axes[1].legend(loc="upper right")
