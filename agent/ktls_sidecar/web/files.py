@@ -23,7 +23,6 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_INDEX = b"index.html"
 _opener = Opener(FILE_FLAGS)
 
 
@@ -151,22 +150,6 @@ def parse_target(target: bytes) -> Target:
         if segment.startswith(b"."):
             raise RefusedError(403, "names that begin with a dot are not served")
     return Target(tuple(segment for segment in segments if segment), not segments[-1])
-
-
-def open_target(root: str, target: Target) -> OpenFile:
-    """Open the file that ``target`` names below the directory ``root``; a directory means its index.html.
-
-    Raises :class:`RefusedError` 403 or 404, and OSError for faults of the host (no descriptors, I/O error).
-    """
-    base = os.fsencode(root)
-    if not target.directory:
-        found = open_below(base, target.segments)
-        if found is not None:
-            return found
-    found = open_below(base, (*target.segments, _INDEX))
-    if found is None:
-        raise RefusedError(404, "not a regular file")
-    return found
 
 
 def open_below(root: bytes, segments: tuple[bytes, ...]) -> OpenFile | None:

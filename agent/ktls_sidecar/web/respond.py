@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from typing import NamedTuple
-
-from .files import OpenFile
-from .mediatypes import media_type
 
 Headers = list[tuple[str, str]]
 
@@ -61,16 +57,6 @@ def header_lines(headers: Headers) -> bytes:
     return text.encode("latin-1")
 
 
-def reason(status: int) -> bytes:
-    """Return the reason phrase."""
-    return HTTPStatus(status).phrase.encode("ascii")
-
-
-def content_type(name: str) -> str:
-    """Return the media type for a file name; a compressed file is what it is, not what it holds."""
-    return media_type(name)
-
-
 def refuse(status: int, text: str, extra: Headers | None = None) -> Plan:
     """Return a response with a short text body."""
     return refuse_lines(status, text, header_lines(extra) if extra else b"")
@@ -81,10 +67,3 @@ def refuse_lines(status: int, text: str, lines: bytes = b"") -> Plan:
     body = f"{status} {HTTPStatus(status).phrase}: {text}\n".encode()
     head = b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n%b" % (len(body), lines)
     return Plan(status, head, text=body)
-
-
-def plan(method: str, fields: Mapping[str, str], file: OpenFile) -> Plan:
-    """Answer for ``file`` as it is: no settings, and of several ranges the whole file."""
-    from .represent import Representation
-
-    return Representation(file, media_type(file.name)).plan(method, fields, several=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import socket
 import ssl
 import threading
@@ -20,6 +21,17 @@ from ktls_sidecar import config as sidecar_config
 from ktls_sidecar.control import serve_control
 from ktls_sidecar.openssl import load
 from ktls_sidecar.server import Server
+from ktls_sidecar.web.files import OpenFile, RefusedError, Target, open_below
+
+
+def open_target(root: str, target: Target) -> OpenFile:
+    """Open what ``target`` names below ``root``, or its index.html."""
+    base = os.fsencode(root)
+    found = None if target.directory else open_below(base, target.segments)
+    found = found or open_below(base, (*target.segments, b"index.html"))
+    if found is None:
+        raise RefusedError(404, "not a regular file")
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from ktls_sidecar import seal
 from ktls_sidecar.web import files
 from ktls_sidecar.web.beneath import Opener
-from ktls_sidecar.web.files import OpenFile, RefusedError, open_target, parse_target
+from ktls_sidecar.web.files import OpenFile, RefusedError, parse_target
+from tests.unit.sidecar.support import open_target
 
 
 @pytest.fixture(params=["openat2", "by name"], autouse=True)

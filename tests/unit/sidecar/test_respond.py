@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from ktls_sidecar.web import conditions
 from ktls_sidecar.web.dates import format_date, parse_date
 from ktls_sidecar.web.files import OpenFile
+from ktls_sidecar.web.mediatypes import media_type
 from ktls_sidecar.web.represent import Representation
-from ktls_sidecar.web.respond import STATUS_LINES, Plan, content_type, header_lines, plan, refuse
+from ktls_sidecar.web.respond import STATUS_LINES, Plan, header_lines, refuse
 
 MODIFIED = 784111777
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 FILE = OpenFile(fd=-1, name="f.txt", size=1000, mtime_ns=MODIFIED * 1_000_000_000 + 5, inode=7)
+WHOLE = Representation(FILE, media_type(FILE.name))
 EARLIER, LATER = format_date(MODIFIED - 1), format_date(MODIFIED + 1)
 
 
@@ -78,11 +80,11 @@ def test_what_is_no_date_reads_as_absent(text: str) -> None:
     ],
 )
 def test_conditions(fields: dict[str, str], status: int) -> None:
-    assert plan("GET", fields, FILE).status == status
+    assert WHOLE.plan("GET", fields).status == status
 
 
 def test_partial_content_names_the_range() -> None:
-    decided = plan("GET", {"range": "bytes=990-"}, FILE)
+    decided = WHOLE.plan("GET", {"range": "bytes=990-"})
     headers = dict(decided.headers)
     assert (decided.offset, decided.length) == (990, 10)
     assert headers["Content-Range"] == "bytes 990-999/1000"
@@ -90,11 +92,11 @@ def test_partial_content_names_the_range() -> None:
 
 
 def test_head_ignores_ranges() -> None:
-    assert plan("HEAD", {"range": "bytes=0-9"}, FILE).status == 200
+    assert WHOLE.plan("HEAD", {"range": "bytes=0-9"}).status == 200
 
 
 def test_unsatisfiable_names_the_size() -> None:
-    assert dict(plan("GET", {"range": "bytes=5000-"}, FILE).headers)["Content-Range"] == "bytes */1000"
+    assert dict(WHOLE.plan("GET", {"range": "bytes=5000-"}).headers)["Content-Range"] == "bytes */1000"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_unsatisfiable_names_the_size() -> None:
     ],
 )
 def test_content_type(name: str, expected: str) -> None:
-    assert content_type(name) == expected
+    assert media_type(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_a_time_that_must_not_be_told(seconds: int) -> None:
 
 def test_head_is_what_headers_say() -> None:
     for decided in (
-        plan("GET", {}, FILE),
-        plan("GET", {"range": "bytes=1-2"}, FILE),
+        WHOLE.plan("GET", {}),
+        WHOLE.plan("GET", {"range": "bytes=1-2"}),
         refuse(404, "x", [("A", "b: c")]),
     ):
         assert header_lines(decided.headers) == decided.head
@@ -185,4 +187,4 @@ def test_no_header_field_breaks_the_line(value: str) -> None:
     ],
 )
 def test_web_types(name: str, expected: str) -> None:
-    assert content_type(name) == expected
+    assert media_type(name) == expected

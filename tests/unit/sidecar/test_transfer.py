@@ -23,7 +23,8 @@ from ktls_sidecar.transfer import (
     TransferError,
     transfer,
 )
-from ktls_sidecar.web.files import OpenFile, open_target, parse_target
+from ktls_sidecar.web.files import OpenFile, parse_target
+from tests.unit.sidecar.support import open_target
 
 
 class Wire:
