@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import random
 import select
 import socket
 import time
@@ -16,9 +15,10 @@ from . import response
 from .accesslog import AccessLog
 from .config import Config
 from .counters import Counters, Tally
+from .faults import KEY_UPDATE, blame
+from .lifetime import AGE, Lifetime
 from .linger import Linger
 from .openssl import WANT_WRITE, TlsConnection, TlsError, left_by_peer
-from .openssl.constants import SSL_AD_BAD_RECORD_MAC
 from .peers import Peers
 from .poller import HUNG_UP, READABLE, WRITABLE, Poller
 from .request import Reader, Refusal, Request, parse_plain
@@ -32,6 +32,8 @@ _RECEIVE_SIZE = 65536
 _LINGER_S, _IDLE_LINGER_S = 1.0, 0.25
 """How long a client that has everything may take to close: after a response, and when it was idle (seconds)."""
 _RETIRE_GRACE_S = 1.0
+_TURN = 16
+"""How many receives and responses a client gets before it is the turn of others."""
 
 HANDSHAKE, IDLE, REQUEST, RESPOND, CLOSING, CLOSED = "handshake", "idle", "request", "send", "closing", "closed"
 
@@ -75,11 +77,12 @@ class Connection:
         "_ktls",
         "_ktls_rx",
         "_labels",
-        "_limit_at",
+        "_lifetime",
         "_limited",
         "_linger",
         "_overloaded",
         "_phase",
+        "_queued",
         "_readable",
         "_reader",
         "_refusal",
@@ -95,6 +98,7 @@ class Connection:
         "_tally",
         "_tls",
         "_transfer",
+        "_turn",
         "_want_tx",
         "_zerocopy",
     )
@@ -123,11 +127,11 @@ class Connection:
         self._overloaded = overloaded
         self._phase = HANDSHAKE
         self._deadline = time.monotonic() + shared.config.handshake_timeout_s
-        self._limit_at: float | None = None
-        self._limited = ""
+        self._lifetime: Lifetime | None = None
+        self._limited = False
         self._served = 0
         self._sent = 0
-        self._retiring = False
+        self._retiring = self._queued = False
         self._ktls = self._ktls_rx = self._zerocopy = False
         self._labels = ""
         self._tally: Tally | None = None
@@ -138,6 +142,7 @@ class Connection:
         self._file: OpenFile | None = None
         self._transfer: Transfer | None = None
         self._keep = False
+        self._turn = 0
         self._status = 0
         self._started = 0.0
         self._linger: Linger | None = None
@@ -167,8 +172,7 @@ class Connection:
             self._guarded(self._linger.poke)
         elif now > self._deadline:
             self._guarded(self._stop, "" if self._phase == IDLE else f"{self._phase}_timeout")
-        elif self._limit_at is not None and now > self._limit_at and self._phase == IDLE and not self._input_waits():
-            self._limit("age")
+        elif self._phase == IDLE and self._over(now) == AGE and not self._input_waits():
             self._guarded(self._stop)
 
     def abort(self) -> None:
@@ -181,9 +185,11 @@ class Connection:
         if events & READABLE:
             self._readable = True
             self._hung_up = bool(events & HUNG_UP)
+        if self._queued:
+            return  # its turn comes
         phase = self._phase
         if phase in (IDLE, REQUEST):
-            if events & READABLE:
+            if events & READABLE or self._flushing:
                 self._guarded(self._drive)
         elif phase == RESPOND:
             if events & WRITABLE:
@@ -193,8 +199,14 @@ class Connection:
         elif events & READABLE and self._linger is not None:
             self._guarded(self._linger.poke)
 
+    def _yield(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._shared.poller.later(self._resume)
+
     def _resume(self) -> None:
-        if self._phase == RESPOND:
+        self._queued = False
+        if self._phase in (IDLE, REQUEST, RESPOND):
             self._guarded(self._drive)
 
     def _guarded(self, action: Callable[..., None], *arguments: str) -> None:
@@ -248,8 +260,7 @@ class Connection:
         elif self._want_tx and not self._ktls_rx and not tls.feeds:
             self._shared.counters.fallbacks[response.rx_fallback_reason(tls)] += 1
         if (self._ktls or self._ktls_rx) and protocol == "TLSv1.3" and not self._shared.can_rekey:
-            # Spread, so that connections that began together do not end together.
-            self._limit_at = time.monotonic() + config.ktls_max_age_s * random.uniform(0.9, 1.0)
+            self._lifetime = Lifetime(time.monotonic(), config.ktls_max_age_s, config.ktls_max_bytes)
         self._phase = IDLE
         self._deadline = time.monotonic() + (_RETIRE_GRACE_S if self._retiring else config.idle_timeout_s)
         # The first request may have come with the end of the handshake.
@@ -259,8 +270,12 @@ class Connection:
     # --- requests and responses -----------------------------------------------------------------------------
 
     def _drive(self) -> None:
-        """Go on until the socket has nothing to give or takes nothing more."""
+        """Go on until the socket has nothing to give or takes nothing more, or until it is the turn of others."""
+        self._turn = _TURN
         while True:
+            if self._turn <= 0:
+                self._yield()
+                return
             phase = self._phase
             if phase == RESPOND:
                 if not self._push():
@@ -314,7 +329,7 @@ class Connection:
                 self._fault("io_error", f"cannot open a file: {error.strerror}")
                 decided, self._file = response.unreadable(), None
             self._keep = request.keep_alive and not self._overloaded
-        self._keep = self._keep and not self._retiring and not self._over_limit(now)
+        self._keep = self._keep and not self._retiring and self._over(now) is None
         head_only = self._request is not None and self._request.method == "HEAD"
         pieces = response.pieces(decided, head_only, not self._keep)
         assert self._tally is not None  # set by the handshake
@@ -338,9 +353,10 @@ class Connection:
             if current.sent != before:
                 self._deadline = time.monotonic() + self._shared.config.send_timeout_s
             if outcome == AGAIN:
-                self._shared.poller.later(self._resume)
+                self._yield()
             return False
         self._end_response(complete=True)
+        self._turn -= 1
         if self._keep and not self._retiring:
             self._phase = IDLE
             self._deadline = time.monotonic() + self._shared.config.idle_timeout_s
@@ -367,26 +383,26 @@ class Connection:
             )
             self._request = None
 
-    def _over_limit(self, now: float) -> bool:
-        if self._limit_at is None:
-            return False
-        if self._sent > self._shared.config.ktls_max_bytes:
-            self._limit("bytes")
-        elif now > self._limit_at:
-            self._limit("age")
-        return bool(self._limited)
-
-    def _limit(self, why: str) -> None:
-        if not self._limited:
-            self._limited = why
+    def _over(self, now: float) -> str | None:
+        """Return why this connection has lived long enough; counts that once."""
+        why = self._lifetime.over(now, self._sent) if self._lifetime is not None else None
+        if why is not None and not self._limited:
+            self._limited = True
             self._shared.counters.limited[why] += 1
+        return why
 
     # --- reading --------------------------------------------------------------------------------------------
 
     def _pull(self) -> bool:
-        """Decrypt what the client sent and keep it; False when there is nothing now, or at the end."""
+        """Decrypt what the client sent and keep it; False when there is nothing now, or at the end.
+
+        Records without data are not counted by anybody else: a client may send KeyUpdates for ever.
+        """
         tls = self._tls
         while True:
+            if self._turn <= 0:
+                return True  # what the client sends has no end; _drive sees to that
+            self._turn -= 1
             if tls.feeds and not tls.input_pending():
                 count = self._receive()
                 if count < 0:
@@ -412,7 +428,8 @@ class Connection:
                 return True
             if result == 0:
                 return self._end_of_input()
-            if result == WANT_WRITE:
+            self._flushing = result == WANT_WRITE
+            if self._flushing:
                 return False
             if not tls.feeds and not self._more_in_socket():
                 return False
@@ -524,28 +541,17 @@ class Connection:
         self._closed(self)
 
     def _classify(self, error: TlsError) -> None:
-        aborts = self._shared.counters.client_aborts
-        if error.peer_left:
-            aborts["handshake" if self._phase == HANDSHAKE else "reset"] += 1
-        elif error.is_internal:
-            self._fault("ssl_error", str(error))
-        elif "no suitable record layer" in str(error):
+        ours, kind = blame(error, self._phase == HANDSHAKE)
+        if kind == KEY_UPDATE:
             self._no_key_update(str(error))
-        elif self._phase == HANDSHAKE:
-            aborts["handshake"] += 1
-        elif error.alert == SSL_AD_BAD_RECORD_MAC:
-            # The client says that what we sent did not decrypt.
-            self._fault("bad_record_mac", str(error))
-        elif error.operation == "SSL_sendfile":
-            self._fault("sendfile_failed", str(error))
-        elif error.operation == "SSL_read":
-            aborts["alert" if error.alert is not None else "bad_record"] += 1
+        elif ours:
+            self._fault(kind, str(error))
         else:
-            self._fault("io_error" if error.errno else "ssl_error", str(error))
+            self._shared.counters.client_aborts[kind] += 1
 
     def _no_key_update(self, detail: str) -> None:
         self._shared.peers.remember(self._remote)
-        self._fault("key_update", f"{detail}; its next connections stay in userspace for a while")
+        self._fault(KEY_UPDATE, f"{detail}; its next connections stay in userspace for a while")
 
     def _fault(self, kind: str, detail: str) -> None:
         self._shared.counters.errors[kind] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import email.message
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ktls_host.jsonsock import JsonSockError
 from ktls_sidecar import ulp
 from ktls_sidecar.connection import Connection
 from ktls_sidecar.openssl import TlsConnection
+from ktls_sidecar.poller import Poller
 from tests.unit.sidecar.support import Certificate, Client, Sidecar, eventually, running
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -414,6 +417,45 @@ def test_a_client_that_pipelines_into_a_full_pipe_burns_no_cpu(
         assert 1 <= len(calls) <= 2
         assert client.stream.read(len(BIG) - 100_000) == BIG[100_000:]
         assert client.response().body == b"hello, world\n"
+
+
+def test_one_client_does_not_take_all_the_time(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends requests faster than they are answered lets others have their turn."""
+    turns: list[int] = []
+    original = Connection._yield
+
+    def counted(connection: Connection) -> None:
+        turns.append(connection._served)
+        original(connection)
+
+    monkeypatch.setattr(Connection, "_yield", counted)
+    with sidecar.client() as client:
+        client.send(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 400)
+        for _ in range(400):
+            assert client.response().body == b"hello, world\n"
+    assert len(turns) >= 400 / 16 - 1
+    assert max(later - earlier for earlier, later in itertools.pairwise([0, *turns])) <= 16
+
+
+def test_a_turn_is_asked_for_once(sidecar: Sidecar, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when events come meanwhile, each of which would otherwise leave one more caller behind."""
+    waiting: list[int] = []
+    original = Poller.later
+
+    def counted(poller: Poller, call: Callable[[], None]) -> None:
+        original(poller, call)
+        waiting.append(len(poller._later))
+
+    monkeypatch.setattr(Poller, "later", counted)
+    with sidecar.client() as client:
+        client.send(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(50):
+            client.send(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.response().body == BIG
+        for _ in range(50):
+            client.response()
+    assert waiting
+    assert max(waiting) == 1
 
 
 # --- counting ---------------------------------------------------------------------------------------------------
