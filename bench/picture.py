@@ -62,5 +62,5 @@ def draw(result: dict[str, Any], path: Path) -> None:
     settings = result["settings"]
     axes.set_title(f"Sidecar against nginx {PLACES[result['place']]}, {settings['mode']}, {result['started'][:10]}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
