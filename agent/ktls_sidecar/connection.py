@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from .ulp import set_zerocopy
 from .web.files import OpenFile
 from .web.site import Site
 
+_RESET = struct.pack("ii", 1, 0)
 _RECEIVE_SIZE = 65536
 _LINGER_S, _IDLE_LINGER_S = 1.0, 0.25
 """How long a client that has everything may take to close: after a response, and when it was idle (seconds)."""
@@ -494,6 +496,8 @@ class Connection:
         """End. ``abort`` names what the client did, or is empty."""
         if abort:
             self._shared.counters.client_aborts[abort] += 1
+            if self._phase == RESPOND:
+                self._forget_unsent()
         elif self._phase == IDLE:
             # The last response may still be on its way.
             self._finish(_IDLE_LINGER_S)
@@ -519,7 +523,13 @@ class Connection:
         )
         self._linger.start()
 
+    def _forget_unsent(self) -> None:
+        """Let the close be a reset: else the kernel keeps what the client does not take, for minutes (socket(7))."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
     def _lingered(self, error: TlsError | None) -> None:
+        if self._linger is not None and self._linger.unsent:
+            self._forget_unsent()
         if error is not None:
             self._classify(error)
         self._close()

@@ -54,6 +54,8 @@ class Linger:
         self._patience = time.monotonic() + send_timeout_s
         self._pause = _POLL_S
         self._timer: asyncio.TimerHandle | None = None
+        self.unsent = False
+        """True when the client did not take all of it in time."""
 
     def start(self) -> None:
         """Begin; ``done`` may be called before this returns."""
@@ -103,7 +105,10 @@ class Linger:
             self._before = queued
             if queued:
                 self._patience = now + self._send_timeout_s
-        return now > self._patience
+        if now <= self._patience:
+            return False
+        self.unsent = queued > 0
+        return True
 
     def _queued(self) -> int:
         """Bytes that TCP has and the client has not acknowledged. SIOCOUTQ of tcp(7)."""

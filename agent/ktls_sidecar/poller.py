@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -18,8 +19,8 @@ READABLE = select.EPOLLIN | HUNG_UP
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _BATCH = 256
-_ROUNDS = 8
-"""How often in a row events are taken before timers and the control socket get their turn."""
+_ROUNDS, _TURN_S = 8, 0.01
+"""How often in a row events are taken, and for how long, before timers and orders get their turn."""
 
 
 class Poller:
@@ -62,6 +63,7 @@ class Poller:
     def _run(self) -> None:
         self._woken = False
         ready, later, poll = self._ready, self._later, self._epoll.poll
+        until = time.monotonic() + _TURN_S
         for _ in range(_ROUNDS):
             if self._epoll.closed:
                 return
@@ -73,8 +75,12 @@ class Poller:
                     call(event)
             for _turn in range(len(later)):
                 later.popleft()()
+                if time.monotonic() > until:
+                    break
             if not events and not later:
                 return
+            if time.monotonic() > until:
+                break
         if later and not self._woken:
             self._woken = True
             self._loop.call_soon(self._run)

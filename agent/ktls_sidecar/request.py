@@ -23,6 +23,8 @@ _PLAIN = re.compile(
     rb"(GET|HEAD) (/[!-~]*) HTTP/1\.([01])\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){0,64})\r\n"
 )
+# RFC 3986 section 3.2.2 and 3.2.3; RFC 9112 section 3.2: 400 for any other value.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 # What decides about framing or the connection; all but plain values of Connection is h11's.
 _DECISIVE = frozenset({"connection", "content-length", "transfer-encoding", "expect", "upgrade", "te", "trailer"})
 
@@ -99,6 +101,8 @@ def _fields(block: bytes) -> tuple[Mapping[str, str] | None, bool]:
             fields[name] += ", " + value
         else:
             fields[name] = value
+    if _HOST.fullmatch(fields.get("host", "")) is None:
+        return None, False
     for name in _DECISIVE & fields.keys():
         if name != "connection":
             return None, False
@@ -149,6 +153,9 @@ class Reader:
                 return self._built() if http.they_are_waiting_for_100_continue else None
             if isinstance(event, h11.Request):
                 self._request = event
+                refusal = self._odd(event)
+                if refusal is not None:
+                    return refusal
                 if event.method not in (b"GET", b"HEAD"):
                     # Refused whatever follows, so the body is not waited for.
                     return self._built()
@@ -160,6 +167,19 @@ class Reader:
                 return self._built()
             else:  # ConnectionClosed
                 return None
+
+    def _odd(self, event: Any) -> Refusal | None:
+        """What h11 lets pass and RFC 9112 does not."""
+        fields = dict(event.headers)
+        if event.http_version[:2] != b"1.":
+            # RFC 9110 section 15.6.6.
+            return Refusal(505, "this server speaks HTTP/1.1", self._built())
+        if b"transfer-encoding" in fields and b"content-length" in fields:
+            # Section 6.1: where the request ends is in doubt, and the connection must not go on.
+            return Refusal(400, "a length and a transfer coding", self._built())
+        if _HOST.fullmatch(fields.get(b"host", b"").decode("latin-1")) is None:
+            return Refusal(400, "the host is not valid", self._built())
+        return None
 
     def _built(self) -> Request:
         event = self._request
@@ -173,6 +193,8 @@ class Reader:
     def _refusal(self, error: Any) -> Refusal:
         status = int(error.error_status_hint)
         request = self._built() if self._request is not None else None
+        if status == 431 and self._request is not None:
+            return Refusal(400, "a chunk's header is too long", request)
         if status == 431 and b"\n" not in self._http.trailing_data[0]:
             return Refusal(414, "the request line is too long", request)
         if status == 431:

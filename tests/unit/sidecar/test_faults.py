@@ -30,6 +30,7 @@ BROKEN = ErrorEntry(SSL, 281, "decryption failed or bad record mac")
         (TlsError("SSL_do_handshake", (BAD_MAC,), 0), True, (False, "handshake")),
         (TlsError("SSL_write", (MEMORY,), 0), False, (True, "ssl_error")),
         (TlsError("SSL_do_handshake", (MEMORY,), 0), True, (True, "ssl_error")),
+        (TlsError("SSL_read", (ErrorEntry(57, 108, "invalid aad"), MEMORY), 0), False, (False, "bad_record")),
         (TlsError("SSL_read", (NO_LAYER,), 0), False, (True, "key_update")),
         (TlsError("SSL_write", (NO_LAYER,), 0), False, (True, "key_update")),
         (TlsError("SSL_read", (BAD_MAC,), 0), False, (True, "bad_record_mac")),
