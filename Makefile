@@ -42,8 +42,18 @@ soak: prepare ## Half an hour of load, link flaps and mode changes on a lab VM (
 orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q tests/orchestration
 
-vm: prepare ## Tests on lab VMs with real kernel TLS
-	@$(BIN)/pytest -q tests/vm
+vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
+	@echo 'vm: levers and sidecar at the same time; each shows what it did when it is done, in some ten minutes'
+	@$(MAKE) --no-print-directory -j2 -O vm-levers vm-sidecar
+
+vm-fleet: prepare
+	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab
+
+vm-levers: prepare
+	@$(BIN)/pytest -q tests/vm/levers
+
+vm-sidecar: prepare
+	@$(BIN)/pytest -q tests/vm/sidecar
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
 	@$(BIN)/ktls lab build --image debian13-gnutls
@@ -59,4 +69,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-gnutls bench molecule clean
+.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-fleet vm-levers vm-sidecar vm-gnutls bench molecule clean
