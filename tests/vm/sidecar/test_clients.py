@@ -11,6 +11,7 @@ import http.client
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,6 +243,7 @@ def test_key_update(target: Target, mode: str, command: bytes) -> None:
 @here
 def test_under_mode_switching(target: Target, tmp_path: Path) -> None:
     """All clients at once while the mode goes round: no wrong byte, all paths taken, nothing left in the kernel."""
+    time.sleep(31)  # what the KeyUpdates from this address have taught is forgotten (key_update_memory_s)
     target.order("userspace")
     status, logged = target.sidecar.call(verb="status"), len(target.access_log())
     failures: list[str] = []
