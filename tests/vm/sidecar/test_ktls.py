@@ -46,7 +46,9 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
 chmod 600 /etc/ktls/tls/key.pem; chmod 644 /etc/ktls/tls/cert.pem
 printf '#!/bin/sh\\nPYTHONPATH=/opt/sidecar exec python3 -m ktls_sidecar "$@"\\n' > /usr/local/bin/ktls-sidecar
 chmod 755 /usr/local/bin/ktls-sidecar
-echo '{"certificate": "/etc/ktls/tls/cert.pem", "root": "/srv/ktls", "key_update_memory_s": 30}' > /etc/ktls/sidecar.json
+cat > /etc/ktls/sidecar.json <<'X'
+{"certificate": "/etc/ktls/tls/cert.pem", "root": "/srv/ktls", "key_update_memory_s": 30}
+X
 cat > /root/ctl.py <<'X'
 import json, sys
 sys.path.insert(0, "/opt/sidecar")
