@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .certificates import Authority, KeyPair
+from tests.authority import Authority, KeyPair
+
 from .content import make_tree, sha256
 from .harness import Native, Switcher, no_errors, running
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ktls_host.jsonsock import JsonSockError, call
+from tests.authority import KeyPair
 
-from .certificates import KeyPair
 from .clients import Endpoint
 
 REPOSITORY = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from .certificates import Authority, KeyPair
+from tests.authority import Authority, KeyPair
+
 from .clients import request
 from .conftest import Site
 from .content import sha256

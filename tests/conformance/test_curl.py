@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .certificates import Authority
+from tests.authority import Authority
+
 from .clients import Endpoint, curl, curl_argv, parse_answer, run
 from .conftest import Site
 from .content import COMMON, SIZES, TEXT, sha256

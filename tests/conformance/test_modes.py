@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ktls_host.jsonsock import JsonSockError
+from tests.authority import Authority, KeyPair
 
-from .certificates import Authority, KeyPair
 from .clients import Endpoint, curl_argv, request, run, s_client_argv
 from .conftest import MODES, NAMES, Site
 from .content import MIB, blob, make_tree, sha256

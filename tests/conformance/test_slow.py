@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .certificates import Authority, KeyPair
+from tests.authority import Authority, KeyPair
+
 from .clients import request
 from .conftest import Site
 from .content import sha256

@@ -8,7 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from .certificates import Authority, KeyPair
+from tests.authority import Authority, KeyPair
+
 from .clients import environment, run
 from .conftest import Site
 from .harness import Native, eventually, running

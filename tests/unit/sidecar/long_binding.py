@@ -77,7 +77,7 @@ class Lives:
         """Make certificates and a file below ``directory``."""
         self.lib = load()
         self.authority = Authority(directory)
-        self.files = self.authority.issue("localhost")
+        self.files = self.authority.pair("localhost")
         self.context = ServerContext(self.lib, *self.files)
         other = self.authority.context(self.lib, "other.example")
         self.context.choose_by_name(self._select)

@@ -93,7 +93,7 @@ class World:
     def __init__(self, directory: Path, log: int) -> None:
         self.lib = load()
         self.authority = Authority(directory)
-        self.files = self.authority.issue("localhost")
+        self.files = self.authority.pair("localhost")
         self.other = self.authority.context(self.lib, "localhost")
         self.client = self.authority.client()
         self.log = log

@@ -4,77 +4,35 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import socket
 import ssl
 from collections.abc import Sequence
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ktls_sidecar.openssl import Library, ServerContext, TlsConnection
+from tests import authority
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-class Authority:
-    """A CA that clients trust; its files lie below ``directory``."""
+class Authority(authority.Authority):
+    """A CA that clients trust."""
 
-    def __init__(self, directory: Path) -> None:
-        """Make the CA's own certificate."""
-        self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA of the binding's tests")])
-        self.path = directory / "ca.pem"
-        constraints = x509.BasicConstraints(ca=True, path_length=0)
-        self.path.write_bytes(self._sign(self._name, self._key.public_key(), constraints))
-
-    def issue(self, *names: str, kind: str = "ec") -> tuple[str, str]:
+    def pair(self, *names: str, kind: str = "ec") -> tuple[str, str]:
         """Return the paths of a certificate for ``names`` and of its key, of type ``ec`` or ``rsa``."""
-        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-        if kind == "rsa":
-            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        else:
-            key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        certificate = self._directory / f"{names[0]}-{kind}-{os.urandom(4).hex()}.pem"
-        certificate.write_bytes(self._sign(subject, key.public_key(), alternatives))
-        private = certificate.with_suffix(".key")
-        private.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return str(certificate), str(private)
+        found = self.issue(f"{names[0]}-{kind}-{os.urandom(4).hex()}", names, use_rsa=kind == "rsa")
+        return str(found.certificate), str(found.key)
 
     def context(self, lib: Library, *names: str, kind: str = "ec") -> ServerContext:
         """Return a context with a fresh certificate for ``names``."""
-        return ServerContext(lib, *self.issue(*names, kind=kind))
+        return ServerContext(lib, *self.pair(*names, kind=kind))
 
     def client(self) -> ssl.SSLContext:
         """Return settings of a client that trusts this CA."""
         return ssl.create_default_context(cafile=str(self.path))
-
-    def _sign(
-        self, subject: x509.Name, public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, extension: x509.ExtensionType
-    ) -> bytes:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(extension, critical=False)
-        )
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 class Pair:

@@ -408,7 +408,7 @@ def test_the_example_in_the_documentation_runs(authority: Authority, version: ss
     assert found
     names: dict[str, Any] = {}
     exec(compile(textwrap.dedent(found.group(1)), "example", "exec"), names)
-    certificate, key = authority.issue("localhost")
+    certificate, key = authority.pair("localhost")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=names["serve_one"], args=(listener, certificate, key), daemon=True)
         server.start()

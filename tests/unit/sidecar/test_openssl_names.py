@@ -107,7 +107,7 @@ def test_options_of_the_connection_survive_the_switch(
 def test_what_a_connection_was_switched_to_lives_as_long_as_it(
     authority: Authority, lib: Library, first: ServerContext
 ) -> None:
-    certificate, key = authority.issue("other.example")
+    certificate, key = authority.pair("other.example")
     made: list[weakref.ref[ServerContext]] = []
 
     def select(_name: str | None) -> ServerContext:
@@ -290,7 +290,7 @@ def test_each_client_gets_the_key_that_it_can_verify(
     lib: Library, authority: Authority, ciphers: str, kind: str
 ) -> None:
     context = ServerContext(
-        lib, *authority.issue("localhost", kind="rsa"), more=[authority.issue("localhost", kind="ec")]
+        lib, *authority.pair("localhost", kind="rsa"), more=[authority.pair("localhost", kind="ec")]
     )
     client = authority.client()
     client.set_ciphers(ciphers)
@@ -302,18 +302,18 @@ def test_each_client_gets_the_key_that_it_can_verify(
 
 def test_two_certificates_with_one_type_of_key(lib: Library, authority: Authority) -> None:
     with pytest.raises(OpenSSLError, match="same type of key"):
-        ServerContext(lib, *authority.issue("localhost"), more=[authority.issue("localhost")])
+        ServerContext(lib, *authority.pair("localhost"), more=[authority.pair("localhost")])
 
 
 def test_the_key_of_each_certificate_is_checked(lib: Library, authority: Authority) -> None:
-    certificate, _ = authority.issue("localhost", kind="rsa")
-    _, other_key = authority.issue("localhost", kind="rsa")
+    certificate, _ = authority.pair("localhost", kind="rsa")
+    _, other_key = authority.pair("localhost", kind="rsa")
     with pytest.raises(OpenSSLError, match="key values mismatch"):
-        ServerContext(lib, *authority.issue("localhost"), more=[(certificate, other_key)])
+        ServerContext(lib, *authority.pair("localhost"), more=[(certificate, other_key)])
 
 
 def test_a_path_ends_where_it_ends(lib: Library, authority: Authority, tmp_path: Path) -> None:
-    certificate, key = authority.issue("localhost")
+    certificate, key = authority.pair("localhost")
     with pytest.raises(ValueError, match="NUL"):
         ServerContext(lib, certificate + "\0.old", key)
 
@@ -344,7 +344,7 @@ def resumes(authority: Authority, made_by: ServerContext, shown_to: ServerContex
 def test_contexts_with_the_same_ticket_keys_resume_each_others_sessions(
     lib: Library, authority: Authority, version: ssl.TLSVersion
 ) -> None:
-    files = authority.issue("localhost")
+    files = authority.pair("localhost")
     one, two, other = (ServerContext(lib, *files) for _ in range(3))
     assert resumes(authority, one, one, version)
     assert not resumes(authority, one, two, version)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A certificate authority for one test run; what it signs is valid for a day."""
+"""A certificate authority for tests; what it signs is valid for a day."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class KeyPair:
 
 
 class Authority:
-    """A CA whose certificate is ``directory``/ca.pem. Strict clients (browsers) get the extensions that they want."""
+    """A CA whose certificate is at ``path``, below ``directory``; it has the extensions that browsers insist on."""
 
-    def __init__(self, directory: Path, name: str = "conformance") -> None:
+    def __init__(self, directory: Path, name: str = "test") -> None:
         """Make the CA."""
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
-        self.path = directory / "ca.pem"
+        self.path = directory / f"{name}-ca.pem"
         public = self._key.public_key()
         certificate = (
             self._builder(self._name, public)
@@ -45,10 +45,12 @@ class Authority:
         )
         self.path.write_bytes(certificate.public_bytes(_PEM))
 
-    def issue(self, label: str, names: Sequence[str], *, use_rsa: bool = False) -> KeyPair:
+    def issue(
+        self, label: str, names: Sequence[str], *, use_rsa: bool = False, common_name: str | None = None
+    ) -> KeyPair:
         """Sign for the DNS names and IP addresses ``names``; files are called after ``label``."""
         key = rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name or names[0])])
         authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
             self._builder(subject, key.public_key())
