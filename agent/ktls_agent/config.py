@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ktls_host.errors import KtlsError
+
+from .evidence import config as evidence
+from .evidence.config import EvidenceConfig
+from .guards import config as guards
+from .guards.config import GuardsConfig
 
 DEFAULT_PATH = "/etc/ktls/agent.json"
 DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
@@ -38,6 +43,8 @@ class AgentConfig:
     probe: ProbeConfig
     diag_socket: str = DEFAULT_DIAG_SOCKET
     group: str | None = "ktls"
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
 
     @property
     def run_flag(self) -> str:
@@ -83,7 +90,11 @@ def parse(raw: Any, source: str) -> AgentConfig:
         if group is not None and not isinstance(group, str):
             raise _bad(source, "group is not a name or null")
         optional["group"] = group
-    paths = {key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")}
+    optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
+    optional["guards"] = guards.parse(raw.pop("guards", {}), source)
+    paths: dict[str, Any] = {
+        key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
+    }
     odd = sorted(str(key) for key in (*raw, *(f"probe.{key}" for key in probe)))
     if odd:
         raise _bad(source, f"unknown key {odd[0]}")

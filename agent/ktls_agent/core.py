@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from ktls_host.errors import KtlsError
 
+from .audit import Audit, NoAudit
 from .flags import FlagInfo, OffFlags
 from .machine import (
     USERSPACE,
@@ -89,6 +90,7 @@ class Agent:
         clock: Callable[[], float] = boottime,
         boot: str | None = None,
         available: Callable[[], bool] = ktls_available,
+        audit: Audit | None = None,
     ) -> None:
         """Take the parts; nothing runs before :meth:`start`. ``self_test(timeout_s)`` may block."""
         self.state = State()
@@ -96,6 +98,7 @@ class Agent:
         self.sidecar_error: str | None = None
         self.clock = clock
         self.flags = flags
+        self.audit: Audit = audit or NoAudit()
         self._store = store
         self._call_sidecar = sidecar
         self._self_test = self_test

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Callable
 
 from ktls_host import jsonsock
@@ -20,6 +20,7 @@ from .diag import DiagClient
 from .flags import OffFlags
 from .notify import notify
 from .observe import Observer
+from .parts import Part, Parts
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -31,10 +32,11 @@ _REASON_LIMIT = 300
 class Daemon:
     """The agent of one host, with its sockets."""
 
-    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer) -> None:
-        """Join the parts; :meth:`run` brings them to life."""
+    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer, parts: Sequence[Part] = ()) -> None:
+        """Join everything; :meth:`run` brings it to life."""
         self.config = config
         self.agent = agent
+        self.parts = Parts(parts)
         self._observer = observer
         self._stop = asyncio.Event()
 
@@ -50,6 +52,7 @@ class Daemon:
         try:
             await self.agent.start()
             ticker = asyncio.ensure_future(self._ticks())
+            self.parts.start()
             ready()
             stopped = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait([ticker, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -60,6 +63,7 @@ class Daemon:
             if ticker is not None:
                 ticker.cancel()
             notify("STOPPING=1")
+            await self.parts.stop()
             await self.agent.stop()
             await server.close()
 
@@ -90,7 +94,8 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        return await self._observer.status()
+        status = await self._observer.status()
+        return {**status, **self.parts.status(), "problems": [*status["problems"], *self.parts.problems.values()]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evidence of one host as plain data. Everything cumulative counts from the start of the observer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, order=True)
+class Kind:
+    """What evidence tells connections apart by.
+
+    ``process``: the systemd unit that serves, without ``.service``, else the program's name. ``version``: ``TLSv1.2``,
+    ``TLSv1.3``, or empty where the kernel does not know, which is so in userspace TLS. ``cipher``: likewise.
+    ``tx`` and ``rx``: ``none``, ``sw`` or ``hw``.
+    """
+
+    port: int
+    process: str
+    version: str
+    cipher: str
+    tx: str
+    rx: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Bytes of TCP payload, TLS overhead included: acknowledged by the peer, and received."""
+
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessUse:
+    """One serving process group: CPU seconds (user and system) of all its processes, those that ended included."""
+
+    process: str
+    processes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the observer knows at one moment. ``at_s`` is CLOCK_BOOTTIME.
+
+    ``namespaces``: tls_stat by network namespace (its inode number, as text; ``host`` is our own), empty where the
+    kernel has none. ``connections``: open now. ``volumes``: cumulative, exact for what is attributed.
+    ``unattributed``: bytes of connections that came and went unseen. ``lost_events``: times that the kernel dropped
+    destroy events. ``nic``: TLS counters of ``ethtool -S`` by interface. ``kernel_warnings``: kernel log lines that
+    warn and name tls, since the start; ``kernel_warning``: the last of them.
+    """
+
+    at_s: float
+    namespaces: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    connections: Mapping[Kind, int] = field(default_factory=dict)
+    volumes: Mapping[Kind, Volume] = field(default_factory=dict)
+    unattributed: Volume = Volume()
+    processes: tuple[ProcessUse, ...] = ()
+    nic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    destroyed: int = 0
+    lost_events: int = 0
+    scan_cpu_s: float = 0.0
+    kernel_warnings: int = 0
+    kernel_warning: str = ""
