@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
             from . import diag
 
             return diag.main(config.load(arguments.config).probe.port)
+        if arguments.verb == "pull":
+            return _pull(arguments)
         if arguments.verb == "watch":
             return _watch(arguments)
         return _one(arguments)
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):
         service = verbs.add_parser(verb, help=text)
         service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
+
+    pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
+    pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
@@ -99,6 +104,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     # The journal adds time and unit; one line an event.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     asyncio.run(daemon.main(config.load(arguments.config)))
+    return OK
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from .pull import config as pull_config
+    from .pull import service
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    service.main(pull_config.load(arguments.config))
     return OK
 
 

@@ -21,6 +21,7 @@ from .flags import OffFlags
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
+from .pull.part import PullPart
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -99,9 +100,11 @@ class Daemon:
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
-        if verb not in ("status", "probe") and peer.uid not in allowed:
+        # OFF is for everybody whom the socket lets in: who is in its group may write the off flag anyway.
+        if verb not in ("status", "probe", "off") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
-            raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
+            may = f"uid {peer.uid} may read the status, and switch off"
+            raise RequestError("not_permitted", f"{verb} is for root; {may}")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
         return
@@ -135,7 +138,7 @@ def build(config: AgentConfig) -> Daemon:
         sidecar,
         lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
     )
-    return Daemon(config, agent, Observer(agent, diag))
+    return Daemon(config, agent, Observer(agent, diag), [PullPart()])
 
 
 async def main(config: AgentConfig) -> None:
