@@ -43,13 +43,13 @@ _SHARED = {
     "share/ktls-off": ("/usr/local/sbin/ktls-off", 0o755),
 }
 _UNITS = {
-    "agent": ("ktls-diag.socket", "ktls-diag.service", "ktls-agent.service"),
+    "agent": ("ktls-diag.socket", "ktls-diag.service", "ktls-agent.service", "ktls-pull.service"),
     "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
-_OPTIONAL = frozenset({"ktls-sidecar.socket"})
+_OPTIONAL = frozenset({"ktls-sidecar.socket", "ktls-pull.service"})
 _COMMANDS = {"agent": ("ktls-agent",), "sidecar": ("ktls-sidecar", "ktls-publish")}
-_USERS = ("ktls-agent", "ktls-sidecar")
+_USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
 _MEMBER_MAX = 8 * 1024 * 1024
 
 
@@ -326,7 +326,7 @@ def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
         paths += [path for path, _ in _SHARED.values()]
         paths += [LIB]
         if desired.purge:
-            paths += ["/etc/ktls", "/var/lib/ktls", "/run/ktls"]
+            paths += ["/etc/ktls", "/var/lib/ktls", "/var/lib/ktls-pull", "/run/ktls"]
     if desired.purge and "sidecar" in desired.components:
         paths += [path for path in [_probe_path(desired)] if path]
     return tuple(path for path in paths if os.path.lexists(_under(root, path)))
@@ -406,13 +406,16 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
         wait: tuple[Any, ...] = (component, _socket(desired, component), str(desired.version), desired.wait_s, stamp)
         units = _units(replace(desired, components=(component,)))
         for unit in units:
-            if unit in _OPTIONAL and installed.services[unit].active and f"/etc/systemd/system/{unit}" in changed:
+            optional = unit in _OPTIONAL and unit.endswith(".socket") and installed.services[unit].active
+            if optional and f"/etc/systemd/system/{unit}" in changed:
                 # A socket cannot be started while its service runs.
                 stop, start = ("systemctl", "stop", unit, *_UNITS[component][:1]), ("systemctl", "start", unit)
                 steps += [Step("run", unit, "stop it and its service", stop), Step("run", unit, "start", start)]
         for unit in units:
             service = installed.services[unit]
             if unit in _OPTIONAL:
+                if unit.endswith(".service") and service.active and moved:
+                    steps.append(Step("restart", unit, "restart: version or unit"))
                 continue
             if unit == "ktls-diag.service":  # started by its socket
                 if moved and service.active:

@@ -23,7 +23,7 @@ def values(name: str, section: str) -> dict[str, list[str]]:
     return {key: value.split("\n") for key, value in parser.items(section)}
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ktls-agent.service", "15"), ("ktls-diag.service", "20")])
+@pytest.mark.parametrize(("name", "limit"), [("ktls-agent.service", "15"), ("ktls-diag.service", "20"), ("ktls-pull.service", "15")])
 def test_exposure(name: str, limit: str) -> None:
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", str(UNITS / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -60,7 +60,7 @@ def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "ktls:x:" in (tmp_path / "etc/group").read_text()
     members = next(line for line in (tmp_path / "etc/group").read_text().splitlines() if line.startswith("ktls:"))
-    assert members.endswith(":ktls-agent,ktls-sidecar")
+    assert members.endswith(":ktls-agent,ktls-pull,ktls-sidecar")
     command = ["systemd-tmpfiles", f"--root={tmp_path}", "--create", str(UNITS / "ktls.tmpfiles.conf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ class FakeSystem(release.System):
         if argv[:2] == ("systemctl", "disable"):
             self.enabled.discard(argv[2])
         if argv[0] == "systemd-sysusers":
-            self.users |= {"ktls-agent", "ktls-sidecar"}
+            self.users |= {"ktls-agent", "ktls-sidecar", "ktls-pull"}
         if argv[0] == "systemd-tmpfiles":
             (self.root / "run/ktls").mkdir(parents=True, exist_ok=True)
         if argv[0] == "journalctl":
