@@ -60,7 +60,7 @@ class PullPart:
         running = age is not None and age <= SILENT_S
         if not running:
             problems.insert(0, "ktls-pull.service does not run: signed flags are not read; start it")
-        for private in ("schema", "boot_id", "written_s"):
+        for private in ("schema", "version", "pid", "boot_id", "written_s"):
             seen.pop(private, None)
         seen.update(running=running, age_s=min(valid) if valid else None, endpoints=endpoints, problems=problems)
         return seen

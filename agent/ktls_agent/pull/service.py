@@ -131,7 +131,13 @@ class Puller:
             problems = self._state.problems()
         if self._raiser.problem:
             problems.insert(0, self._raiser.problem)
-        head = {"schema": 1, "version": VERSION, "boot_id": self._boot_id, "written_s": round(boottime_s(), 3)}
+        head = {
+            "schema": 1,
+            "version": VERSION,
+            "pid": os.getpid(),
+            "boot_id": self._boot_id,
+            "written_s": round(boottime_s(), 3),
+        }
         return {**head, "interval_s": self._config.interval_s, **state, "problems": problems}
 
     def _write_status(self) -> None:
@@ -149,10 +155,10 @@ class Puller:
         self._status_failed = False
 
 
-def build(config: PullConfig) -> Puller:
-    """Make the fetcher of this host."""
+def build(config: PullConfig, host_id: str = "") -> Puller:
+    """Make the fetcher of this host. ``host_id``: what its first polls are spread by; the machine's own if empty."""
     boot_id = _text("/proc/sys/kernel/random/boot_id")
-    host_id = _text("/etc/machine-id") or os.uname().nodename
+    host_id = host_id or _text("/etc/machine-id") or os.uname().nodename
     verifier = Verifier(config.fleet, config.allowed_signers)
     raiser = Raiser(OffFlags(config.run_flag, config.durable_flag), config.agent_socket, config.owed, boot_id)
 
@@ -162,9 +168,9 @@ def build(config: PullConfig) -> Puller:
     return Puller(config, raiser, watch, host_id, boot_id)
 
 
-def main(config: PullConfig) -> None:
+def main(config: PullConfig, host_id: str = "") -> None:
     """Run the service until SIGTERM or SIGINT."""
-    puller = build(config)
+    puller = build(config, host_id)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: puller.stop())
     puller.run(lambda: notify("READY=1"))

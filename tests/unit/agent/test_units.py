@@ -23,7 +23,9 @@ def values(name: str, section: str) -> dict[str, list[str]]:
     return {key: value.split("\n") for key, value in parser.items(section)}
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ktls-agent.service", "15"), ("ktls-diag.service", "20"), ("ktls-pull.service", "15")])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("ktls-agent.service", "15"), ("ktls-diag.service", "20"), ("ktls-pull.service", "15")]
+)
 def test_exposure(name: str, limit: str) -> None:
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", str(UNITS / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -158,7 +158,7 @@ def test_not_modified_for_ever_cannot_turn_a_bad_flag_into_a_good_one(host: Host
     refused(host, "bad_signature", times=5)
 
 
-def test_wrong_validators_cost_a_minute_and_not_for_ever(host: Host, server: Server, keys: Keys) -> None:
+def test_a_wrong_entity_tag_costs_some_polls_and_not_for_ever(host: Host, server: Server, keys: Keys) -> None:
     none, off = keys.sign("none"), keys.sign("off")
     body = [none]
 
@@ -175,14 +175,14 @@ def test_wrong_validators_cost_a_minute_and_not_for_ever(host: Host, server: Ser
     assert host.poll()["result"] == "off"
 
 
-def test_a_date_without_seconds_to_spare_is_no_validator(host: Host, server: Server, keys: Keys) -> None:
-    date = "Date: Thu, 26 Nov 2026 02:00:00 GMT\r\n"
-    server.serves(keys.sign("none"), headers=f"{date}Last-Modified: Thu, 26 Nov 2026 01:59:59 GMT\r\n")
+def test_a_date_is_no_validator(host: Host, server: Server, keys: Keys) -> None:
+    """A server that takes If-Modified-Since for "not later than" would hide an OFF with an older date."""
+    server.serves(
+        keys.sign("none"),
+        headers="Date: Thu, 26 Nov 2026 02:00:00 GMT\r\nLast-Modified: Thu, 26 Nov 2026 01:00:00 GMT\r\n",
+    )
     host.poll(2)
-    assert b"If-Modified-Since" not in server.requests[-1], "another flag of the same second would look the same"
-    server.serves(keys.sign("none"), headers=f"{date}Last-Modified: Thu, 26 Nov 2026 01:59:58 GMT\r\n")
-    host.poll(2)
-    assert b"If-Modified-Since: Thu, 26 Nov 2026 01:59:58 GMT\r\n" in server.requests[-1]
+    assert b"If-Modified-Since" not in server.requests[-1]
 
 
 @pytest.mark.parametrize("etag", ['"a\x01b"', '"' + "x" * 300 + '"', "bare", '"a" , "b"', "é"])
