@@ -25,6 +25,7 @@ OTHERS = (
     "probe_object.py",
     "flag_document.py",
     "flag_signature.py",
+    "flag_setup.py",
 )
 
 

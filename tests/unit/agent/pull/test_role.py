@@ -8,33 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 
 from ktls_agent.pull import config
-from ktls_host import flag_document, flag_signature
+from ktls_host import flag_document, flag_setup, flag_signature
+from ktls_host.flag_setup import DesiredPull, Signer
 
 from .conftest import Keys
 
 ROLE = Path(__file__).parents[4] / "roles/ktls_pull"
+URL = "https://a.example.org/flag"
 
 
 def read(name: str) -> Any:
     return yaml.safe_load((ROLE / name).read_text())
-
-
-def rendered(task: str, **variables: Any) -> str:
-    (found,) = (one for one in read("tasks/present.yml") if one["name"] == task)
-    templar = Templar(DataLoader(), variables={**read("defaults/main.yml"), **variables})
-
-    def deep(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: deep(inner) for key, inner in value.items()}
-        return templar.template(trust_as_template(value)) if isinstance(value, str) else value
-
-    templar.available_variables = {**templar.available_variables, **deep(found.get("vars", {}))}
-    text: str = templar.template(trust_as_template(found["ansible.builtin.copy"]["content"]))
-    return text
 
 
 def test_every_option_is_documented_and_has_the_default_that_is_documented() -> None:
@@ -44,26 +30,32 @@ def test_every_option_is_documented_and_has_the_default_that_is_documented() -> 
     for name, default in defaults.items():
         assert options[name]["default"] == default, name
         assert options[name]["description"], name
+    (task,) = read("tasks/main.yml")
+    assert {f"ktls_pull_{option}" for option in task["ktls.fleet.ktls_pull"]} == set(defaults)
+
+
+def written(path: str, **more: Any) -> str:
+    """The file that a host gets for the role's defaults and the three things that everybody has to give."""
+    defaults = {key[len("ktls_pull_") :]: value for key, value in read("defaults/main.yml").items()}
+    given = {"fleet": "prod", "endpoints": (URL,), "signers": (Signer("ssh-ed25519 AAAA x"),), **more}
+    (spec,) = (spec for spec in flag_setup.specs(DesiredPull(**{**defaults, **given})) if spec.path == path)
+    assert spec.content is not None
+    return spec.content.decode()
 
 
 def test_the_fetcher_takes_what_the_role_writes() -> None:
-    variables = {"ktls_pull_fleet": "prod", "ktls_pull_endpoints": ["https://a.example.org/flag"]}
-    written = json.loads(rendered("Write where the flag is served", **variables))
-    found = config.parse(written, "x")
-    plain = config.PullConfig("prod", found.endpoints)
-    assert found == plain, "the role's defaults are those of the fetcher"
-    with_ca = rendered("Write where the flag is served", **variables, ktls_pull_ca="/home/me/ca.pem")
-    assert config.parse(json.loads(with_ca), "x").ca == "/etc/ktls/pull-ca.pem"
+    found = config.parse(json.loads(written(flag_setup.CONFIG)), "x")
+    assert found == config.PullConfig("prod", found.endpoints), "the role's defaults are those of the fetcher"
+    assert (found.allowed_signers, found.status) == (flag_setup.SIGNERS, flag_setup.STATUS)
+    assert Path(found.owed).parent == Path(flag_setup.STATE_DIR)
+    assert config.parse(json.loads(written(flag_setup.CONFIG, ca="x")), "x").ca == flag_setup.CA
 
 
 def test_ssh_keygen_takes_what_the_role_writes(keys: Keys) -> None:
     publics = [keys[name].with_suffix(".pub").read_text() for name in ("ops", "next")]
-    signers = [{"key": publics[0]}, {"key": publics[1].strip(), "valid_after": "20200101", "valid_before": "20991231"}]
-    text = rendered("Write who may sign", ktls_pull_fleet="prod", ktls_pull_signers=signers)
-    assert text.count("\n") == 2, text
-    path = keys.allow(text)
+    signers = (Signer(publics[0]), Signer(publics[1].strip(), "20200101", "209912312359Z"))
+    path = keys.allow(written(flag_setup.SIGNERS, signers=signers))
     for name in ("ops", "next"):
         document, signature = flag_document.split(keys.sign("off", name=name))
         allowed = flag_signature.read_signers(str(path))
         assert flag_signature.verify(document, signature, "prod", allowed).startswith("SHA256:")
-    assert 'prod namespaces="ktls-flag",valid-after="20200101",valid-before="20991231" ssh-ed25519 ' in text
