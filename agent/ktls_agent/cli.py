@@ -17,6 +17,7 @@ from typing import Any
 from ktls_host.errors import KtlsError
 
 from . import config
+from .pull import words as pull_words
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -213,6 +214,7 @@ def render(status: dict[str, Any]) -> str:
         what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
         path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
         lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
+    lines.extend(pull_words.lines(status.get("pull")))
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 

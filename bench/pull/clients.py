@@ -6,7 +6,8 @@
 Commands come on standard input, one a line; answers go to standard output, one a line.
 ``order``: order kTLS on every host; answers how many took it.
 ``run SECONDS``: connect until every host answered ``u`` for a connection, or the time is over; answers
-{"PORT": [last kTLS answer, first userspace answer], ...} in seconds of CLOCK_MONOTONIC, null for never.
+{"PORT": [last kTLS answer, first userspace answer, longest time between two answers until then], ...} in seconds of
+CLOCK_MONOTONIC, null for never.
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ def main(period_s: float, ports: list[int]) -> int:
 
 
 def _run(period_s: float, ports: list[int], limit_s: float) -> dict[int, list[float | None]]:
-    seen: dict[int, list[float | None]] = {port: [None, None] for port in ports}
+    seen: dict[int, list[float | None]] = {port: [None, None, 0.0] for port in ports}
+    before = dict.fromkeys(ports, time.monotonic() + period_s)
     step, following = period_s / len(ports), time.monotonic()
     end = following + limit_s
-    while time.monotonic() < end and any(first is None for _, first in seen.values()):
+    while time.monotonic() < end and any(first is None for _, first, _ in seen.values()):
         for port in ports:
             following += step
             time.sleep(max(0.0, following - time.monotonic()))
-            answer = _ask(port, CONNECT)
-            place = 0 if answer == b"t" else 1
-            if place == 0 or seen[port][1] is None:
-                seen[port][place] = time.monotonic()
+            answer, now = _ask(port, CONNECT), time.monotonic()
+            one = seen[port]
+            if one[1] is None:
+                one[0 if answer == b"t" else 1] = now
+                one[2] = max(one[2] or 0.0, now - before[port])
+            before[port] = now
     return seen
 
 

@@ -26,16 +26,16 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def met(result: dict[str, Any]) -> bool:
-    """Whether the target is met, by what clients saw."""
-    return bool(result["summary"]["last_ktls"]["p99"] <= TARGET_S and not result["missed"])
+    """Whether the target is met: no new connection of a host has kTLS after its first one without."""
+    return bool(result["summary"]["first_userspace"]["p99"] <= TARGET_S and not result["missed"])
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     rows = {
-        "off flag in force on the host": "flag",
-        "last new connection with kTLS, as clients saw it": "last_ktls",
-        "first new connection without, as clients saw it": "first_userspace",
+        "off flag there on the host": "flag",
+        "last new connection with kTLS, by clients": "last_ktls",
+        "first new connection without, by clients": "first_userspace",
     }
     lines = ["| seconds after the flag's rename | n | p50 | p90 | p99 | max |", "|---|---|---|---|---|---|"]
     for title, key in rows.items():
@@ -47,7 +47,9 @@ def table(result: dict[str, Any]) -> str:
     word = "met" if met(result) else "NOT met"
     lines += [
         "",
-        f"Target: p99 ≤ {TARGET_S:g} s from the flag's publication to the last new kTLS connection: **{word}**.",
+        f"Target: p99 ≤ {TARGET_S:g} s from the flag's publication to the last new kTLS connection: **{word}**,"
+        f" by the last row, which cannot be too early. Clients connected to each host every {result['period_s']:g} s"
+        f" (99 % of the gaps below {result['summary']['gap']['p99']:.2f} s).",
         f"{result['hosts']} fetchers in {result['namespaces']} network namespaces, {result['rounds']} publications,"
         f" {result['missed']} hosts missed; {machine}; {result['date']}.",
         f"At rest: {cost['polls_per_s']:.0f} polls a second. A fetcher took {1000 * cost['cpu_s_per_poll']:.1f} ms"
@@ -58,26 +60,26 @@ def table(result: dict[str, Any]) -> str:
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    """Write the histogram of the last new kTLS connection."""
+    """Write the histogram."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    values, figures = result["latencies"]["last_ktls"], result["summary"]["last_ktls"]
+    values, figures = result["latencies"]["first_userspace"], result["summary"]["first_userspace"]
     figure, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
     axes.hist(values, bins=[step / 10 for step in range(int(TARGET_S * 10) + 3)], color="#1565c0", alpha=0.8)
     for name, style in (("p50", ":"), ("p99", "--"), ("max", "-")):
         axes.axvline(figures[name], color="#37474f", linestyle=style, label=f"{name} {figures[name]:.2f} s")
     axes.axvline(TARGET_S, color="#c62828", label=f"target of p99, {TARGET_S:g} s")
     axes.set_xlim(0, TARGET_S + 0.3)
-    axes.set_xlabel("seconds from the flag's publication to the last new kTLS connection of a host")
+    axes.set_xlabel("seconds from the flag's publication to the first new connection of a host without kTLS")
     axes.set_ylabel("hosts")
     axes.set_title(
         f"Kill switch by pull: {result['hosts']} hosts, {result['rounds']} publications, polls every 2 s ± 25 %"
     )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktls_agent import cli
-from ktls_agent.pull import config, pace
+from ktls_agent.pull import config, pace, words
 from ktls_agent.pull.part import SILENT_S, PullPart
 from ktls_host.errors import KtlsError
 
@@ -226,6 +226,18 @@ def test_the_agent_shows_what_the_fetcher_saw(host: Host, server: Server, keys: 
     for family in shown.metrics():
         assert family.name.endswith("_total") == (family.kind == "counter")
         assert family.help.endswith(".")
+
+
+def test_the_status_for_people(host: Host, server: Server, keys: Keys) -> None:
+    server.serves(keys.sign("none", serial=42))
+    host.poll()
+    assert words.lines(part(host).status()) == ["  signed flag: none, serial 42, valid 0 s ago, at 1 of 1 endpoints"]
+    server.serves(b"", "404 No")
+    host.poll()
+    found, problem = words.lines(part(host, 7.0).status())
+    assert found == "  signed flag: unknown, serial 42, valid 7 s ago, at 0 of 1 endpoints"
+    assert problem.startswith("  PROBLEM: https://127.0.0.1")
+    assert words.lines({"running": False}) == words.lines(None) == []
 
 
 def test_a_fetcher_that_has_died_is_a_problem(host: Host) -> None:
