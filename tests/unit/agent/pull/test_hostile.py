@@ -151,6 +151,13 @@ def test_not_modified_without_having_been_asked(host: Host, server: Server, keys
     recovers(host, server, keys)
 
 
+def test_not_modified_without_having_been_asked_after_a_flag(host: Host, server: Server, keys: Keys) -> None:
+    server.serves(keys.sign("none"))  # without an entity tag
+    host.poll()
+    server.always(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+    assert host.poll()["result"] == "protocol"
+
+
 def test_not_modified_for_ever_cannot_turn_a_bad_flag_into_a_good_one(host: Host, server: Server, keys: Keys) -> None:
     server.serves(keys.sign("off", name="stranger"), headers='ETag: "x"\r\n')
     assert host.poll()["result"] == "bad_signature"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from ktls_host.jsonsock import JsonSockError
 from tests.authority import Authority
 
-from .conftest import Host, Keys, Server
+from .conftest import Host, Keys, Server, response
 
 
 def test_a_valid_off_acts_at_once_and_tells_the_agent(host: Host, server: Server, keys: Keys) -> None:
@@ -214,6 +215,23 @@ def test_servers_of_every_manner(host: Host, server: Server, keys: Keys, version
     body = keys.sign("off")
     server.says(f"HTTP/{version} 200 OK\r\n{headers.format(len(body))}\r\n".encode() + body)
     assert host.poll(3)["polls"] == {"off": 3}
+    assert server.connections == 3
+
+
+def test_a_kept_connection_that_ends_with_the_request_under_way_is_no_failure(
+    host: Host, server: Server, keys: Keys
+) -> None:
+    body, answered = keys.sign("none"), [0]
+
+    def every_second(sock: ssl.SSLSocket, request: bytes) -> bool:
+        answered[0] += 1
+        if answered[0] % 2 == 0:
+            return False
+        sock.sendall(response(body))
+        return True
+
+    server.behave = every_second
+    assert host.poll(3)["polls"] == {"none": 3}
     assert server.connections == 3
 
 
