@@ -76,6 +76,7 @@ class Fleet:
     def __init__(self, given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         """Start it."""
         self._given = given
+        self._load = machine.load_average()
         self._scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ktls-pull-", dir=MEMORY)))
         self._scratch.chmod(0o755)
         network = stack.enter_context(Network(given.namespaces))
@@ -153,6 +154,7 @@ class Fleet:
             "period_s": self._given.period,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "machine": _machine(),
+            "load": self._load,
             "cost": cost,
             "summary": {name: result.summary(values) for name, values in latencies.items()},
             "latencies": {name: [round(value, 4) for value in values] for name, values in latencies.items()},

@@ -51,7 +51,8 @@ def table(result: dict[str, Any]) -> str:
         f" by the last row, which cannot be too early. Clients connected to each host every {result['period_s']:g} s"
         f" (99 % of the gaps below {result['summary']['gap']['p99']:.2f} s).",
         f"{result['hosts']} fetchers in {result['namespaces']} network namespaces, {result['rounds']} publications,"
-        f" {result['missed']} hosts missed; {machine}; {result['date']}.",
+        f" {result['missed']} hosts missed; {machine}; load average of the"
+        f" machine before {result['load']:.1f}; {result['date']}.",
         f"At rest: {cost['polls_per_s']:.0f} polls a second. A fetcher took {1000 * cost['cpu_s_per_poll']:.1f} ms"
         f" of CPU for a poll, all told ({100 * cost['cpu_share']:.2f} % of a core),"
         f" the web server {1000 * cost['server_s_per_poll']:.2f} ms.",

@@ -70,12 +70,15 @@ class Puller:
             threading.Thread(target=self._endpoint, args=(endpoint,), name=endpoint.url, daemon=True)
             for endpoint in self._config.endpoints
         ]
-        now = boottime_s()
+        # As threads wait, which a suspended host does not count.
+        now = time.monotonic()
         self._due_s = {endpoint.url: now + self._config.interval_s for endpoint in self._config.endpoints}
         for thread in threads:
             thread.start()
+        # Before ready: whoever waits for us must not read what the process before us wrote.
+        self._write_status()
         ready()
-        written = float("-inf")
+        written = boottime_s()
         while not self._stop.is_set():
             woken = self._wake.wait(0.5)
             self._wake.clear()
@@ -115,10 +118,10 @@ class Puller:
         delay = first_s(self._host_id, endpoint.url, interval)
         while not self._stop.wait(delay):
             delay = next_s(interval, self.poll(endpoint, watch), self._chance())
-            self._due_s[endpoint.url] = boottime_s() + delay
+            self._due_s[endpoint.url] = time.monotonic() + delay
 
     def _check(self, threads: list[threading.Thread]) -> None:
-        now = boottime_s()
+        now = time.monotonic()
         for thread in threads:
             late = now - self._due_s[thread.name]
             if not thread.is_alive() or late > self._config.timeout_s + SLACK_S:

@@ -45,6 +45,19 @@ def test_agent_is_unprivileged_and_watched() -> None:
     assert "-/etc/ktls/tls/key.pem" in service["InaccessiblePaths"][0]
 
 
+def test_fetcher_can_only_raise_the_flag() -> None:
+    service = values("ktls-pull.service", "Service")
+    assert service["User"] == ["ktls-pull"]
+    assert service["SupplementaryGroups"] == ["ktls"]
+    assert service["CapabilityBoundingSet"] == [""]
+    assert service["ReadWritePaths"] == ["-/run/ktls"]
+    assert service["SocketBindDeny"] == ["any"]
+    assert service["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert {"MemoryMax", "WatchdogSec", "CPUQuota"} <= set(service)
+    assert service["RuntimeDirectoryPreserve"] == ["restart"], "the highest serial is in the status file"
+    assert values("ktls-pull.service", "Unit")["StartLimitIntervalSec"] == ["0"]
+
+
 def test_helper_has_one_capability_and_no_agent_identity() -> None:
     service = values("ktls-diag.service", "Service")
     assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == ["CAP_NET_ADMIN"]
