@@ -184,6 +184,13 @@ def test_recovery_obeys_the_flag() -> None:
     assert (transition.state.status, transition.state.wanted) == ("reverted", "userspace")
 
 
+def test_the_flag_and_the_end_of_a_lease_in_one_tick() -> None:
+    order = dataclasses.replace(TX, phase="userspace")
+    pending = step(State(), OrderCame(order, 0.0, False, True)).state
+    after = step(pending, Ticked(10.0, True)).state
+    assert (after.latched, after.status, after.reason) == (True, "reverted", "lease_expired")
+
+
 class Machine(RuleBasedStateMachine):
     """Random orders, confirmations, faults, restarts and time against an ideal disk."""
 
