@@ -19,6 +19,9 @@ DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
 DEFAULT_RUN_DIR = "/run/ktls"
 DEFAULT_STATE_DIR = "/var/lib/ktls"
 DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
+DEFAULT_LEASE_SOCKET = "/run/ktls-lease.sock"
+DEFAULT_MODULE_SOCKET = "/run/ktls-module.sock"
+DEFAULT_NIC_SOCKET = "/run/ktls-nic.sock"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Everything that the agent needs to know about its host."""
+    """Everything that the agent needs to know about its host. A helper's socket of None: this host does without."""
 
     socket: str
     state_dir: str
@@ -43,6 +46,9 @@ class AgentConfig:
     probe: ProbeConfig
     diag_socket: str = DEFAULT_DIAG_SOCKET
     group: str | None = "ktls"
+    lease_socket: str | None = DEFAULT_LEASE_SOCKET
+    module_socket: str | None = DEFAULT_MODULE_SOCKET
+    nic_socket: str | None = DEFAULT_NIC_SOCKET
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
 
@@ -90,6 +96,10 @@ def parse(raw: Any, source: str) -> AgentConfig:
         if group is not None and not isinstance(group, str):
             raise _bad(source, "group is not a name or null")
         optional["group"] = group
+    for key in ("lease_socket", "module_socket", "nic_socket"):
+        if key in raw:
+            optional[key] = None if raw[key] is None else _text(source, "", raw, key)
+            raw.pop(key, None)
     optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     paths: dict[str, Any] = {
