@@ -19,9 +19,12 @@ DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
 DEFAULT_RUN_DIR = "/run/ktls"
 DEFAULT_STATE_DIR = "/var/lib/ktls"
 DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
-DEFAULT_LEASE_SOCKET = "/run/ktls-lease.sock"
-DEFAULT_MODULE_SOCKET = "/run/ktls-module.sock"
-DEFAULT_NIC_SOCKET = "/run/ktls-nic.sock"
+# Of the helpers that do root's part; null in the configuration: there is none.
+HELPER_SOCKETS = {
+    "lease_socket": "/run/ktls-lease.sock",
+    "module_socket": "/run/ktls-module.sock",
+    "nic_socket": "/run/ktls-nic.sock",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Everything that the agent needs to know about its host. A helper's socket of None: this host does without."""
+    """Everything that the agent needs to know about its host."""
 
     socket: str
     state_dir: str
@@ -45,10 +48,10 @@ class AgentConfig:
     sidecar_socket: str
     probe: ProbeConfig
     diag_socket: str = DEFAULT_DIAG_SOCKET
+    lease_socket: str | None = HELPER_SOCKETS["lease_socket"]
+    module_socket: str | None = HELPER_SOCKETS["module_socket"]
+    nic_socket: str | None = HELPER_SOCKETS["nic_socket"]
     group: str | None = "ktls"
-    lease_socket: str | None = DEFAULT_LEASE_SOCKET
-    module_socket: str | None = DEFAULT_MODULE_SOCKET
-    nic_socket: str | None = DEFAULT_NIC_SOCKET
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
 
@@ -91,15 +94,14 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional: dict[str, Any] = {}
     if "diag_socket" in raw:
         optional["diag_socket"] = _text(source, "", raw, "diag_socket")
+    for key in HELPER_SOCKETS:
+        if key in raw:
+            optional[key] = raw.pop(key) if raw[key] is None else _text(source, "", raw, key)
     if "group" in raw:
         group = raw.pop("group")
         if group is not None and not isinstance(group, str):
             raise _bad(source, "group is not a name or null")
         optional["group"] = group
-    for key in ("lease_socket", "module_socket", "nic_socket"):
-        if key in raw:
-            optional[key] = None if raw[key] is None else _text(source, "", raw, key)
-            raw.pop(key, None)
     optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     paths: dict[str, Any] = {

@@ -77,16 +77,14 @@ class Levers:
             return NOT_HERE
         answer = await self._call(path, {"verb": verb}, TIMEOUT_S)
         if path == self._nic:
-            self.offload = {key: value for key, value in answer.items() if key not in ("ok", "result", "detail")}
+            self.offload = answer.get("interfaces")
         return _done(answer)
 
 
 def _done(answer: dict[str, Any]) -> Done:
-    result = answer.get("result")
-    if result not in ("done", "nothing"):
-        changed = answer.get("changed")
-        result = "nothing" if changed is not None and not changed else "done"
-    return Done(result, str(answer.get("detail") or "")[:300])
+    result = "nothing" if answer.get("changed") is False else "done"
+    notes = answer.get("notes")
+    return Done(result, "; ".join(str(note) for note in notes)[:300] if isinstance(notes, list) else "")
 
 
 async def _no_helper(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
