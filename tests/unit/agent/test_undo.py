@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import ktls_agent.undo
+import ktls_agent.marks
 from ktls_agent.core import Agent
 from ktls_agent.machine import UNDO_TRIES, RefusedError
 
@@ -235,7 +235,7 @@ def test_neither_sidecar_nor_mark_is_a_failure_and_never_a_success(host: Host, m
     async def scenario(host: Host, agent: Agent) -> None:
         await commit(agent)
         host.sidecar.gone = True
-        monkeypatch.setattr(ktls_agent.undo.Marks, "raise_lapsed", refuse)
+        monkeypatch.setattr(ktls_agent.marks.Marks, "raise_lapsed", refuse)
         await agent.revert("test")
         assert results(agent)["tx"] == "failed"
         host.sidecar.gone = False
