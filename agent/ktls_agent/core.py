@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Callable
@@ -142,6 +142,8 @@ class Agent:
         self._applying: Order | None = None
         self._backs = 0  # how often something has asked for userspace
         self._undo_at_s = float("-inf")
+        self._unrecorded: set[asyncio.Future[Any]] = set()  # reverts that are not written yet
+        self._lease_kept = False  # a revert could not reach the datapath: the other guardian goes on
 
     # Life
 
@@ -206,7 +208,7 @@ class Agent:
         """Apply an order provisionally. Raises :class:`RefusedError`; then nothing of it is in force."""
         with self._audited("order", peer):
             order = Order.parse(raw)
-            async with self._on_lock:
+            async with self._turn():
                 self._look()
                 await self._ordered(order, peer)
 
@@ -214,7 +216,7 @@ class Agent:
         """Make the pending order durable. It must come over a connection that is newer than the order's."""
         with self._audited("confirm", peer):
             name, number = _checked_key("confirm", order_id, epoch)
-            async with self._on_lock:
+            async with self._turn():
                 self._look()
                 before = self.state
                 event = ConfirmCame(name, number, self.clock(), self._flag(), peer.connection if peer else 0)
@@ -235,7 +237,7 @@ class Agent:
         with self._audited("extend", peer):
             name, number = _checked_key("extend", order_id, epoch)
             lease = checked_lease(lease_s)
-            async with self._on_lock:
+            async with self._turn():
                 self._look()
                 before = self.state
                 transition = step(before, ExtendCame(name, number, lease, self.clock()))
@@ -362,7 +364,7 @@ class Agent:
         revert = self.state.revert
         if revert is not None and revert.open and revert.steps and self.clock() >= self._undo_at_s:
             self._task(self._undo(self._switch()))
-        if self._armed and self.state.status != "pending":
+        if self._armed and self.state.status != "pending" and not self._lease_kept:
             self._task(self._disarm(()))
         try:
             answer = await self._ask({"verb": "status"})
@@ -403,6 +405,7 @@ class Agent:
                 await self._withdraw()
             raise
         self._applying = None
+        self._lease_kept = False
         _LOG.info("order %s epoch %d: %s, lease %g s", order.id, order.epoch, order.phase, order.lease_s)
         await self._apply(order)
 
@@ -537,16 +540,39 @@ class Agent:
                     self.flags.write_run(effect.reason)
                 except OSError as error:
                     self._problems["flags"] = f"{self.flags.run_path} cannot be written ({why(error)})"
+        at_once = [effect for effect in transition.follow if isinstance(effect, PutFlags)]
+        later = [effect for effect in transition.follow if isinstance(effect, WRITES) and effect not in at_once]
+        disarm = any(isinstance(effect, DisarmTimer) for effect in transition.follow)
+        if at_once:
+            tasks.append(self._task(_landed(self._disk.follow(at_once))))
         if any(isinstance(effect, Undo) for effect in transition.follow):
-            tasks.append(self._task(self._undo(self._switch())))
-        elif any(isinstance(effect, SyncMode) for effect in transition.follow):
+            switching = self._switch()
+            tasks.append(self._task(self._undo(switching)))
+            tasks.append(self._task(self._record(switching, later, disarm)))
+            self._unrecorded.add(tasks[-1])
+            tasks[-1].add_done_callback(self._unrecorded.discard)
+            return tasks
+        if any(isinstance(effect, SyncMode) for effect in transition.follow):
             tasks.append(self._task(self._sync()))
-        disk = [effect for effect in transition.follow if isinstance(effect, WRITES)]
-        written = [self._disk.follow(disk)] if disk else []
+        written = [self._disk.follow(later)] if later else []
         tasks.extend(self._task(_landed(future)) for future in written)
-        if any(isinstance(effect, DisarmTimer) for effect in transition.follow):
+        if disarm:
             tasks.append(self._task(self._disarm(written)))
         return tasks
+
+    async def _record(
+        self, switching: asyncio.Future[tuple[str, str]], effects: Sequence[Effect], disarm: bool
+    ) -> None:
+        """Write that a revert is done when it is: until the datapath is in userspace, whatever guards it stays."""
+        result, _ = await switching
+        self._lease_kept = result != "done"
+        if self._lease_kept:
+            effects = [effect for effect in effects if not isinstance(effect, DropIntent)]
+        written = [self._disk.follow(effects)] if effects else []
+        if disarm and not self._lease_kept:
+            self._task(self._disarm(written))
+        for future in written:
+            await _landed(future)
 
     def _switch(self) -> asyncio.Future[tuple[str, str]]:
         """Start to bring the datapath to userspace, before anything else is thought of."""
@@ -571,6 +597,9 @@ class Agent:
                     _LOG.critical("stuck: userspace TLS serves; repair that and clear")
                     self.audit.record("stuck", by="agent", steps=failed)
             self._enter(transition)
+            if self._lease_kept and (await datapath)[0] == "done" and self.state.status != "pending":
+                self._lease_kept = False
+                await self._disarm((self._disk.follow([DropIntent()]),))
 
     async def _disarm(self, after: Sequence[Future[OSError | None]]) -> None:
         """Stop the lease timer, unless an order needs it. A timer without a lease does nothing, so this may fail."""
@@ -608,6 +637,14 @@ class Agent:
         return answer
 
     # Small things
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Be the only one on the way to kTLS, after the writes of every revert that is under way."""
+        async with self._on_lock:
+            while self._unrecorded:
+                await asyncio.wait(set(self._unrecorded))
+            yield
 
     def _flag(self) -> bool:
         return any(self.flags.present())

@@ -40,27 +40,26 @@ class Undoer:
     async def datapath(self) -> tuple[str, str]:
         """Switch, and return result and detail. Raises nothing but what kills a process."""
         switching = asyncio.ensure_future(self._switch())
+        switching.add_done_callback(_retrieve)
         done, _ = await asyncio.wait({switching}, timeout=MARK_AFTER_S)
         problem = _problem(switching) if done else "no answer within a tick"
         if not problem:
             return "done", ""
-        marked, by_mark = False, ""
         try:
             self._marks.raise_lapsed()
-            marked, by_mark = True, "the mark in /run/ktls keeps it in userspace"
+            return "done", f"{problem}; the mark in /run/ktls keeps it in userspace"
         except OSError as error:
             by_mark = f"the mark cannot be made: {error.strerror}"
         await asyncio.wait({switching}, timeout=self._wait_s)
         problem = _problem(switching) if switching.done() else "no answer"
-        if not problem:
-            return "done", ""
-        return ("done" if marked else "failed"), f"{problem}; {by_mark}"
+        return ("failed", f"{problem}; {by_mark}") if problem else ("done", "")
 
     async def once(self, revert: Revert, datapath: Awaitable[tuple[str, str]]) -> tuple[StepResult, ...]:
         """Try every step of ``revert`` once; ``datapath`` is under way. Takes a few seconds at most."""
         phase = revert.order.phase if revert.order else USERSPACE
         if self._nic is None and phase != USERSPACE:
             self._nic = asyncio.ensure_future(self._levers.offload_off())
+            self._nic.add_done_callback(_retrieve)
         result, detail = await datapath
         tx = _step("tx", result, detail)
         rx = _step("rx", result if phase == "rx" else "nothing", detail if phase == "rx" else "")
@@ -94,6 +93,12 @@ class Undoer:
             # A refusal is an answer: connections under way still use it.
             return _step("module", "failed" if error.code in _NO_ANSWER else "kept", error.message)
         return _step("module", done.result, done.detail)
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Look at the outcome, so that asyncio does not complain if nobody else comes to it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _problem(switching: asyncio.Future[dict[str, Any]]) -> str:

@@ -35,12 +35,10 @@ from ktls_agent.machine import (
     RevertCame,
     SelfTest,
     State,
-    StepResult,
     SyncMode,
     Ticked,
     Transition,
     Undo,
-    UndoTried,
     recover,
     step,
 )
@@ -227,7 +225,7 @@ class Model:
                 yield f"disk fails:{_name(head)}", self._owed_fails(replace(world, faults=world.faults + 1))
         if world.work is not None:
             yield from self._working(world, world.work)
-        else:
+        elif not any(isinstance(effect, Undo) for effect in world.owed):
             yield from self._verbs(world, state)
         if "off" not in world.used:
             used = replace(world, used=world.used | {"off"}, taken_back=True, off_asked=True)
@@ -279,10 +277,8 @@ class Model:
             if looked.agent != work.before or looked.taken_back:
                 yield f"{work.verb}: overtaken", self._withdraw(replace(looked, work=None))
                 return
-        writes = isinstance(head, (*_WRITES, PutLease))
-        if writes and world.owed:
-            yield f"{work.verb}: refused, the disk is owed", self._withdraw(replace(world, work=None))
-            return
+        if isinstance(head, (*_WRITES, PutLease)) and world.owed:
+            return  # what is owed comes first
         yield f"{work.verb}: {_name(head)}", self._carry_out(after, head)
         if world.faults >= self._faults:
             return
@@ -348,20 +344,13 @@ class Model:
         world = replace(world, agent=transition.state)
         owed: list[Micro] = []
         for effect in transition.follow:
-            if isinstance(effect, Undo):
-                assert world.agent is not None
-                world = self._set_mode(world, world.agent)
-                revert = world.agent.revert if world.agent else None
-                if revert is not None and world.agent is not None:
-                    tried = self._step(world.agent, UndoTried(revert, (StepResult("tx", "done"),)))
-                    world = replace(world, agent=tried.state)
-            elif isinstance(effect, SyncMode):
+            if isinstance(effect, SyncMode):
                 assert world.agent is not None
                 world = self._set_mode(world, world.agent)
             elif isinstance(effect, PutFlags):
                 world = replace(self._userspace(world), flag=True)
-                owed.append(effect)
-            elif isinstance(effect, (*_WRITES, DisarmTimer)):
+                owed.insert(0, effect)  # a flag waits for no datapath
+            elif isinstance(effect, (*_WRITES, DisarmTimer, Undo)):
                 owed.extend(_micro((effect,)))
         assert world.agent is not None
         waiting = world.owed + tuple(effect for effect in owed if effect not in world.owed)
@@ -381,6 +370,8 @@ class Model:
 
     def _owed_fails(self, world: World) -> World:
         head = world.owed[0]
+        if isinstance(head, Undo):
+            return replace(world, lapsed=True, mode=USERSPACE, on_for=None, owed=world.owed[1:])  # by the mark
         if isinstance(head, PutFlags):
             return replace(world, owed=world.owed[1:])  # the next tick wants it again
         if isinstance(head, PutRecord) and head.status == "reverted":
@@ -406,6 +397,8 @@ class Model:
             disk = replace(disk, flag=True)
         elif isinstance(effect, DropLapsed):
             return replace(world, lapsed=False)
+        elif isinstance(effect, Undo):
+            return self._set_mode(world, world.agent) if world.agent else world
         elif isinstance(effect, ArmTimer):
             return replace(world, armed=True)
         elif isinstance(effect, DisarmTimer):

@@ -200,61 +200,6 @@ def test_sidecar_that_does_not_follow_or_is_gone(host: Host) -> None:
     assert not host.on_is_durable()
 
 
-@pytest.mark.parametrize("scenario", [order_it, commit_it, supersede, expire, revert_it, off_it, refuse_it])
-def test_killed_at_every_step(scenario: Scenario, tmp_path: Path) -> None:
-    """Kill at step n, for every n; then start again and look. One single fault a run."""
-    steps = 0
-    while True:
-        directory = tmp_path / str(steps)
-        directory.mkdir()
-        host = Host(directory)
-
-        def watch(mode: str, host: Host = host) -> None:
-            assert mode == "userspace" or host.on_is_durable(), "on before its intent is durable"
-
-        host.sidecar.on_change = watch
-        host.kill_at = steps
-        try:
-            run(host, scenario)
-        except KilledError:
-            pass
-        else:
-            break
-        where = host.steps[-1]
-        confirmed = _record(host) == "committed"
-        flagged = any(host.flags.present())
-        host.kill_at = None
-        for boot in ("boot-1", "boot-2"):
-            host.boot = boot
-            agent = run(host, nothing)
-            assert host.sidecar.mode == agent.state.wanted, where
-            assert not (host.state_dir / "intent.json").exists(), where
-            if agent.state.wanted == "tx":
-                assert confirmed, where
-                assert not flagged, where
-                assert scenario in (commit_it, supersede, revert_it, off_it), where
-        epochs = agent.state.epoch
-
-        async def stale(host: Host, agent: Agent, epochs: int = epochs) -> None:
-            if epochs > 1:
-                with pytest.raises(RefusedError) as caught:
-                    await agent.order(order("old", 1))
-                assert caught.value.code == "stale_epoch"
-            await agent.off("after the crash")
-            assert host.sidecar.effective == "userspace"
-
-        run(host, stale)
-        steps += 1
-    assert steps >= 6, "the scenario has fewer steps than it must have"
-
-
-def _record(host: Host) -> str:
-    try:
-        return str(json.loads((host.state_dir / "order.json").read_text())["status"])
-    except FileNotFoundError:
-        return "none"
-
-
 def _full(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     real = atomic_write
 

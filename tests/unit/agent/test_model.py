@@ -18,6 +18,7 @@ from ktls_agent.machine import (
     SyncMode,
     Ticked,
     Transition,
+    Undo,
     recover,
     step,
 )
@@ -73,6 +74,17 @@ def test_a_machine_that_forgets_the_intent_before_the_outcome_is_durable_is_foun
 
     with pytest.raises(BrokenPromiseError, match=r"nothing on disk would undo it|without a lease"):
         Model("first confirm", 1, 3.0, step=wrong).search()
+
+
+def test_a_machine_that_forgets_the_intent_before_the_datapath_is_back_is_found_out() -> None:
+    def wrong(state: State, event: Event) -> Transition:
+        right = step(state, event)
+        last = tuple(effect for effect in right.follow if isinstance(effect, Undo))
+        first = tuple(effect for effect in right.follow if not isinstance(effect, Undo))
+        return rearranged(right, right.prepare, (*first, *last))
+
+    with pytest.raises(BrokenPromiseError, match=r"nothing on disk would undo it|without a lease"):
+        Model("first revert", 1, 3.0, step=wrong).search()
 
 
 def test_an_agent_that_does_not_look_at_its_intent_when_it_starts_is_found_out() -> None:
