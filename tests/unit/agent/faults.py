@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,19 @@ def _where(name: str) -> str:
     return "disk" if second in ("put", "drop") else second
 
 
+class AtOnce(Executor):
+    """Runs what it is given before it returns: a thread without its latency, where nothing is to overtake."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+        """Run it now."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
 class Life:
     """One agent process. Once dead it does nothing more, whatever its threads would still do."""
 
@@ -68,6 +82,7 @@ class FaultyHost(Host):
         super().__init__(directory)
         self.accident = Accident("none")
         self.wall_s = 0.0
+        self.threads = True
         self.sidecar.on_change = self.changed
 
     def changed(self, mode: str) -> None:
@@ -130,6 +145,8 @@ class FaultyHost(Host):
             levers=Levers(helper, "timer", "module", "nic"),
         )
         made._undoer._wait_s = 0.01
+        if not self.threads:
+            made._disk._thread = made._work = AtOnce()  # type: ignore[assignment]
         return made
 
     def _strike(self, name: str, life: Life) -> None:

@@ -32,13 +32,14 @@ async def places(directory: Path, scene: Scene) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["kill", "power", "once", "lasting", "hang", "wall", "frozen"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_at_every_step(scene: Scene, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_every_step(scene: Scene, kind: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        names = await places(tmp_path, scene)
+        names = await places(memory, scene)
         for number, name in enumerate(names):
             if kind == "hang" and name.split()[1] in ("put", "drop", "probe"):
                 continue  # a disk that hangs is a test of its own; a probe has its own time limit
-            host = FaultyHost(tmp_path / str(number))
+            host = FaultyHost(memory / str(number))
+            host.threads = kind in ("kill", "power")  # where something may overtake something else
             monkeypatch.setattr(time, "time", wall(host))
             accident = Accident(("wall+", "wall-")[number % 2] if kind == "wall" else KINDS.get(kind, kind), number)
             agent = await play(host, scene, accident)
@@ -52,10 +53,11 @@ def test_at_every_step(scene: Scene, kind: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_off_ends_in_userspace_while_the_fault_lasts(scene: Scene, tmp_path: Path) -> None:
+def test_off_ends_in_userspace_while_the_fault_lasts(scene: Scene, memory: Path) -> None:
     async def main() -> None:
-        for number, name in enumerate(await places(tmp_path, scene)):
-            host = FaultyHost(tmp_path / str(number))
+        for number, name in enumerate(await places(memory, scene)):
+            host = FaultyHost(memory / str(number))
+            host.threads = False
             agent = await play(host, scene, Accident("lasting", number))
             if agent is None or name.split()[1] == "probe":
                 continue
