@@ -65,9 +65,9 @@ options:
     type: path
     default: /run/ktls-agent/agent.sock
   timeout_s:
-    description: How many seconds to wait for each answer of the agent.
+    description: How many seconds to wait for each answer of the agent. For an order it starts helpers and tests itself.
     type: float
-    default: 15.0
+    default: 30.0
 attributes:
   check_mode:
     support: full
@@ -127,6 +127,9 @@ status:
     epoch: 7
     lease_left_s: 119.8
     revert_reason: null
+    revert: []
+    stuck: false
+    lapsed: false
     'off': {flag: false, age_s: null, reason: null}
     tls_stat: {TlsCurrTxSw: 3}
     tls_stat_available: true
@@ -164,7 +167,7 @@ def main() -> None:
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
-            "timeout_s": {"type": "float", "default": 15.0},
+            "timeout_s": {"type": "float", "default": 30.0},
         },
         required_if=[
             ("state", "ordered", ("phase", "id", "epoch")),

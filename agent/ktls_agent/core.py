@@ -139,6 +139,7 @@ class Agent:
         self._clearing = False
         self._armed = False
         self._intent: PutIntent | None = None  # of the pending order, as it is on disk
+        self._touched = False  # the intent on disk may be another than that of the pending order
         self._applying: Order | None = None
         self._backs = 0  # how often something has asked for userspace
         self._undo_at_s = float("-inf")
@@ -362,7 +363,8 @@ class Agent:
     async def _watch(self) -> None:
         """Once a second: is everything as it should be?"""
         revert = self.state.revert
-        if revert is not None and revert.open and revert.steps and self.clock() >= self._undo_at_s:
+        idle = not self._undo_lock.locked() and self.clock() >= self._undo_at_s
+        if revert is not None and revert.open and revert.steps and idle:
             self._task(self._undo(self._switch()))
         if self._armed and self.state.status != "pending" and not self._lease_kept:
             self._task(self._disarm(()))
@@ -433,6 +435,7 @@ class Agent:
         self, transition: Transition, what: str, mode: str | None = None, check: Callable[[], None] = lambda: None
     ) -> None:
         """Carry out what must be done before the new state is in force, in its order. ``check`` may stop it."""
+        self._touched = False
         for effect in transition.prepare:
             check()
             if isinstance(effect, WRITES):
@@ -442,6 +445,7 @@ class Agent:
 
     async def _write(self, effect: Effect, what: str, mode: str | None) -> None:
         if isinstance(effect, PutIntent):
+            self._touched = True
             previous = replace(effect.previous, mode=mode, offload=self._levers.offload)
             if self._intent is not None and self._intent.order == effect.order:
                 previous = self._intent.previous  # extended: what was before is still what was before
@@ -485,6 +489,8 @@ class Agent:
         if state.status != "pending" or state.order is None or state.deadline_s is None:
             self._intent = None
             await self._settle([self._task(self._disarm((self._disk.follow([DropIntent()]),)))])
+            return
+        if not self._touched:
             return
         if intent is not None and (intent.order, intent.deadline_s) == (state.order, state.deadline_s):
             again = intent

@@ -424,3 +424,40 @@ def test_a_store_that_is_loaded_sweeps_what_a_killed_writer_left(host: Host) -> 
     litter.touch()
     Store(str(host.state_dir)).load()
     assert not litter.exists()
+
+
+def test_a_refusal_before_the_intent_leaves_the_pending_order_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes no epoch would not take the old intent again either; but that one is untouched."""
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(agent._store, "put_epoch", full)
+        monkeypatch.setattr(agent._store, "put_intent", full)
+        assert await refused(agent.order(order("o2", 2))) == "state_write_failed"
+        assert (agent.state.status, host.sidecar.mode, host.helpers.armed) == ("pending", "tx", True)
+
+    run(host, scenario)
+
+
+def test_an_intent_that_cannot_be_put_back_takes_the_pending_order_down(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease on disk may be the longer one of the order that was refused: nobody could end it in time."""
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(agent._store, "put_intent", full)
+        assert await refused(agent.order(order("o2", 2))) == "state_write_failed"
+        assert (agent.state.status, host.sidecar.mode) == ("reverted", "userspace")
+
+    run(host, scenario)
