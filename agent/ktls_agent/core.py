@@ -368,6 +368,8 @@ class Agent:
             self._task(self._undo(self._switch()))
         if self._armed and self.state.status != "pending" and not self._lease_kept:
             self._task(self._disarm(()))
+        if self.state.status == "pending":
+            await self._disk.run(self._keep_lease)
         try:
             answer = await self._ask({"verb": "status"})
             if answer.get("mode") != self.state.wanted:
@@ -375,6 +377,23 @@ class Agent:
                 await self._sync()
         except KtlsError:
             pass  # kept in sidecar_error by _ask
+
+    def _keep_lease(self) -> None:
+        """Write the lease again if it has gone: a run of the shell that was late may have put another one away.
+
+        On the disk thread, where the removal that belongs to a change of state comes after that change.
+        """
+        state, intent = self.state, self._intent
+        if state.status != "pending" or self._applying is not None or self.marks.lapsed() or self._store.has_lease():
+            return
+        if intent is None or (intent.order, intent.deadline_s) != (state.order, state.deadline_s):
+            return
+        _LOG.warning("the lease of order %s had gone; it is written again", intent.order.id)
+        try:
+            self._store.put_intent(intent, self._boot)
+            self._problems.pop("lease", None)
+        except OSError as error:
+            self._problems["lease"] = f"the lease of the pending order cannot be written ({why(error)}); retrying"
 
     # Towards kTLS
 

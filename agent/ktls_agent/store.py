@@ -77,6 +77,10 @@ class Store:
         self._put_json(INTENT, body)
         self._put(LEASE, lease_text(order, intent.deadline_s, boot_id).encode("ascii"))
 
+    def has_lease(self) -> bool:
+        """Return whether there is a lease, whosever it is."""
+        return os.path.lexists(os.path.join(self.directory, LEASE))
+
     def put_record(self, status: str, order: Order | None, reason: str | None) -> None:
         """Make an outcome durable. A ``reverted`` that cannot be written removes the record instead."""
         body = {"status": status, "order": order.as_dict() if order else None, "reason": reason, "at": time.time()}

@@ -461,3 +461,25 @@ def test_an_intent_that_cannot_be_put_back_takes_the_pending_order_down(
         assert (agent.state.status, host.sidecar.mode) == ("reverted", "userspace")
 
     run(host, scenario)
+
+
+def test_a_lease_that_went_away_is_written_again_while_the_order_is_pending(host: Host) -> None:
+    lease = host.state_dir / "lease"
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+        text = lease.read_text()
+        lease.rename(host.state_dir / "lease.reverted")
+        host.now += 2
+        agent.tick()
+        await drained(agent)
+        assert lease.read_text() == text
+        lease.unlink()
+        (host.run_dir / "lapsed").touch()  # not lost, but over
+        host.now += 2
+        agent.tick()
+        await drained(agent)
+        assert agent.state.reason == "lease_expired"
+        assert not lease.exists()
+
+    run(host, scenario)
