@@ -32,6 +32,8 @@ def main(name: str) -> int:
 
     Raises :class:`KtlsError` ``bad_request`` when it was started by hand.
     """
+    if name not in NAMES:
+        raise KtlsError("bad_request", f"there is no helper {name!r}; there are {', '.join(NAMES)}")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         raise KtlsError("bad_request", f"this helper is started by ktls-{name}-helper.socket, not by hand")
     with socket.socket(fileno=_PASSED_FD) as connection:

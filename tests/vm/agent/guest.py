@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LAPSED, LEASE = "/run/ktls/lapsed", "/var/lib/ktls/lease"
+LAPSED, LEASE, MODULE = "/run/ktls/lapsed", "/var/lib/ktls/lease", "/sys/module/tls"
 
 
 def uptime() -> float:
@@ -51,20 +52,87 @@ def put_lease(left_s: float) -> float:
     return deadline
 
 
+def fresh() -> None:
+    """No flag, no lease, nothing recorded, and the sidecar in tx: what an agent that has died leaves behind."""
+    for path in ("/run/ktls/off", LAPSED, "/run/ktls/revert", "/var/lib/ktls/off", LEASE, f"{LEASE}.reverted"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect("/run/ktls-sidecar/control.sock")
+        sock.sendall(b'{"verb": "mode", "mode": "tx"}\n')
+        answer = json.loads(sock.makefile().readline())
+    assert answer["effective_mode"] == "tx", answer
+    assert is_ktls()
+
+
+def curl(*options: str) -> list[str]:
+    """A download that verifies the certificate."""
+    name = socket.getfqdn()
+    url = f"https://{name}:8443/large.bin"
+    return [
+        "curl", "-sS", "-o", "/dev/null", "--cacert", "/etc/ktls/tls/ca.pem", "--resolve", f"{name}:8443:127.0.0.1",
+        *options, url,
+    ]  # fmt: skip
+
+
+def is_ktls() -> bool:
+    """Whether a connection that starts now is sent by the kernel: its own counter says so."""
+    before = tls_stat("TlsTxSw")
+    subprocess.run(curl("-r", "0-9999"), check=True)
+    return tls_stat("TlsTxSw") > before
+
+
+def tls_stat(name: str) -> int:
+    """One counter; 0 without the module."""
+    try:
+        with open("/proc/net/tls_stat", encoding="ascii") as stream:
+            return {key: int(value) for key, value in (line.split() for line in stream)}[name]
+    except FileNotFoundError:
+        return 0
+
+
+def until(check: Callable[[], bool], limit_s: float = 30.0) -> None:
+    """Wait for ``check``."""
+    end = uptime() + limit_s
+    while not check() and uptime() < end:
+        time.sleep(0.02)
+
+
+def fill(path: str) -> None:
+    """Take all the room of a disk, to the last block, without writing it."""
+    with open(path, "xb") as stream:
+        size, step = 0, 1 << 30
+        while step >= 4096:
+            try:
+                os.posix_fallocate(stream.fileno(), size, step)
+                size += step
+            except OSError:
+                step //= 2
+    with contextlib.suppress(OSError):
+        with open(f"{path}.more", "wb") as stream:
+            stream.write(b"x" * 8192)
+        raise AssertionError("the disk is not full")
+
+
+def record() -> dict[str, str]:
+    """What ktls-off has recorded: step to result and detail."""
+    with contextlib.suppress(FileNotFoundError), open("/run/ktls/revert", encoding="utf-8") as stream:
+        return {step: rest for step, _, rest in (line.rstrip("\n").partition(" ") for line in stream)}
+    return {}
+
+
+def out(*argv: str) -> str:
+    """Output of a program, whatever its exit status."""
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def helpers() -> dict[str, Any]:
     """What each helper answers to whom."""
-    found: dict[str, Any] = {"status": {}}
-    for name, verb in (
-        ("lease", "arm"), ("lease", "disarm"), ("module", "load"), ("module", "unload"), ("nic", "off"),
-        ("nic", "restore"),
-    ):  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, verb in (("lease", "arm"), ("lease", "disarm"), ("module", "unload"), ("module", "load"), ("nic", "off")):
         found[f"{name} {verb}"] = ask_as("ktls-agent", name, verb)
-        if name == "lease":
-            state = ["systemctl", "is-active", "ktls-lease.timer"]
-            found[f"after {verb}"] = subprocess.run(state, capture_output=True, text=True, check=False).stdout.strip()
-        if name == "module":
-            found[f"after {verb}"] = os.path.exists("/sys/module/tls")
-    ask("module", "load")
+        after = out("systemctl", "is-active", "ktls-lease.timer") if name == "lease" else os.path.exists(MODULE)
+        found[f"after {verb}"] = after
     found["nobody"] = ask_as("nobody", "lease", "arm")
     # The mode of the socket is one lock; the identity of the peer is another.
     os.chmod("/run/ktls-lease.sock", 0o666)
@@ -75,73 +143,93 @@ def helpers() -> dict[str, Any]:
 
 def lapse() -> dict[str, Any]:
     """Seconds from a deadline until the flag is up, while the clock is set back and forth."""
-    deadline = put_lease(4.0)
+    fresh()
+    # An interface that the lever has changed, as far as its records go: ethtool must work in the unit's sandbox.
+    card = next(name for name in sorted(os.listdir("/sys/class/net")) if name.startswith("e"))
+    mark = f"/var/lib/ktls-levers/offload:{card}.json"
+    with open(mark, "x", encoding="ascii"):
+        pass
+    started = uptime()
     armed = ask("lease", "arm")
-    before = os.path.lexists(LAPSED)
+    took = uptime() - started
+    deadline = put_lease(3.0)
     now = time.time()
     time.clock_settime(time.CLOCK_REALTIME, now + 3600)
-    while uptime() < deadline - 1:
-        time.sleep(0.05)
-    too_early = os.path.lexists(LAPSED)
+    until(lambda: uptime() > deadline - 0.5)
+    early = os.path.lexists(LAPSED)
     time.clock_settime(time.CLOCK_REALTIME, now - 3600)
-    while not os.path.lexists(LAPSED) and uptime() < deadline + 20:
-        time.sleep(0.01)
+    until(lambda: os.path.lexists(LAPSED))
     late = uptime() - deadline
-    time.clock_settime(time.CLOCK_REALTIME, now + 5)
-    while not os.path.exists(f"{LEASE}.reverted") and uptime() < deadline + 30:
-        time.sleep(0.01)
-    return {"armed": armed, "before": before, "too_early": too_early, "late_s": late, "all_s": uptime() - deadline}
+    time.clock_settime(time.CLOCK_REALTIME, now + uptime() - deadline + 3)
+    until(lambda: os.path.exists(f"{LEASE}.reverted"))
+    done = uptime() - deadline
+    new = is_ktls()
+    said = out("journalctl", "-q", "-b", "-o", "cat", "-u", "ktls-lease.service")
+    ask("lease", "disarm")
+    os.unlink(mark)
+    return {
+        "armed": armed, "arm_s": took, "early": early, "late_s": late, "done_s": done, "new_is_ktls": new, "said": said,
+        "record": record(), "card": card,
+    }  # fmt: skip
 
 
 def hard() -> dict[str, Any]:
-    """The same on a read-only /var/lib/ktls, with a full disk."""
+    """The same with a read-only /var/lib/ktls and a full disk."""
+    fresh()
     run = subprocess.run
     run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/var/lib/ktls"], check=True)
     try:
-        deadline = put_lease(1.0)
+        put_lease(0.0)
         run(["mount", "-o", "remount,ro", "/var/lib/ktls"], check=True)
-        run("cat /dev/zero >/var/tmp/fill; sync", shell=True, capture_output=True, check=False)
-        armed = ask("lease", "arm")
+        fill("/var/tmp/fill")
         started = uptime()
-        while not os.path.exists("/run/ktls/revert") and uptime() < started + 30:
-            time.sleep(0.05)
-        late = uptime() - max(started, deadline)
-        first = _invocations()
+        armed = ask("lease", "arm")
+        until(lambda: "lease" in record())
+        done = uptime() - started
+        new = is_ktls()
+        first = os.stat("/run/ktls/revert")
         time.sleep(3)
         return {
-            "armed": armed, "late_s": late, "lapsed": os.path.lexists(LAPSED), "lease": os.path.exists(LEASE),
-            "record": _record(), "quiet": _invocations() == first, "state": _state("ktls-lease.service"),
+            "armed": armed, "done_s": done, "new_is_ktls": new, "lease": os.path.exists(LEASE), "record": record(),
+            "once": os.stat("/run/ktls/revert").st_ino == first.st_ino,
+            "state": out("systemctl", "show", "-p", "Result", "--value", "ktls-lease.service"),
         }  # fmt: skip
     finally:
         ask("lease", "disarm")
-        run(["rm", "-f", "/var/tmp/fill"], check=False)
+        run(["rm", "-f", "/var/tmp/fill", "/var/tmp/fill.more"], check=False)
         run(["umount", "/var/lib/ktls"], check=True)
 
 
-def _invocations() -> str:
-    done = subprocess.run(
-        ["journalctl", "-q", "-o", "cat", "-b", "-u", "ktls-lease.service"], capture_output=True, text=True, check=False
-    )
-    return done.stdout
+def off() -> dict[str, Any]:
+    """``ktls-off --unload-module`` during a download, and after it."""
+    fresh()
+    slow = subprocess.Popen(curl("--limit-rate", "50k"))
+    until(lambda: tls_stat("TlsCurrTxSw") > 0)
+    started = uptime()
+    subprocess.run(["ktls-off", "--unload-module", "why"], check=True, stdout=subprocess.DEVNULL)
+    took, first, new = uptime() - started, record(), is_ktls()
+    slow.kill()
+    slow.wait()
+    until(lambda: tls_stat("TlsCurrTxSw") == 0)
+    subprocess.run(["ktls-off", "--unload-module", "why"], check=True, stdout=subprocess.DEVNULL)
+    second = record()
+    subprocess.run(["modprobe", "tls"], check=True)
+    return {"took_s": took, "first": first, "new_is_ktls": new, "second": second}
 
 
-def _state(unit: str) -> str:
-    done = subprocess.run(["systemctl", "show", "-p", "Result", "--value", unit], capture_output=True, check=False)
-    return done.stdout.decode().strip()
-
-
-def _record() -> list[str]:
-    with open("/run/ktls/revert", encoding="utf-8") as stream:
-        return stream.read().splitlines()
+def put() -> dict[str, Any]:
+    """A lease of ten minutes."""
+    put_lease(600.0)
+    return {}
 
 
 def main() -> None:
     """Run the verb."""
     verb, *arguments = sys.argv[1:]
-    if verb == "put":
-        put_lease(float(arguments[0]))
-    verbs: dict[str, Callable[..., Any]] = {"ask": ask, "helpers": helpers, "lapse": lapse, "hard": hard, "put": dict}
-    print(json.dumps(verbs[verb](*(arguments if verb == "ask" else ()))))
+    verbs: dict[str, Callable[..., Any]] = {
+        "ask": ask, "helpers": helpers, "lapse": lapse, "hard": hard, "off": off, "put": put,
+    }  # fmt: skip
+    print(json.dumps(verbs[verb](*arguments)))
 
 
 if __name__ == "__main__":
