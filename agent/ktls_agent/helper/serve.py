@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Callable
 
 from ktls_host.errors import KtlsError
-from ktls_host.jsonsock import encode
 
 NAMES = ("lease", "module", "nic")
 AGENT_USER = "ktls-agent"
@@ -75,7 +74,7 @@ def converse(connection: socket.socket, name: str, verbs: Callable[[], Verbs], a
     print(f"{name} {verb} for uid {uid} (pid {pid}): {outcome}", file=sys.stderr)
     try:
         connection.settimeout(READ_TIMEOUT_S)
-        connection.sendall(encode(reply))
+        connection.sendall(json.dumps(reply).encode() + b"\n")
     except OSError:
         return  # the peer left: nobody to tell
 

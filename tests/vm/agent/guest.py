@@ -103,15 +103,21 @@ def fill(path: str) -> None:
     with open(path, "xb") as stream:
         size, step = 0, 1 << 30
         while step >= 4096:
-            try:
-                os.posix_fallocate(stream.fileno(), size, step)
+            if _took(stream.fileno(), size, step):
                 size += step
-            except OSError:
+            else:
                 step //= 2
     with contextlib.suppress(OSError):
         with open(f"{path}.more", "wb") as stream:
             stream.write(b"x" * 8192)
         raise AssertionError("the disk is not full")
+
+
+def _took(descriptor: int, offset: int, length: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.posix_fallocate(descriptor, offset, length)
+        return True
+    return False
 
 
 def record() -> dict[str, str]:

@@ -15,14 +15,15 @@ HOST = "web1"
 
 def shell(deployed: Deployed, script: str) -> str:
     """Output of a script on the host."""
-    done = deployed.lab.ssh(HOST, script)
+    done = deployed.lab.ssh(HOST, script, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def send_guest(deployed: Deployed) -> None:
     """Put the guest's script on the host; /run is empty again after a reboot, and so are its copies."""
-    shell(deployed, f"cat >/run/guest.py <<'EOF'\n{GUEST.read_text()}\nEOF")
+    done = deployed.lab.ssh(HOST, "cat >/run/guest.py", stdin=GUEST.read_text())
+    assert done.returncode == 0, done.stderr
 
 
 def guest(deployed: Deployed, verb: str) -> dict[str, Any]:
