@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ktls_agent import config
 from ktls_agent.helper import lease, module, nic, serve
 from ktls_host import jsonsock, originals
 from ktls_host.commands import CommandResult, Runner
@@ -115,7 +116,7 @@ def test_a_peer_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         serve.converse(theirs, "test", verbs, US)
 
 
-def test_verbs_are_those_of_the_brief_and_the_agent_is_the_only_other_peer() -> None:
+def test_verbs_are_fixed_and_the_agent_is_the_only_other_peer() -> None:
     assert {name: set(serve.verbs_of(name)) for name in serve.NAMES} == {
         "lease": {"arm", "disarm"},
         "module": {"load", "unload"},
@@ -168,6 +169,19 @@ def test_the_answer_is_what_the_agents_client_reads(tmp_path: Path) -> None:
                     jsonsock.call(path, request)
                 assert caught.value.code == expected
             thread.join(10)
+
+
+def test_the_agent_knows_where_its_helpers_are_and_may_have_none() -> None:
+    base = {"socket": "/a", "state_dir": "/b", "run_dir": "/c", "sidecar_socket": "/d"}
+    raw = {**base, "probe": {"host": "::1", "port": 1, "server_name": "x", "ca": "/ca", "path": "/p"}}
+    usual = config.parse(raw, "x")
+    assert (usual.lease_socket, usual.module_socket, usual.nic_socket) == tuple(config.HELPER_SOCKETS.values())
+    other = config.parse({**raw, "lease_socket": "/l", "module_socket": None, "nic_socket": None}, "x")
+    assert (other.lease_socket, other.module_socket, other.nic_socket) == ("/l", None, None)
+    odd: Any
+    for odd in (5, "", [], False):
+        with pytest.raises(KtlsError, match="nic_socket"):
+            config.parse({**raw, "nic_socket": odd}, "x")
 
 
 # lease
