@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
             from . import diag
 
             return diag.main(config.load(arguments.config).probe.port)
+        if arguments.verb == "helper":
+            from .helper import serve
+
+            return serve.main(arguments.name)
         if arguments.verb == "watch":
             return _watch(arguments)
         return _one(arguments)
@@ -60,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):
         service = verbs.add_parser(verb, help=text)
         service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
+
+    helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
+    helper.add_argument("name", choices=("lease", "module", "nic"))
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
