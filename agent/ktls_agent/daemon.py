@@ -18,6 +18,7 @@ from .config import AgentConfig
 from .core import Agent
 from .diag import DiagClient
 from .flags import OffFlags
+from .levers import Levers
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
@@ -76,14 +77,20 @@ class Daemon:
     async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """Answer one request. Raises :class:`RequestError`."""
         verb = request.get("verb")
+        key = {"id", "epoch"}
         verbs: dict[str, tuple[set[str], Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             "status": (set(), self._nothing),
             "probe": (set(), self._probe),
-            "order": ({"order"}, lambda r: self.agent.order(r.get("order"))),
-            "confirm": ({"id", "epoch"}, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"))),
-            "revert": ({"reason"}, lambda r: self.agent.revert(_reason(r))),
-            "off": ({"reason"}, lambda r: self.agent.off(_reason(r))),
-            "clear": (set(), self._clear),
+            "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
+            "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
+            "extend": (
+                {*key, "lease_s"},
+                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer),
+            ),
+            "cancel": (key, lambda r: self.agent.cancel(r.get("id"), r.get("epoch"), peer)),
+            "revert": ({"reason", "unload"}, lambda r: self.agent.revert(_reason(r), r.get("unload") is True, peer)),
+            "off": ({"reason"}, lambda r: self.agent.off(_reason(r), peer)),
+            "clear": (set(), lambda r: self.agent.clear(peer)),
         }
         if not isinstance(verb, str) or verb not in verbs:
             raise RequestError("bad_verb", f"unknown verb; use one of {', '.join(sorted(verbs))}")
@@ -101,6 +108,7 @@ class Daemon:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
         if verb not in ("status", "probe") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
+            self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
             raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
@@ -108,9 +116,6 @@ class Daemon:
 
     async def _probe(self, _: dict[str, Any]) -> None:
         await self.agent.run_probe()
-
-    async def _clear(self, _: dict[str, Any]) -> None:
-        await self.agent.clear()
 
 
 def _reason(request: dict[str, Any]) -> str:
@@ -126,14 +131,20 @@ def build(config: AgentConfig) -> Daemon:
     agent: Agent
 
     async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await agent.in_thread(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
+        run = agent.in_switch_thread if request.get("verb") == "mode" else agent.in_thread
+        answer: dict[str, Any] = await run(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
+        return answer
+
+    async def helper(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
         return answer
 
     agent = Agent(
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
+        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx),
+        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
     return Daemon(config, agent, Observer(agent, diag))
 

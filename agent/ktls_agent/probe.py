@@ -20,7 +20,7 @@ _HEAD_LIMIT = 16 * 1024
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the probe saw. ``at_s`` is CLOCK_BOOTTIME; ``ktls_tx`` is None when the kernel's view could not be had."""
+    """What the probe saw. ``at_s`` is CLOCK_BOOTTIME; ``ktls_*`` are None when the kernel's view could not be had."""
 
     ok: bool
     at_s: float
@@ -30,6 +30,7 @@ class ProbeResult:
     protocol: str = ""
     cipher: str = ""
     error: str | None = None
+    ktls_rx: bool | None = None
 
     def as_dict(self, now_s: float) -> dict[str, object]:
         """Return the form used in the status object."""
@@ -38,6 +39,7 @@ class ProbeResult:
             "at_age_s": round(max(0.0, now_s - self.at_s), 3),
             "sha256_ok": self.sha256_ok,
             "ktls_tx": self.ktls_tx,
+            "ktls_rx": self.ktls_rx,
             "protocol": self.protocol,
             "cipher": self.cipher,
             "duration_s": round(self.duration_s, 6),
@@ -45,16 +47,22 @@ class ProbeResult:
         }
 
 
-def run(config: ProbeConfig, ktls_tx: Callable[[int], bool | None], timeout_s: float = 10.0) -> ProbeResult:
+def run(
+    config: ProbeConfig,
+    ktls_tx: Callable[[int], bool | None],
+    timeout_s: float = 10.0,
+    ktls_rx: Callable[[int], bool | None] = lambda port: None,
+) -> ProbeResult:
     """Fetch the probe object and compare its SHA-256. Blocks for at most about ``timeout_s`` seconds; never raises.
 
-    ``ktls_tx(remote_port)`` tells whether the server's socket of this very connection transmits by kTLS. ``ok`` means
-    verified and intact; whether kTLS was used is reported, and judged by the caller.
+    ``ktls_tx(remote_port)`` tells whether the server's socket of this very connection transmits by kTLS, and
+    ``ktls_rx`` whether it receives so. ``ok`` means verified and intact; whether kTLS was used is reported, and judged
+    by the caller.
     """
     started = time.monotonic()
     result = ProbeResult(False, time.clock_gettime(time.CLOCK_BOOTTIME))
     try:
-        result = _fetch(config, ktls_tx, started + timeout_s, result)
+        result = _fetch(config, ktls_tx, ktls_rx, started + timeout_s, result)
     except ssl.SSLCertVerificationError as error:
         result = replace(result, error=f"the certificate was not accepted: {error.verify_message}")
     except socket.timeout:
@@ -65,7 +73,11 @@ def run(config: ProbeConfig, ktls_tx: Callable[[int], bool | None], timeout_s: f
 
 
 def _fetch(
-    config: ProbeConfig, ktls_tx: Callable[[int], bool | None], deadline: float, result: ProbeResult
+    config: ProbeConfig,
+    ktls_tx: Callable[[int], bool | None],
+    ktls_rx: Callable[[int], bool | None],
+    deadline: float,
+    result: ProbeResult,
 ) -> ProbeResult:
     # With a CA file given, create_default_context trusts nothing else, and checks chain and name.
     context = ssl.create_default_context(cafile=config.ca)
@@ -80,14 +92,16 @@ def _fetch(
             digest = _body_digest(tls, deadline)
             result = replace(result, sha256_ok=digest == EXPECTED_SHA256)
             # While the connection is still open: the kernel forgets it afterwards.
-            tx, problem = None, None
+            tx, rx, problem = None, None, None
             try:
-                tx = ktls_tx(tls.getsockname()[1])
+                tx, rx = ktls_tx(tls.getsockname()[1]), ktls_rx(tls.getsockname()[1])
             except (OSError, KtlsError) as error:
                 problem = f"the kernel's view of the connection could not be had: {' '.join(str(error).split())}"
     if not result.sha256_ok:
-        return replace(result, ktls_tx=tx, error="the content arrived damaged: its SHA-256 is not the probe object's")
-    return replace(result, ok=True, ktls_tx=tx, error=problem)
+        return replace(
+            result, ktls_tx=tx, ktls_rx=rx, error="the content arrived damaged: its SHA-256 is not the probe object's"
+        )
+    return replace(result, ok=True, ktls_tx=tx, ktls_rx=rx, error=problem)
 
 
 def _body_digest(tls: ssl.SSLSocket, deadline: float) -> str:
