@@ -18,9 +18,12 @@ from .config import AgentConfig
 from .core import Agent
 from .diag import DiagClient
 from .flags import OffFlags
+from .guards.keep import Keep
+from .guards.part import GuardPart
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
+from .probe_log import ProbeLog
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -123,6 +126,7 @@ def _reason(request: dict[str, Any]) -> str:
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
+    probes = ProbeLog()
     agent: Agent
 
     async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +137,10 @@ def build(config: AgentConfig) -> Daemon:
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
+        lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s)),
     )
-    return Daemon(config, agent, Observer(agent, diag))
+    guards = GuardPart(config.guards, agent, probes, Keep(f"{config.state_dir}/guards", config.guards.keep))
+    return Daemon(config, agent, Observer(agent, diag), [guards])
 
 
 async def main(config: AgentConfig) -> None:

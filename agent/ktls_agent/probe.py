@@ -17,9 +17,14 @@ from .config import ProbeConfig
 
 _HEAD_LIMIT = 16 * 1024
 
-CONNECT, CERTIFICATE, HANDSHAKE = "connect", "certificate", "handshake"
-TIMEOUT, BUSY, ANSWER = "timeout", "busy", "answer"
-RECORD, CONTENT = "record", "content"
+CONNECT = "connect"
+CERTIFICATE = "certificate"
+HANDSHAKE = "handshake"
+TIMEOUT = "timeout"
+BUSY = "busy"
+ANSWER = "answer"
+RECORD = "record"
+CONTENT = "content"
 KERNEL_VIEW = "kernel_view"
 FAILURES = (CONNECT, CERTIFICATE, HANDSHAKE, TIMEOUT, BUSY, ANSWER, RECORD, CONTENT, KERNEL_VIEW)
 """Where a probe failed. ``connect``: not even TCP. ``timeout``: after the handshake, no complete answer in time.

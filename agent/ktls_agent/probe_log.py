@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .metrics.family import Family, Sample
 from .probe import BUSY, CERTIFICATE, CONNECT, CONTENT, FAILURES, KERNEL_VIEW, RECORD, ProbeResult
@@ -51,7 +51,8 @@ class Histogram:
 class Tally:
     """What guards count. ``good`` and ``failed``: probes; ``failed_in_row``: since the last good one.
 
-    A failure that kTLS cannot cause is in neither, and does not end a row. ``damaged``: what came was not what was
+    A failure that kTLS cannot cause is in neither, does not end a row, and leaves ``at_s`` (CLOCK_BOOTTIME of the last
+    probe that says anything) as it was. ``damaged``: what came was not what was
     sent.
     """
 
@@ -116,7 +117,7 @@ def _next(before: Tally, result: ProbeResult) -> Tally:
     if result.failure in (None, KERNEL_VIEW):
         return Tally(result.at_s, before.good + 1, before.failed, 0, before.damaged, "")
     if result.failure in NOT_OURS:
-        return Tally(result.at_s, before.good, before.failed, before.failed_in_row, before.damaged, result.error or "")
+        return replace(before, last_error=result.error or "")
     return Tally(
         result.at_s,
         before.good,
