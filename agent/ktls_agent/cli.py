@@ -16,7 +16,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from . import config
+from . import audit_cli, config
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
             return diag.main(config.load(arguments.config).probe.port)
         if arguments.verb == "watch":
             return _watch(arguments)
+        if arguments.verb == "audit":
+            return audit_cli.main(arguments)
         return _one(arguments)
     except KtlsError as error:
         if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
     watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
+    audit_cli.add_parser(verbs)
     return parser
 
 

@@ -14,8 +14,10 @@ from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
 
 from . import probe
+from .audit_journal import Journal
+from .audit_trail import AuditTrail
 from .config import AgentConfig
-from .core import Agent
+from .core import Agent, boot_id
 from .diag import DiagClient
 from .flags import OffFlags
 from .guards.keep import Keep
@@ -97,8 +99,9 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status = await self._observer.status()
-        return {**status, **self.parts.status(), "problems": [*status["problems"], *self.parts.problems.values()]}
+        status, parts = await self._observer.status(), self.parts.status()
+        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        return {**status, **parts, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
@@ -127,6 +130,7 @@ def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
     probes = ProbeLog()
+    audit = AuditTrail(f"{config.state_dir}/audit", os.path.dirname(config.socket), Journal(), boot_id())
     agent: Agent
 
     async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +142,10 @@ def build(config: AgentConfig) -> Daemon:
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s)),
+        audit=audit,
     )
     guards = GuardPart(config.guards, agent, probes, Keep(f"{config.state_dir}/guards", config.guards.keep))
-    return Daemon(config, agent, Observer(agent, diag), [guards])
+    return Daemon(config, agent, Observer(agent, diag), [guards, audit])
 
 
 async def main(config: AgentConfig) -> None:

@@ -43,8 +43,8 @@ class Rule:
     """``counts`` are the totals whose growth is counted, against the growth of ``among`` (which includes them or not).
 
     With ``gauge``, ``counts`` is one number that is compared as it is. ``outside``: a client can cause such events,
-    which is why they are weighed. ``own``: counted by ourselves, so that what was not read did not happen. ``unit``: what
-    is counted, in words.
+    which is why they are weighed. ``own``: counted by ourselves, so that what was not read did not happen. ``unit``:
+    what is counted, in words.
     """
 
     name: str

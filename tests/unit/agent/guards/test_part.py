@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ class Guarded:
         self.trail = Trail()
         self.probes = ProbeLog()
         self.kept = tmp_path / "guards"
+        quick = raw.pop("quick", False)
         config = parse(raw, "test")
+        if quick:
+            config = replace(config, probe_interval_s=0.05)
         self.agent: Agent = host.agent()
         self.agent.audit = self.trail
         self.part = GuardPart(config, self.agent, self.probes, Keep(str(self.kept), config.keep), self, "/nowhere")
@@ -236,12 +240,12 @@ def test_probes_run_by_themselves_and_are_looked_at_at_once(host: Host, tmp_path
 
         guards.agent.run_probe = run_probe  # type: ignore[method-assign]
         running = asyncio.ensure_future(guards.part.run())
-        await asyncio.sleep(5.5)
+        await asyncio.sleep(0.5)
         running.cancel()
         assert len(asked) >= 2
         assert guards.part.status()["rules"]["probe_failed"]["state"] == "ok", "without waiting for the next look"
 
-    guarded(host, tmp_path, scenario, probe_interval_s=2.0, interval_s=600.0)
+    guarded(host, tmp_path, scenario, quick=True, interval_s=600.0)
 
 
 def test_old_evidence_goes_and_the_rest_is_left_alone(tmp_path: Path) -> None:
