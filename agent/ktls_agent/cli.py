@@ -36,6 +36,10 @@ def main(argv: list[str] | None = None) -> int:
             return diag.main(config.load(arguments.config).probe.port)
         if arguments.verb == "watch":
             return _watch(arguments)
+        if arguments.verb == "doctor":
+            from .doctor import gather
+
+            return gather.main(arguments)
         if arguments.verb == "audit":
             return audit_cli.main(arguments)
         return _one(arguments)
@@ -89,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
     watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
+    doctor = client("doctor", "what is wrong here, with numbers, and what to do")
+    doctor.add_argument("--sidecar-socket", default="/run/ktls-sidecar/control.sock", help=argparse.SUPPRESS)
     audit_cli.add_parser(verbs)
     return parser
 

@@ -19,6 +19,7 @@ from .audit_trail import AuditTrail
 from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
+from .doctor.digest import Ledger
 from .flags import OffFlags
 from .guards.keep import Keep
 from .guards.part import GuardPart
@@ -37,11 +38,19 @@ _REASON_LIMIT = 300
 class Daemon:
     """The agent of one host, with its sockets."""
 
-    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer, parts: Sequence[Part] = ()) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        agent: Agent,
+        observer: Observer,
+        parts: Sequence[Part] = (),
+        ledger: Ledger | None = None,
+    ) -> None:
         """Join everything; :meth:`run` brings it to life."""
         self.config = config
         self.agent = agent
         self.parts = Parts(parts)
+        self._ledger = ledger or Ledger()
         self._observer = observer
         self._stop = asyncio.Event()
 
@@ -83,6 +92,7 @@ class Daemon:
         verb = request.get("verb")
         verbs: dict[str, tuple[set[str], Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             "status": (set(), self._nothing),
+            "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
             "order": ({"order"}, lambda r: self.agent.order(r.get("order"))),
             "confirm": ({"id", "epoch"}, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"))),
@@ -101,11 +111,12 @@ class Daemon:
         await action(request)
         status, parts = await self._observer.status(), self.parts.status()
         told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
-        return {**status, **parts, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
+        more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
+        return {**status, **parts, **more, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
-        if verb not in ("status", "probe") and peer.uid not in allowed:
+        if verb not in ("status", "doctor", "probe") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
             raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
 
@@ -144,8 +155,10 @@ def build(config: AgentConfig) -> Daemon:
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s)),
         audit=audit,
     )
-    guards = GuardPart(config.guards, agent, probes, Keep(f"{config.state_dir}/guards", config.guards.keep))
-    return Daemon(config, agent, Observer(agent, diag), [guards, audit])
+    ledger = Ledger()
+    keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
+    guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
+    return Daemon(config, agent, Observer(agent, diag), [guards, audit], ledger)
 
 
 async def main(config: AgentConfig) -> None:

@@ -21,6 +21,7 @@ from ktls_host import tls_stat
 from ktls_host.errors import KtlsError
 
 from ..core import Agent, boot_id
+from ..doctor.digest import Ledger
 from ..evidence.model import Snapshot
 from ..machine import USERSPACE
 from ..metrics.family import Family, Sample
@@ -66,14 +67,16 @@ class GuardPart:
         keep: Keep,
         snapshots: Snapshots | None = None,
         stat_path: str = tls_stat.PATH,
+        ledger: Ledger | None = None,
     ) -> None:
-        """``probes`` is told of every self-probe of ``agent`` by whoever runs it."""
+        """``probes`` is told of every self-probe of ``agent`` by whoever runs it; ``ledger`` of every snapshot."""
         self._config = config
         self._agent = agent
         self._probes = probes
         self._keep = keep
         self._snapshots: Snapshots = snapshots or NoSnapshots()
         self._stat_path = stat_path
+        self._ledger = ledger or Ledger()
         self._watch = Watch(config.rules)
         self._reader = Reader()
         self._series: deque[Reading] = deque(maxlen=_SERIES)
@@ -140,6 +143,7 @@ class GuardPart:
             snapshot = self._snapshots.latest()
             if snapshot is not None:
                 self._reader.snapshot(snapshot)
+                self._ledger.take(snapshot, self._agent.state.wanted)
             if snapshot is None or not snapshot.namespaces:
                 counters = await self._agent.in_thread(tls_stat.read, self._stat_path)
                 self._reader.tls_stat("host", counters or {}, self._agent.clock())
