@@ -26,6 +26,7 @@ _SMALL = 100 << 10
 _SMALLISH = 1 << 20
 """Rules of thumb from what others published (gains begin at some 100 kB a connection); not measured by us."""
 _FEW_CONNECTIONS = 20
+_FEW = 3
 _MUCH_BYTES = 1 << 30
 _SOME_BYTES = 1 << 20
 _LOWER = 0.97
@@ -119,8 +120,30 @@ def _fallbacks(evidence: Evidence) -> Iterator[Finding]:
         why, run, cure = _reason(name)
         code = f"fallback_{name.partition(':')[0]}"
         yield _found(code, likelihood, f"{what}: {why}", run or "ktls-agent status --json", cure)
+    yield from _ciphers(evidence)
     if not any(not name.startswith("rx:") for name in counts):
         yield _found("fallbacks", RULED_OUT, f"none of {opened} connections fell back to userspace")
+
+
+def _ciphers(evidence: Evidence) -> Iterator[Finding]:
+    """Ciphers that never went to the kernel, while others do: the sidecar's reason may only say that it could not."""
+    kernel: dict[str, int] = {}
+    plain: dict[str, int] = {}
+    for row in evidence.ordered_rows():
+        into = kernel if in_kernel(row) else plain
+        suite = f"{row.get('protocol')} {row.get('cipher')}"
+        into[suite] = into.get(suite, 0) + total([row], "connections_total")
+    whole = sum(kernel.values()) + sum(plain.values())
+    for suite, count in sorted(plain.items()):
+        if count and not kernel.get(suite):
+            yield _found(
+                "cipher_not_in_kernel",
+                CONFIRMED if kernel and count >= _FEW else LIKELY if kernel else POSSIBLE,
+                f"none of {count} connections with {suite} went to the kernel, {sum(kernel.values())} of {whole} with"
+                " other ciphers did",
+                "ktls preflight --hosts; cat /proc/crypto",
+                "load the kernel's module of that cipher, or let servers choose AES-GCM (docs/compatibility.md)",
+            )
 
 
 def _reason(name: str) -> tuple[str, str, str]:
