@@ -13,10 +13,10 @@ from typing import Any
 
 from ..evidence.model import Snapshot
 
-_KINDS = 40
-_NIC_COUNTERS = 40
-_INTERFACES = 4
-_PROCESSES = 20
+_KINDS = 25
+_NIC_COUNTERS = 24
+_INTERFACES = 2
+_PROCESSES = 10
 _PER_RING = re.compile(r"(tx|rx|ch)_?\d+_")
 
 
