@@ -15,7 +15,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Callable
 
 from ktls_host import tls_stat
 from ktls_host.errors import KtlsError
@@ -39,19 +39,9 @@ _JITTER = 0.2
 _PREFIX = "guard "
 
 
-class Snapshots(Protocol):
-    """Where evidence of the kernel comes from."""
-
-    def latest(self) -> Snapshot | None:
-        """Return the newest snapshot, or None before the first."""
-
-
-class NoSnapshots:
+def _no_snapshot() -> Snapshot | None:
     """No evidence: only what the agent itself can read."""
-
-    def latest(self) -> Snapshot | None:
-        """Return nothing."""
-        return None
+    return None
 
 
 class GuardPart:
@@ -65,16 +55,19 @@ class GuardPart:
         agent: Agent,
         probes: ProbeLog,
         keep: Keep,
-        snapshots: Snapshots | None = None,
+        latest: Callable[[], Snapshot | None] = _no_snapshot,
         stat_path: str = tls_stat.PATH,
         ledger: Ledger | None = None,
     ) -> None:
-        """``probes`` is told of every self-probe of ``agent`` by whoever runs it; ``ledger`` of every snapshot."""
+        """``probes`` is told of every self-probe of ``agent`` by whoever runs it; ``ledger`` of every snapshot.
+
+        ``latest`` returns the newest evidence, or None before the first.
+        """
         self._config = config
         self._agent = agent
         self._probes = probes
         self._keep = keep
-        self._snapshots: Snapshots = snapshots or NoSnapshots()
+        self._latest = latest
         self._stat_path = stat_path
         self._ledger = ledger or Ledger()
         self._watch = Watch(config.rules)
@@ -140,7 +133,7 @@ class GuardPart:
 
     async def _read(self) -> None:
         try:
-            snapshot = self._snapshots.latest()
+            snapshot = self._latest()
             if snapshot is not None:
                 self._reader.snapshot(snapshot)
                 self._ledger.take(snapshot, self._agent.state.wanted)
@@ -162,7 +155,7 @@ class GuardPart:
             await self._agent.off(reason)
         self._trips[trip.rule.name] += 1
         now = time.time()
-        snapshot = self._snapshots.latest()
+        snapshot = self._latest()
         evidence = {
             "schema": 1,
             "guard": trip.rule.name,

@@ -13,6 +13,7 @@ from typing import Any
 
 from ktls_host.tls_stat import GAUGE_PREFIX
 
+from ..doctor.digest import observer_start
 from ..evidence.model import Snapshot
 from ..probe_log import Tally
 from .model import KERNEL, LOG, PROBE, SIDECAR, Reading
@@ -61,6 +62,7 @@ class Reader:
         """Start with no source."""
         self._totals = Totals()
         self._snapshot_s: float | None = None
+        self._since_s: float | None = None
         self._pid: object = None
         self._in_row = 0
         # Our own counts begin with us: the first probe may be the damaged one.
@@ -71,13 +73,15 @@ class Reader:
         if snapshot.at_s == self._snapshot_s:
             return
         self._snapshot_s = snapshot.at_s
+        since = observer_start(snapshot)
+        fresh, self._since_s = self._since_s is not None and since != self._since_s, since
         for namespace, counters in snapshot.namespaces.items():
             self.tls_stat(namespace, counters, snapshot.at_s)
         sent = {"kernel_ktls_bytes": 0.0, "kernel_userspace_bytes": 0.0}
         for kind, volume in snapshot.volumes.items():
             sent["kernel_userspace_bytes" if kind.tx == "none" else "kernel_ktls_bytes"] += volume.sent
-        self._totals.add("volumes", sent)
-        self._totals.add("kernel log", {"kernel_warnings": snapshot.kernel_warnings})
+        self._totals.add("volumes", sent, fresh=fresh)
+        self._totals.add("kernel log", {"kernel_warnings": snapshot.kernel_warnings}, fresh=fresh)
         self._totals.saw(LOG, snapshot.at_s)
 
     def tls_stat(self, namespace: str, counters: Mapping[str, int], at_s: float) -> None:

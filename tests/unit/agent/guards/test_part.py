@@ -49,7 +49,9 @@ class Guarded:
             config = replace(config, probe_interval_s=0.05)
         self.agent: Agent = host.agent()
         self.agent.audit = self.trail
-        self.part = GuardPart(config, self.agent, self.probes, Keep(str(self.kept), config.keep), self, "/nowhere")
+        self.part = GuardPart(
+            config, self.agent, self.probes, Keep(str(self.kept), config.keep), self.latest, "/nowhere"
+        )
 
     def latest(self) -> Snapshot:
         counters = {"TlsDecryptError": self.errors, "TlsRxSw": 2 * self.errors}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import given
@@ -37,6 +38,20 @@ def test_growth_is_taken_by_namespace() -> None:
     reader.snapshot(snapshot(5, host=90, n2=50))
     assert decrypt_errors(reader) == 5, "a snapshot that was taken already says nothing new"
     assert "TlsCurrTxSw" not in reader.read(0).values, "a gauge has no growth"
+
+
+@dataclass(frozen=True)
+class Observed(Snapshot):
+    """A snapshot that says when its observer started."""
+
+    since_s: float = 0.0
+
+
+def test_an_observer_that_restarted_counts_anew() -> None:
+    reader = Reader()
+    for at_s, since_s, warnings in ((1.0, 0.5, 4), (2.0, 0.5, 4), (3.0, 2.5, 5)):
+        reader.snapshot(Observed(at_s, kernel_warnings=warnings, since_s=since_s))
+    assert reader.read(3).values["kernel_warnings"] == 5
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 50), st.booleans()), max_size=60))

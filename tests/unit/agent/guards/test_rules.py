@@ -163,6 +163,15 @@ def test_a_kernel_without_the_counters_is_absent() -> None:
     assert watcher.judgement.state == "absent"
 
 
+def test_a_counter_that_appears_has_not_grown() -> None:
+    watcher = Watcher(DECRYPT, Setting(1))
+    assert watcher.look(Reading(1.0, {EVENT: 5}, {KERNEL: 1.0})) is None
+    assert watcher.look(Reading(2.0, {EVENT: 5, ALL: 900}, {KERNEL: 2.0})) is None
+    other = Watcher(RULE["rekey_error"], Setting(1))
+    other.look(Reading(1.0, {"TlsTxRekeyError": 0}, {KERNEL: 1.0}))
+    assert other.look(Reading(2.0, {"TlsTxRekeyError": 0, "TlsRxRekeyError": 70}, {KERNEL: 2.0})) is None
+
+
 def test_cooldown_and_disabled() -> None:
     rule, setting = RULE["kernel_warning"], Setting(1, window_s=10, cooldown_s=100)
     watcher = Watcher(rule, setting)
