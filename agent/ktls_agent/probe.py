@@ -22,13 +22,14 @@ CERTIFICATE = "certificate"
 HANDSHAKE = "handshake"
 TIMEOUT = "timeout"
 BUSY = "busy"
+REFUSED = "refused"
 ANSWER = "answer"
 RECORD = "record"
 CONTENT = "content"
 KERNEL_VIEW = "kernel_view"
-FAILURES = (CONNECT, CERTIFICATE, HANDSHAKE, TIMEOUT, BUSY, ANSWER, RECORD, CONTENT, KERNEL_VIEW)
+FAILURES = (CONNECT, CERTIFICATE, HANDSHAKE, TIMEOUT, BUSY, REFUSED, ANSWER, RECORD, CONTENT, KERNEL_VIEW)
 """Where a probe failed. ``connect``: not even TCP. ``timeout``: after the handshake, no complete answer in time.
-``busy``: the server said 503. ``answer``: it ended early, or answered something else than the probe object.
+``busy``: the server said 503. ``refused``: it gave another status, or another object. ``answer``: no whole answer came.
 ``record``: a TLS record did not verify. ``content``: all of it came, and its SHA-256 is another.
 ``kernel_view``: all is well, but the kernel was not seen."""
 
@@ -52,7 +53,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the probe saw. ``at_s`` is CLOCK_BOOTTIME; ``ktls_tx`` is None when the kernel's view could not be had.
+    """What the probe saw. ``at_s`` is CLOCK_BOOTTIME; ``ktls_*`` are None when the kernel's view could not be had.
 
     ``failure`` is one of :data:`FAILURES`, or None.
     """
@@ -65,6 +66,7 @@ class ProbeResult:
     protocol: str = ""
     cipher: str = ""
     error: str | None = None
+    ktls_rx: bool | None = None
     failure: str | None = None
     timings: Timings = Timings()
 
@@ -75,6 +77,7 @@ class ProbeResult:
             "at_age_s": round(max(0.0, now_s - self.at_s), 3),
             "sha256_ok": self.sha256_ok,
             "ktls_tx": self.ktls_tx,
+            "ktls_rx": self.ktls_rx,
             "protocol": self.protocol,
             "cipher": self.cipher,
             "duration_s": round(self.duration_s, 6),
@@ -92,14 +95,20 @@ class _AnswerError(ValueError):
         self.failure = failure
 
 
-def run(config: ProbeConfig, ktls_tx: Callable[[int], bool | None], timeout_s: float = 10.0) -> ProbeResult:
+def run(
+    config: ProbeConfig,
+    ktls_tx: Callable[[int], bool | None],
+    timeout_s: float = 10.0,
+    ktls_rx: Callable[[int], bool | None] = lambda port: None,
+) -> ProbeResult:
     """Fetch the probe object and compare its SHA-256. Blocks for at most about ``timeout_s`` seconds; never raises.
 
-    ``ktls_tx(remote_port)`` tells whether the server's socket of this very connection transmits by kTLS. ``ok`` means
-    verified and intact; whether kTLS was used is reported, and judged by the caller.
+    ``ktls_tx(remote_port)`` tells whether the server's socket of this very connection transmits by kTLS, and
+    ``ktls_rx`` whether it receives so. ``ok`` means verified and intact; whether kTLS was used is reported, and judged
+    by the caller.
     """
     started = time.monotonic()
-    probing = _Run(config, ktls_tx, started + timeout_s)
+    probing = _Run(config, (ktls_tx, ktls_rx), started + timeout_s)
     result = ProbeResult(False, time.clock_gettime(time.CLOCK_BOOTTIME))
     try:
         probing.fetch()
@@ -122,7 +131,8 @@ def run(config: ProbeConfig, ktls_tx: Callable[[int], bool | None], timeout_s: f
         ok=failure in (None, KERNEL_VIEW),
         duration_s=time.monotonic() - started,
         sha256_ok=probing.sha256_ok,
-        ktls_tx=probing.tx,
+        ktls_tx=probing.kernel[0],
+        ktls_rx=probing.kernel[1],
         protocol=probing.protocol,
         cipher=probing.cipher,
         error=error,
@@ -134,16 +144,22 @@ def run(config: ProbeConfig, ktls_tx: Callable[[int], bool | None], timeout_s: f
 class _Run:
     """One probe. What it has found out stands even when a later step raises."""
 
-    def __init__(self, config: ProbeConfig, ktls_tx: Callable[[int], bool | None], deadline: float) -> None:
+    def __init__(
+        self,
+        config: ProbeConfig,
+        ask: tuple[Callable[[int], bool | None], Callable[[int], bool | None]],
+        deadline: float,
+    ) -> None:
         self._config = config
-        self._ktls_tx = ktls_tx
+        self._ask = ask
         self._deadline = deadline
         self.stage = CONNECT
         """What a timeout now would mean."""
         self.times: list[float] = []
         self.protocol = self.cipher = ""
         self.sha256_ok = False
-        self.tx: bool | None = None
+        self.kernel: tuple[bool | None, bool | None] = (None, None)
+        """Whether the kernel transmits and receives for the server."""
         self.problem: str | None = None
         """Why the kernel's view is missing."""
 
@@ -178,7 +194,8 @@ class _Run:
         self.sha256_ok = digest == EXPECTED_SHA256
         # While the connection is still open: the kernel forgets it afterwards.
         try:
-            self.tx = self._ktls_tx(tls.getsockname()[1])
+            port = tls.getsockname()[1]
+            self.kernel = self._ask[0](port), self._ask[1](port)
         except (OSError, KtlsError) as error:
             self.problem = f"the kernel's view of the connection could not be had: {' '.join(str(error).split())}"
         if not self.sha256_ok:
@@ -194,11 +211,13 @@ def _body_digest(tls: ssl.SSLSocket, deadline: float, data: bytes) -> str:
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ", 2)
     if len(words) < 2 or words[1] != "200":
-        failure = BUSY if words[1:2] == ["503"] else ANSWER
+        told = len(words) > 1 and words[0].startswith("HTTP/1.") and words[1].isdigit()
+        failure = BUSY if told and words[1] == "503" else REFUSED if told else ANSWER
         raise _AnswerError(f"the server answered {lines[0][:80]!r}; is the probe object in its root?", failure)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     if headers.get("content-length") != str(PROBE_SIZE):
-        raise _AnswerError(f"the server announced {headers.get('content-length')} bytes instead of {PROBE_SIZE}")
+        size = headers.get("content-length")
+        raise _AnswerError(f"the server announced {size} bytes instead of {PROBE_SIZE}", REFUSED)
     hasher = hashlib.sha256()
     left = PROBE_SIZE
     while True:

@@ -13,14 +13,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from .metrics.family import Family, Sample
-from .probe import BUSY, CERTIFICATE, CONNECT, CONTENT, FAILURES, KERNEL_VIEW, RECORD, ProbeResult
+from .probe import BUSY, CERTIFICATE, CONNECT, CONTENT, FAILURES, KERNEL_VIEW, RECORD, REFUSED, ProbeResult
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds, from loopback on a fast machine to the probe's own time limit."""
 PATHS = ("ktls", "userspace", "unknown")
 OK = "ok"
-NOT_OURS = (CONNECT, CERTIFICATE, BUSY)
-"""Failures that kTLS cannot cause: the service is down or full, or its certificate is not accepted."""
+NOT_OURS = (CONNECT, CERTIFICATE, BUSY, REFUSED)
+"""Failures that kTLS cannot cause: the service is down or full, its certificate is not accepted, the object is gone."""
 
 
 class Histogram:

@@ -108,8 +108,9 @@ def test_good_content_and_the_kernels_view_of_that_very_connection(serve: Serve)
         seen.append(port)
         return True
 
-    result = probe.run(serve(whole), ktls_tx, 5)
+    result = probe.run(serve(whole), ktls_tx, 5, lambda port: False)
     assert (result.ok, result.sha256_ok, result.ktls_tx, result.error) == (True, True, True, None)
+    assert result.ktls_rx is False
     assert result.protocol == "TLSv1.3"
     assert len(seen) == 1
     assert seen[0] > 0
@@ -174,12 +175,12 @@ def drip(tls: Any) -> None:
         (short, "closed before|EOF", "answer"),
         (endless, "headers do not end", "answer"),
         (garbage, "MAC|mac|record", "record"),
-        (lambda tls: tls.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n"), "404", "answer"),
+        (lambda tls: tls.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n"), "404", "refused"),
         (lambda tls: tls.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), "503", "busy"),
         (
             lambda tls: tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345"),
             "announced 5 bytes",
-            "answer",
+            "refused",
         ),
         (lambda tls: tls.sendall(b"nonsense\r\n\r\n"), "nonsense", "answer"),
     ],

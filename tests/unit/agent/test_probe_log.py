@@ -18,7 +18,7 @@ def bad(failure: str) -> ProbeResult:
 def test_rows_of_failures_and_what_interrupts_them() -> None:
     log = ProbeLog()
     log.note(good())
-    for failure in ("timeout", "connect", "answer"):
+    for failure in ("timeout", "connect", "busy", "refused", "certificate", "answer"):
         log.note(bad(failure))
     tally = log.tally()
     assert (tally.good, tally.failed, tally.failed_in_row, tally.damaged) == (1, 2, 2, 0), "connect is not kTLS's"
