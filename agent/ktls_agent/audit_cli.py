@@ -17,29 +17,12 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from . import config
 from .audit_chain import Head
-from .audit_files import HEAD, TamperedError, TornError, Verified, read_anchor, verify, walk
+from .audit_files import TamperedError, TornError, Verified, read_anchor, verify, walk
 
-DEFAULT_DIRECTORY = f"{config.DEFAULT_STATE_DIR}/audit"
-DEFAULT_ANCHOR = f"{os.path.dirname(config.DEFAULT_SOCKET)}/{HEAD}"
 _TRIES = 4
 _PAUSE_S = 0.3
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb ``audit``."""
-    audit = verbs.add_parser("audit", help="the trail of everything that was ordered and done here")
-    kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
-    checking = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
-    checking.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
-    checking.add_argument("--anchor", default=DEFAULT_ANCHOR, help="file of the last hash; default: %(default)s")
-    showing = kinds.add_parser("show", help="print it")
-    showing.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
-    for sub in (checking, showing):
-        sub.add_argument("--directory", default=DEFAULT_DIRECTORY, help="default: %(default)s")
-        sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from . import audit_cli, config
+from . import config
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
             return gather.main(arguments)
         if arguments.verb == "audit":
+            from . import audit_cli
+
             return audit_cli.main(arguments)
         return _one(arguments)
     except KtlsError as error:
@@ -95,8 +97,22 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
     doctor = client("doctor", "what is wrong here, with numbers, and what to do")
     doctor.add_argument("--sidecar-socket", default="/run/ktls-sidecar/control.sock", help=argparse.SUPPRESS)
-    audit_cli.add_parser(verbs)
+    _audit_parser(verbs)
     return parser
+
+
+def _audit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = verbs.add_parser("audit", help="the trail of everything that was ordered and done here")
+    kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
+    verify = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
+    verify.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
+    anchor = f"{os.path.dirname(config.DEFAULT_SOCKET)}/audit.head"
+    verify.add_argument("--anchor", default=anchor, help="file with the last hash; default: %(default)s")
+    show = kinds.add_parser("show", help="print it")
+    show.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
+    for sub in (verify, show):
+        sub.add_argument("--directory", default=f"{config.DEFAULT_STATE_DIR}/audit", help="default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -206,6 +222,11 @@ def render(status: dict[str, Any]) -> str:
         what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
         path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
         lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
+    guards = status.get("guards") or {}
+    blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
+    if guards.get("armed"):
+        words = f"BLIND: {', '.join(blind)}" if blind else "all see"
+        lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 
