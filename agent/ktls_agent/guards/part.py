@@ -36,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 _SERIES = 120
 """Readings kept for the evidence: at the default interval, ten minutes."""
 _JITTER = 0.2
+_POLL_S = 1.0
 _PREFIX = "guard "
 
 
@@ -90,17 +91,29 @@ class GuardPart:
         try:
             while True:
                 await self.look()
-                # A probe that has just ended is looked at now: it may be the damaged one.
-                waiting = asyncio.ensure_future(self._probed.wait())
-                await asyncio.wait([waiting, probing], timeout=self._config.interval_s, return_when="FIRST_COMPLETED")
-                waiting.cancel()
-                self._probed.clear()
+                await self._pause(probing)
                 if probing.done():
                     probing.result()
         finally:
             probing.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await probing
+
+    async def _pause(self, probing: asyncio.Future[None]) -> None:
+        """Wait for the next look: a probe has ended (it may be the damaged one), a snapshot came, or time is up."""
+        deadline = time.monotonic() + self._config.interval_s
+        seen = self._newest_s()
+        while not self._probed.is_set() and not probing.done() and self._newest_s() == seen:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._probed.wait(), min(left, _POLL_S))
+        self._probed.clear()
+
+    def _newest_s(self) -> float | None:
+        snapshot = self._latest()
+        return snapshot.at_s if snapshot else None
 
     async def _probe(self) -> None:
         while True:

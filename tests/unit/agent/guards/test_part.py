@@ -15,6 +15,7 @@ import pytest
 
 from ktls_agent.core import Agent
 from ktls_agent.evidence.model import Snapshot
+from ktls_agent.guards import part
 from ktls_agent.guards.config import parse
 from ktls_agent.guards.keep import Keep
 from ktls_agent.guards.part import GuardPart
@@ -248,6 +249,24 @@ def test_probes_run_by_themselves_and_are_looked_at_at_once(host: Host, tmp_path
         assert guards.part.status()["rules"]["probe_failed"]["state"] == "ok", "without waiting for the next look"
 
     guarded(host, tmp_path, scenario, quick=True, interval_s=600.0)
+
+
+def test_a_new_snapshot_is_looked_at_at_once(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "_POLL_S", 0.02)
+
+    async def scenario(guards: Guarded) -> None:
+        newest = guards.latest()
+        guards.part._latest = lambda: newest
+        running = asyncio.ensure_future(guards.part.run())
+        await asyncio.sleep(0.1)
+        assert guards.agent.state.wanted == "tx"
+        guards.warnings, host.now = 1, host.now + 5
+        newest = guards.latest()
+        await asyncio.sleep(0.3)
+        assert guards.agent.state.latched
+        running.cancel()
+
+    guarded(host, tmp_path, scenario, interval_s=600.0)
 
 
 def test_old_evidence_goes_and_the_rest_is_left_alone(tmp_path: Path) -> None:
