@@ -32,7 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
             return _show(arguments.directory, since(arguments.since, time.time()), arguments.json)
         return _verify(arguments.directory, arguments.head, arguments.anchor, arguments.json)
     except OSError as error:
-        message = f"cannot read {error.filename or arguments.directory} ({error.strerror}); run as root"
+        cure = "has the agent ever run here?" if isinstance(error, FileNotFoundError) else "run as root"
+        message = f"cannot read {error.filename or arguments.directory} ({error.strerror}); {cure}"
         raise KtlsError("audit_unreadable", message) from error
 
 

@@ -196,8 +196,12 @@ def test_a_torn_end_is_told_apart(trail: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_no_trail_and_no_right_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["audit", "verify", "--directory", str(tmp_path / "none")]) == 1
-    assert "run as root" in capsys.readouterr().err
+    for path, cure in ((tmp_path / "none", "ever run here"), (tmp_path / "file", "run as root")):
+        (tmp_path / "file").touch()
+        assert main(["audit", "verify", "--directory", str(path)]) == 1
+        said = capsys.readouterr().err
+        assert cure in said
+        assert said.count("\n") == 1
 
 
 def test_show_is_readable_and_can_begin_later(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
