@@ -32,7 +32,8 @@ class Trail:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def record(self, event: str, **detail: Any) -> None:
-        self.events.append((event, detail))
+        if event == "guard_trip":  # the agent records its own
+            self.events.append((event, detail))
 
 
 class Guarded:
