@@ -37,6 +37,7 @@ _SERIES = 120
 """Readings kept for the evidence: at the default interval, ten minutes."""
 _JITTER = 0.2
 _POLL_S = 1.0
+_OLD_S = 30.0
 _PREFIX = "guard "
 
 
@@ -150,7 +151,8 @@ class GuardPart:
             if snapshot is not None:
                 self._reader.snapshot(snapshot)
                 self._ledger.take(snapshot, self._agent.state.wanted)
-            if snapshot is None or not snapshot.namespaces:
+            if snapshot is None or not snapshot.namespaces or self._agent.clock() - snapshot.at_s > _OLD_S:
+                # Without the observer we still see our own network namespace.
                 counters = await self._agent.in_thread(tls_stat.read, self._stat_path)
                 self._reader.tls_stat("host", counters or {}, self._agent.clock())
         except KtlsError as error:

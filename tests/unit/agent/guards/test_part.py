@@ -233,6 +233,20 @@ def test_a_sidecar_that_does_not_answer_makes_its_rules_blind(host: Host, tmp_pa
     guarded(host, tmp_path, scenario)
 
 
+def test_an_observer_that_stopped_does_not_blind_them_to_their_own_namespace(host: Host, tmp_path: Path) -> None:
+    async def scenario(guards: Guarded) -> None:
+        old = guards.latest()
+        guards.part._latest = lambda: old
+        (tmp_path / "tls_stat").write_text("TlsDecryptError\t0\nTlsRxSw\t0\n")
+        guards.part._stat_path = str(tmp_path / "tls_stat")
+        for _ in range(30):
+            await guards.step()
+        rules = guards.part.status()["rules"]
+        assert (rules["decrypt_error"]["state"], rules["kernel_warning"]["state"]) == ("ok", "blind")
+
+    guarded(host, tmp_path, scenario)
+
+
 def test_probes_run_by_themselves_and_are_looked_at_at_once(host: Host, tmp_path: Path) -> None:
     async def scenario(guards: Guarded) -> None:
         await guards.agent.revert("to watch only")
