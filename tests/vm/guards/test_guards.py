@@ -80,6 +80,7 @@ def test_the_doctor_finds_nothing_on_a_healthy_host_and_the_cipher_on_an_ill_one
         assert cause["likelihood"] == "confirmed"
         assert "4 connections with TLSv1.3 TLS_CHACHA20_POLY1305_SHA256" in cause["what"]
         shown = guarded.lab.ssh(HOST, "ktls-agent doctor")
+        print(shown.stdout)
         assert shown.returncode == 1
         assert "cipher_not_in_kernel (confirmed)" in shown.stdout
     finally:
