@@ -17,7 +17,7 @@ from ..fleet.test_host_safety import new_connection_is_ktls
 HOST = "web1"
 OBJECT = "/srv/ktls/ktls-probe.bin"
 #: Guards that look and probe often enough for a test, and are else as they are shipped.
-QUICK = {"interval_s": 1, "probe_interval_s": 2}
+QUICK = {"interval_s": 2, "probe_interval_s": 4}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def guarded(lab_images: Callable[[str], Path], start_lab: StartLab) -> Iterator[
 
 
 def sh(fleet: Deployed, command: str) -> str:
-    done = fleet.lab.ssh(HOST, command)
+    done = fleet.lab.ssh(HOST, command, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -59,7 +59,8 @@ def downloads(cipher: str) -> str:
 
 def settled(fleet: Deployed, identity: str) -> None:
     """Clear whatever was latched, and order tx anew."""
-    epoch = fleet.settle()
+    sh(fleet, "ktls-agent clear --json && ktls-agent revert --reason between-tests --json")
+    epoch = fleet.agent(HOST, "status")["epoch"]
     assert fleet.order(HOST, "tx", epoch + 1, lease_s=600, identity=identity)["order"] == "pending"
     assert fleet.agent(HOST, "confirm", "--id", identity, "--epoch", str(epoch + 1))["order"] == "committed"
 
@@ -91,7 +92,7 @@ def test_a_damaged_object_switches_off_and_leaves_proof(guarded: Deployed) -> No
     settled(guarded, "damage")
     assert new_connection_is_ktls(guarded, HOST)
     sh(guarded, f"cp -p {OBJECT} /root/kept && printf X | dd of={OBJECT} bs=1 seek=100000 conv=notrunc status=none")
-    guarded.wait("a guard trips", lambda: guarded.agent(HOST, "status")["off"]["flag"], 30)
+    guarded.wait("a guard trips", lambda: guarded.agent(HOST, "status")["off"]["flag"], 60)
     status = guarded.agent(HOST, "status")
     assert (status["phase"], status["guards"]["tripped"]) == ("userspace", "probe_damaged")
     assert status["off"]["reason"].startswith("guard probe_damaged: 1 self-probes that arrived damaged")
