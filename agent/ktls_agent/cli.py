@@ -40,6 +40,14 @@ def main(argv: list[str] | None = None) -> int:
             return serve.main(arguments.name)
         if arguments.verb == "watch":
             return _watch(arguments)
+        if arguments.verb == "doctor":
+            from .doctor import gather
+
+            return gather.main(arguments)
+        if arguments.verb == "audit":
+            from . import audit_cli
+
+            return audit_cli.main(arguments)
         return _one(arguments)
     except KtlsError as error:
         if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
@@ -102,7 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
     watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
+    doctor = client("doctor", "what is wrong here, with numbers, and what to do")
+    doctor.add_argument("--sidecar-socket", default="/run/ktls-sidecar/control.sock", help=argparse.SUPPRESS)
+    _audit_parser(verbs)
     return parser
+
+
+def _audit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = verbs.add_parser("audit", help="the trail of everything that was ordered and done here")
+    kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
+    verify = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
+    verify.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
+    anchor = f"{os.path.dirname(config.DEFAULT_SOCKET)}/audit.head"
+    verify.add_argument("--anchor", default=anchor, help="file with the last hash; default: %(default)s")
+    show = kinds.add_parser("show", help="print it")
+    show.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
+    for sub in (verify, show):
+        sub.add_argument("--directory", default=f"{config.DEFAULT_STATE_DIR}/audit", help="default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -218,6 +243,11 @@ def render(status: dict[str, Any]) -> str:
         what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
         path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
         lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
+    guards = status.get("guards") or {}
+    blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
+    if guards.get("armed"):
+        words = f"BLIND: {', '.join(blind)}" if blind else "all see"
+        lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 

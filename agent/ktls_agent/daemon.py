@@ -14,14 +14,20 @@ from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
 
 from . import probe
+from .audit_journal import Journal
+from .audit_trail import AuditTrail
 from .config import AgentConfig
-from .core import Agent
+from .core import Agent, boot_id
 from .diag import DiagClient
+from .doctor.digest import Ledger
 from .flags import OffFlags
+from .guards.keep import Keep
+from .guards.part import GuardPart
 from .levers import Levers
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
+from .probe_log import ProbeLog
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -33,11 +39,19 @@ _REASON_LIMIT = 300
 class Daemon:
     """The agent of one host, with its sockets."""
 
-    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer, parts: Sequence[Part] = ()) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        agent: Agent,
+        observer: Observer,
+        parts: Sequence[Part] = (),
+        ledger: Ledger | None = None,
+    ) -> None:
         """Join everything; :meth:`run` brings it to life."""
         self.config = config
         self.agent = agent
         self.parts = Parts(parts)
+        self._ledger = ledger or Ledger()
         self._observer = observer
         self._stop = asyncio.Event()
 
@@ -80,6 +94,7 @@ class Daemon:
         key = {"id", "epoch"}
         verbs: dict[str, tuple[set[str], Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             "status": (set(), self._nothing),
+            "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
             "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
             "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
@@ -101,12 +116,14 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status = await self._observer.status()
-        return {**status, **self.parts.status(), "problems": [*status["problems"], *self.parts.problems.values()]}
+        status, parts = await self._observer.status(), self.parts.status()
+        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
+        return {**status, **parts, **more, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
-        if verb not in ("status", "probe") and peer.uid not in allowed:
+        if verb not in ("status", "doctor", "probe") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
             self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
             raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
@@ -128,6 +145,8 @@ def _reason(request: dict[str, Any]) -> str:
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
+    probes = ProbeLog()
+    audit = AuditTrail(f"{config.state_dir}/audit", os.path.dirname(config.socket), Journal(), boot_id())
     agent: Agent
 
     async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
@@ -143,10 +162,14 @@ def build(config: AgentConfig) -> Daemon:
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx),
+        lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
+        audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
-    return Daemon(config, agent, Observer(agent, diag))
+    ledger = Ledger()
+    keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
+    guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
+    return Daemon(config, agent, Observer(agent, diag), [guards, audit], ledger)
 
 
 async def main(config: AgentConfig) -> None:

@@ -268,7 +268,7 @@ def _ticked(state: State, event: Ticked) -> Transition:
     if event.flag and not state.latched:
         off = _off(state, event.reason)
         # An order for userspace outlives the flag, but not its lease.
-        return _expire(replace(off.state, flag_seen=True), event.now_s, off.follow)
+        return _expire(replace(off.state, flag_seen=True), event, off.follow)
     if event.flag:
         follow: tuple[Effect, ...] = () if event.both else (PutFlags(event.reason),)
         seen = state if state.flag_seen else replace(state, flag_seen=True)

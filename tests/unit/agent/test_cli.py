@@ -123,10 +123,18 @@ def test_off_that_did_not_switch_is_a_failure(server: Any) -> None:
     assert "phase not known" in cli.render(server.reply)
 
 
+def test_guards_that_see_nothing_are_shown_while_they_should_act() -> None:
+    guards = {"armed": True, "dry_run": False, "rules": {"bad_record": {"state": "blind"}, "x": {"state": "ok"}}}
+    assert "guards: armed, BLIND: bad_record" in cli.render({**STATUS, "guards": guards})
+    guards["rules"] = {"x": {"state": "over"}}
+    assert "guards: armed, all see" in cli.render({**STATUS, "guards": guards})
+    assert "guards" not in cli.render({**STATUS, "guards": {**guards, "armed": False}})
+
+
 def test_a_client_imports_neither_asyncio_nor_ssl(server: Any) -> None:
     program = (
         "import sys; from ktls_agent import cli; cli.main(['status', '--socket', sys.argv[1]]);"
-        "sys.exit(bool({'asyncio', 'ssl', 'zipfile', 'subprocess'} & set(sys.modules)))"
+        "sys.exit(bool({'asyncio', 'ssl', 'zipfile', 'subprocess', 'hashlib'} & set(sys.modules)))"
     )
     agent = Path(__file__).resolve().parents[3] / "agent"
     done = subprocess.run(

@@ -123,6 +123,7 @@ def test_status_object_has_every_key_of_the_schema(host: Host, tmp_path: Path) -
         assert status["sockets"] == {"ktls_tx": 0, "ktls_rx": 0, "userspace": 0}
         assert set(status["probe"]) == {
             "ok", "at_age_s", "sha256_ok", "ktls_tx", "ktls_rx", "protocol", "cipher", "duration_s", "error",
+            "failure", "timings",
         }  # fmt: skip
         host.sidecar.gone = True
         status = await ask(path, verb="status")
