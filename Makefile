@@ -28,7 +28,7 @@ sanity: prepare ## Build the collection, install it, run ansible-test's sanity t
 	@tools/sanity
 
 unit: prepare ## Pure tests
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
 	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak

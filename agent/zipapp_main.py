@@ -17,6 +17,11 @@ def main() -> int:
         part = arguments.pop(0)
     else:
         part = "help"
+    if part == "agent" and arguments[:1] == ["helper"] and len(arguments) == 2 and "LISTEN_FDS" in os.environ:
+        # The agent waits for it, and a zipapp compiles all that it imports: without the command line's part.
+        from ktls_agent.helper.serve import main as helper
+
+        return helper(arguments[1])
     if part == "agent":
         from ktls_agent.cli import main as agent
 

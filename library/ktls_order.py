@@ -20,23 +20,27 @@ options:
       - V(observed) only reads.
       - V(ordered) asks for O(phase). Nothing changes when the same order is pending or committed already.
       - V(confirmed) makes the pending order durable.
+      - V(extended) lets the pending order O(id) hold O(lease_s) seconds from now on. It is never shortened.
+      - V(cancelled) takes the host back to userspace if O(id) is the pending order, and does nothing to another.
       - V(reverted) takes the host back to userspace and drops the order.
       - V(switched_off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
       - V(cleared) removes the off flag. The host stays in userspace.
     type: str
-    choices: [observed, ordered, confirmed, reverted, switched_off, cleared]
+    choices: [observed, ordered, confirmed, extended, cancelled, reverted, switched_off, cleared]
     default: observed
   phase:
     description: The phase to order. Needed for O(state=ordered).
     type: str
-    choices: [userspace, tx]
+    choices: [userspace, tx, rx]
   id:
-    description: The name of the rollout that orders. Needed for O(state=ordered) and O(state=confirmed).
+    description:
+      - The name of the rollout that orders.
+      - Needed for O(state=ordered), O(state=confirmed), O(state=extended) and O(state=cancelled).
     type: str
   epoch:
     description:
       - The number of the rollout, which only grows. A host refuses a smaller one than it has seen.
-      - Needed for O(state=ordered) and O(state=confirmed).
+      - Needed where O(id) is.
     type: int
   lease_s:
     description: How many seconds the order holds without being confirmed.
@@ -61,9 +65,9 @@ options:
     type: path
     default: /run/ktls-agent/agent.sock
   timeout_s:
-    description: How many seconds to wait for each answer of the agent.
+    description: How many seconds to wait for each answer of the agent. For an order it starts helpers and tests itself.
     type: float
-    default: 15.0
+    default: 30.0
 attributes:
   check_mode:
     support: full
@@ -123,6 +127,9 @@ status:
     epoch: 7
     lease_left_s: 119.8
     revert_reason: null
+    revert: []
+    stuck: false
+    lapsed: false
     'off': {flag: false, age_s: null, reason: null}
     tls_stat: {TlsCurrTxSw: 3}
     tls_stat_available: true
@@ -160,9 +167,12 @@ def main() -> None:
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
-            "timeout_s": {"type": "float", "default": 15.0},
+            "timeout_s": {"type": "float", "default": 30.0},
         },
-        required_if=[("state", "ordered", ("phase", "id", "epoch")), ("state", "confirmed", ("id", "epoch"))],
+        required_if=[
+            ("state", "ordered", ("phase", "id", "epoch")),
+            *(("state", state, ("id", "epoch")) for state in ("confirmed", "extended", "cancelled")),
+        ],
         supports_check_mode=True,
     )
     wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason")

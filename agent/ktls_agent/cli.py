@@ -37,8 +37,20 @@ def main(argv: list[str] | None = None) -> int:
             return diag.main(config.load(arguments.config).probe.port)
         if arguments.verb == "pull":
             return _pull(arguments)
+        if arguments.verb == "helper":
+            from .helper import serve
+
+            return serve.main(arguments.name)
         if arguments.verb == "watch":
             return _watch(arguments)
+        if arguments.verb == "doctor":
+            from .doctor import gather
+
+            return gather.main(arguments)
+        if arguments.verb == "audit":
+            from . import audit_cli
+
+            return audit_cli.main(arguments)
         return _one(arguments)
     except KtlsError as error:
         if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
@@ -66,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
     pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
     pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
+    helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
+    helper.add_argument("name", choices=("lease", "module", "nic"))
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
@@ -77,23 +91,48 @@ def _parser() -> argparse.ArgumentParser:
     order = client("order", "apply a phase provisionally")
     order.add_argument("--id", required=True)
     order.add_argument("--epoch", required=True, type=int)
-    order.add_argument("--phase", required=True, help="userspace or tx")
+    order.add_argument("--phase", required=True, help="userspace, tx or rx")
     order.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="revert unless confirmed by then")
     order.add_argument("--plan-sha256", required=True, metavar="HEX")
     confirm = client("confirm", "make the pending order durable")
     confirm.add_argument("--id", required=True)
     confirm.add_argument("--epoch", required=True, type=int)
+    extend = client("extend", "let the pending order hold longer")
+    extend.add_argument("--id", required=True)
+    extend.add_argument("--epoch", required=True, type=int)
+    extend.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="from now on")
+    cancel = client("cancel", "undo the pending order, if it is this one")
+    cancel.add_argument("--id", required=True)
+    cancel.add_argument("--epoch", required=True, type=int)
     revert = client("revert", "undo the order: userspace")
     revert.add_argument("--reason", default="revert on the host")
+    revert.add_argument("--unload", action="store_true", help="unload module tls too, if nobody uses it")
     off = client("off", "kill switch: userspace, latched until cleared")
     off.add_argument("--reason", default="off on the host")
     off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
     off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
-    client("clear", "remove the off flag (switches nothing on)")
+    client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
     watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
+    doctor = client("doctor", "what is wrong here, with numbers, and what to do")
+    doctor.add_argument("--sidecar-socket", default="/run/ktls-sidecar/control.sock", help=argparse.SUPPRESS)
+    _audit_parser(verbs)
     return parser
+
+
+def _audit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = verbs.add_parser("audit", help="the trail of everything that was ordered and done here")
+    kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
+    verify = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
+    verify.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
+    anchor = f"{os.path.dirname(config.DEFAULT_SOCKET)}/audit.head"
+    verify.add_argument("--anchor", default=anchor, help="file with the last hash; default: %(default)s")
+    show = kinds.add_parser("show", help="print it")
+    show.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
+    for sub in (verify, show):
+        sub.add_argument("--directory", default=f"{config.DEFAULT_STATE_DIR}/audit", help="default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -130,8 +169,12 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
             "plan_sha256": arguments.plan_sha256,
         }
         return {"verb": verb, "order": order}
-    if verb == "confirm":
+    if verb in ("confirm", "cancel"):
         return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch}
+    if verb == "extend":
+        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch, "lease_s": arguments.lease}
+    if verb == "revert" and arguments.unload:
+        return {"verb": verb, "reason": arguments.reason, "unload": True}
     if verb in ("revert", "off"):
         return {"verb": verb, "reason": arguments.reason}
     return {"verb": "status" if verb == "watch" else verb}
@@ -196,6 +239,8 @@ def render(status: dict[str, Any]) -> str:
     if off["flag"]:
         age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
         lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
+    failed = [step for step in status.get("revert", ()) if step["result"] == "failed"]
+    lines.extend(f"  revert: {step['step']} FAILED: {step['detail']}" for step in failed)
     connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
     total = volume["ktls_tx"] + volume["userspace"]
     share = f", {100 * volume['ktls_tx'] / total:.1f} % of {total} bytes by kTLS" if total else ""
@@ -215,6 +260,11 @@ def render(status: dict[str, Any]) -> str:
         path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
         lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
     lines.extend(pull_words.lines(status.get("pull")))
+    guards = status.get("guards") or {}
+    blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
+    if guards.get("armed"):
+        words = f"BLIND: {', '.join(blind)}" if blind else "all see"
+        lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 
@@ -225,6 +275,6 @@ def _order_words(status: dict[str, Any]) -> str:
         words += f" ({status['order_id']}, {status['ordered_phase']}, epoch {status['epoch']})"
     if status["lease_left_s"] is not None:
         words += f", reverts in {status['lease_left_s']:.0f} s unless confirmed"
-    if status["order"] == "reverted":
+    if status["order"] in ("reverted", "stuck"):
         words += f": {status['revert_reason']}"
     return words

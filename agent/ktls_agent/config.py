@@ -19,6 +19,12 @@ DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
 DEFAULT_RUN_DIR = "/run/ktls"
 DEFAULT_STATE_DIR = "/var/lib/ktls"
 DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
+# Of the helpers that do root's part; null in the configuration: there is none.
+HELPER_SOCKETS = {
+    "lease_socket": "/run/ktls-lease.sock",
+    "module_socket": "/run/ktls-module.sock",
+    "nic_socket": "/run/ktls-nic.sock",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ class AgentConfig:
     sidecar_socket: str
     probe: ProbeConfig
     diag_socket: str = DEFAULT_DIAG_SOCKET
+    lease_socket: str | None = HELPER_SOCKETS["lease_socket"]
+    module_socket: str | None = HELPER_SOCKETS["module_socket"]
+    nic_socket: str | None = HELPER_SOCKETS["nic_socket"]
     group: str | None = "ktls"
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
@@ -85,6 +94,9 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional: dict[str, Any] = {}
     if "diag_socket" in raw:
         optional["diag_socket"] = _text(source, "", raw, "diag_socket")
+    for key in HELPER_SOCKETS:
+        if key in raw:
+            optional[key] = raw.pop(key) if raw[key] is None else _text(source, "", raw, key)
     if "group" in raw:
         group = raw.pop("group")
         if group is not None and not isinstance(group, str):

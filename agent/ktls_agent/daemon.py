@@ -14,13 +14,20 @@ from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
 
 from . import probe
+from .audit_journal import Journal
+from .audit_trail import AuditTrail
 from .config import AgentConfig
-from .core import Agent
+from .core import Agent, boot_id
 from .diag import DiagClient
+from .doctor.digest import Ledger
 from .flags import OffFlags
+from .guards.keep import Keep
+from .guards.part import GuardPart
+from .levers import Levers
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
+from .probe_log import ProbeLog
 from .pull.part import PullPart
 from .store import Store
 
@@ -33,11 +40,19 @@ _REASON_LIMIT = 300
 class Daemon:
     """The agent of one host, with its sockets."""
 
-    def __init__(self, config: AgentConfig, agent: Agent, observer: Observer, parts: Sequence[Part] = ()) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        agent: Agent,
+        observer: Observer,
+        parts: Sequence[Part] = (),
+        ledger: Ledger | None = None,
+    ) -> None:
         """Join everything; :meth:`run` brings it to life."""
         self.config = config
         self.agent = agent
         self.parts = Parts(parts)
+        self._ledger = ledger or Ledger()
         self._observer = observer
         self._stop = asyncio.Event()
 
@@ -77,14 +92,21 @@ class Daemon:
     async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """Answer one request. Raises :class:`RequestError`."""
         verb = request.get("verb")
+        key = {"id", "epoch"}
         verbs: dict[str, tuple[set[str], Callable[[dict[str, Any]], Awaitable[Any]]]] = {
             "status": (set(), self._nothing),
+            "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
-            "order": ({"order"}, lambda r: self.agent.order(r.get("order"))),
-            "confirm": ({"id", "epoch"}, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"))),
-            "revert": ({"reason"}, lambda r: self.agent.revert(_reason(r))),
-            "off": ({"reason"}, lambda r: self.agent.off(_reason(r))),
-            "clear": (set(), self._clear),
+            "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
+            "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
+            "extend": (
+                {*key, "lease_s"},
+                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer),
+            ),
+            "cancel": (key, lambda r: self.agent.cancel(r.get("id"), r.get("epoch"), peer)),
+            "revert": ({"reason", "unload"}, lambda r: self.agent.revert(_reason(r), r.get("unload") is True, peer)),
+            "off": ({"reason"}, lambda r: self.agent.off(_reason(r), peer)),
+            "clear": (set(), lambda r: self.agent.clear(peer)),
         }
         if not isinstance(verb, str) or verb not in verbs:
             raise RequestError("bad_verb", f"unknown verb; use one of {', '.join(sorted(verbs))}")
@@ -95,14 +117,17 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status = await self._observer.status()
-        return {**status, **self.parts.status(), "problems": [*status["problems"], *self.parts.problems.values()]}
+        status, parts = await self._observer.status(), self.parts.status()
+        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
+        return {**status, **parts, **more, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
         # OFF is for everybody whom the socket lets in: who is in its group may write the off flag anyway.
-        if verb not in ("status", "probe", "off") and peer.uid not in allowed:
+        if verb not in ("status", "doctor", "probe", "off") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
+            self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
             may = f"uid {peer.uid} may read the status, and switch off"
             raise RequestError("not_permitted", f"{verb} is for root; {may}")
 
@@ -111,9 +136,6 @@ class Daemon:
 
     async def _probe(self, _: dict[str, Any]) -> None:
         await self.agent.run_probe()
-
-    async def _clear(self, _: dict[str, Any]) -> None:
-        await self.agent.clear()
 
 
 def _reason(request: dict[str, Any]) -> str:
@@ -126,19 +148,31 @@ def _reason(request: dict[str, Any]) -> str:
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
+    probes = ProbeLog()
+    audit = AuditTrail(f"{config.state_dir}/audit", os.path.dirname(config.socket), Journal(), boot_id())
     agent: Agent
 
     async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await agent.in_thread(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
+        run = agent.in_switch_thread if request.get("verb") == "mode" else agent.in_thread
+        answer: dict[str, Any] = await run(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
+        return answer
+
+    async def helper(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
         return answer
 
     agent = Agent(
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
+        lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
+        audit=audit,
+        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
-    return Daemon(config, agent, Observer(agent, diag), [PullPart()])
+    ledger = Ledger()
+    keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
+    guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
+    return Daemon(config, agent, Observer(agent, diag), [guards, audit, PullPart()], ledger)
 
 
 async def main(config: AgentConfig) -> None:

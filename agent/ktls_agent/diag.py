@@ -73,6 +73,11 @@ class DiagClient:
         found = self._get({"verb": "one", "remote_port": remote_port})
         return bool(found.get("ktls_tx")) if found.get("found") else None
 
+    def ktls_rx(self, remote_port: int) -> bool | None:
+        """Return whether the connection from ``remote_port`` receives by kTLS; None if it is not there."""
+        found = self._get({"verb": "one", "remote_port": remote_port})
+        return bool(found.get("ktls_rx")) if found.get("found") else None
+
     def _get(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._direct:
             try:

@@ -8,266 +8,91 @@ after it, each part as well as the host allows: nothing may stop it.
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass, field, replace
-from typing import Any, Union
-
-from ktls_host.errors import KtlsError
-
-USERSPACE = "userspace"
-PHASES = (USERSPACE, "tx")
-LATER_PHASES = ("rx", "hw")
-LEASE_MIN_S = 1.0
-LEASE_MAX_S = 86400.0
-EPOCH_MAX = 2**53  # the largest integer that every JSON reader keeps exact (RFC 8259 section 6)
-
-_ID = re.compile(r"[A-Za-z0-9._:@+-]{1,128}\Z")
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-
-
-class RefusedError(KtlsError):
-    """An order or a verb that the machine does not carry out. Nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the control node asks of this host. ``lease_s`` is in seconds."""
-
-    id: str
-    epoch: int
-    phase: str
-    lease_s: float
-    plan_sha256: str
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What identifies an order: its id and its epoch."""
-        return (self.id, self.epoch)
-
-    @classmethod
-    def parse(cls, raw: object) -> Order:
-        """Check ``raw``, from the wire or from disk. Raises :class:`RefusedError`: bad_order, unsupported_phase."""
-        if not isinstance(raw, dict):
-            raise RefusedError("bad_order", "the order is not an object; send {id, epoch, phase, lease_s, plan_sha256}")
-        wanted = {"id", "epoch", "phase", "lease_s", "plan_sha256"}
-        if set(raw) != wanted:
-            odd = ", ".join(sorted(str(name) for name in set(raw) ^ wanted))
-            raise RefusedError("bad_order", f"the order has missing or unknown keys: {odd[:200]}")
-        order_id, epoch, phase, lease, plan = (raw[k] for k in ("id", "epoch", "phase", "lease_s", "plan_sha256"))
-        if not isinstance(order_id, str) or not _ID.match(order_id):
-            raise RefusedError("bad_order", "order id: use 1 to 128 characters of A-Z a-z 0-9 . _ : @ + -")
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or not 1 <= epoch <= EPOCH_MAX:
-            raise RefusedError("bad_order", f"order epoch: use an integer from 1 to {EPOCH_MAX}")
-        if not isinstance(phase, str) or phase not in PHASES:
-            if phase in LATER_PHASES:
-                raise RefusedError("unsupported_phase", f"phase {phase} is not in this release; use one of {PHASES}")
-            raise RefusedError("unsupported_phase", f"unknown phase {str(phase)[:40]!r}; use one of {PHASES}")
-        if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not math.isfinite(lease):
-            raise RefusedError("bad_order", "order lease_s: use a number of seconds")
-        if not LEASE_MIN_S <= lease <= LEASE_MAX_S:
-            raise RefusedError("bad_order", f"order lease_s: use {LEASE_MIN_S:g} to {LEASE_MAX_S:g} seconds")
-        if not isinstance(plan, str) or not _SHA256.match(plan):
-            raise RefusedError("bad_order", "order plan_sha256: use the 64 lower-case hex digits of the plan's SHA-256")
-        return cls(order_id, epoch, phase, float(lease), plan)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the wire form."""
-        return {
-            "id": self.id,
-            "epoch": self.epoch,
-            "phase": self.phase,
-            "lease_s": self.lease_s,
-            "plan_sha256": self.plan_sha256,
-        }
-
-
-@dataclass(frozen=True)
-class State:
-    """Where the machine stands. ``deadline_s`` is on CLOCK_BOOTTIME."""
-
-    status: str = "none"  # none | pending | committed | reverted
-    order: Order | None = None
-    epoch: int = 0  # high-water mark: older epochs are refused for ever
-    deadline_s: float | None = None
-    tested: bool = False  # the self-test of the pending order has passed
-    reason: str | None = None  # why the order was reverted
-    latched: bool = False  # off
-    flag_seen: bool = False  # off, and the flag has been seen on disk since
-
-    @property
-    def wanted(self) -> str:
-        """The datapath mode that must be in force: kTLS only under a live order, and never while off is latched."""
-        if self.latched or self.order is None or self.status not in ("pending", "committed"):
-            return USERSPACE
-        return self.order.phase
-
-    def lease_left_s(self, now_s: float) -> float | None:
-        """Seconds until the pending order reverts by itself, or None."""
-        if self.status != "pending" or self.deadline_s is None:
-            return None
-        return max(0.0, self.deadline_s - now_s)
-
-
-# Effects. The executor knows how; the machine knows when.
-
-
-@dataclass(frozen=True)
-class PutEpoch:
-    """Make the high-water mark durable."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class PutIntent:
-    """Make durable that ``order`` is about to be applied, and is to be undone unless confirmed."""
-
-    order: Order
-    deadline_s: float
-
-
-@dataclass(frozen=True)
-class DropIntent:
-    """Remove the intent, once the outcome of its order is durable."""
-
-
-@dataclass(frozen=True)
-class PutRecord:
-    """Make the outcome of an order durable: ``committed`` or ``reverted``."""
-
-    status: str
-    order: Order | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class PutFlags:
-    """Write whichever off flag is missing, the one in /run first."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class DropFlags:
-    """Remove both off flags."""
-
-
-@dataclass(frozen=True)
-class SyncMode:
-    """Bring the sidecar to ``State.wanted``."""
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """Verify the mode in force and transfer the probe object."""
-
-    order: Order
-
-
-Effect = Union[PutEpoch, PutIntent, DropIntent, PutRecord, PutFlags, DropFlags, SyncMode, SelfTest]
-
-
-@dataclass(frozen=True)
-class Transition:
-    """The next state, what must succeed before it is in force, and what follows from it."""
-
-    state: State
-    prepare: tuple[Effect, ...] = ()
-    follow: tuple[Effect, ...] = ()
-
-
-# Events.
-
-
-@dataclass(frozen=True)
-class OrderCame:
-    """A checked order. ``flag`` and ``ktls`` are read from the host at this moment."""
-
-    order: Order
-    now_s: float
-    flag: bool
-    ktls: bool
-
-
-@dataclass(frozen=True)
-class TestPassed:
-    """The self-test of ``order`` passed."""
-
-    order: Order
-
-
-@dataclass(frozen=True)
-class ConfirmCame:
-    """The control node confirms over a new connection."""
-
-    id: str
-    epoch: int
-    now_s: float
-    flag: bool
-
-
-@dataclass(frozen=True)
-class RevertCame:
-    """Back to userspace. With ``order``: only if that order is still the pending one."""
-
-    reason: str
-    order: Order | None = None
-
-
-@dataclass(frozen=True)
-class OffCame:
-    """The kill switch."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class ClearCame:
-    """Root takes the off flag away."""
-
-
-@dataclass(frozen=True)
-class Ticked:
-    """Time passes. ``flag``: an off flag exists; ``both``: both do."""
-
-    now_s: float
-    flag: bool
-    both: bool = True
-    reason: str = ""
-
-
-Event = Union[OrderCame, TestPassed, ConfirmCame, RevertCame, OffCame, ClearCame, Ticked]
-
-
-@dataclass(frozen=True)
-class Durable:
-    """What the store found on disk. ``damaged`` names the files that could not be read and were set aside."""
-
-    epoch: int = 0
-    intent: Order | None = None
-    intent_boot_id: str = ""
-    record_status: str = "none"
-    record_order: Order | None = None
-    record_reason: str | None = None
-    damaged: tuple[str, ...] = field(default=())
-
-
-def recover(durable: Durable, boot_id: str, flag: bool) -> Transition:
-    """Return where a starting agent stands. Unconfirmed is undone; damaged state is userspace."""
+from dataclasses import replace
+
+from .effects import (
+    ArmTimer,
+    DisarmTimer,
+    DropFlags,
+    DropIntent,
+    DropLapsed,
+    Effect,
+    LoadModule,
+    OffloadOff,
+    PutEpoch,
+    PutFlags,
+    PutIntent,
+    PutRecord,
+    PutRevert,
+    SelfTest,
+    SyncMode,
+    Transition,
+    Undo,
+)
+from .events import (
+    CancelCame,
+    ClearCame,
+    ConfirmCame,
+    Event,
+    ExtendCame,
+    OffCame,
+    OrderCame,
+    RevertCame,
+    TestPassed,
+    Ticked,
+    UndoTried,
+)
+from .orders import EPOCH_MAX, LATER_PHASES, LEASE_MAX_S, LEASE_MIN_S, PHASES, USERSPACE, Order, RefusedError
+from .state import UNDO_TRIES, Durable, Previous, Revert, State, StepResult
+
+__all__ = [
+    "EPOCH_MAX", "LATER_PHASES", "LEASE_MAX_S", "LEASE_MIN_S", "PHASES", "UNDO_TRIES", "USERSPACE",
+    "ArmTimer", "CancelCame", "ClearCame", "ConfirmCame", "DisarmTimer", "DropFlags", "DropIntent", "DropLapsed",
+    "Durable", "Effect", "Event", "ExtendCame", "LoadModule", "OffCame", "OffloadOff", "Order", "OrderCame",
+    "Previous", "PutEpoch", "PutFlags", "PutIntent", "PutRecord", "PutRevert", "RefusedError", "Revert", "RevertCame",
+    "SelfTest", "State", "StepResult", "SyncMode", "TestPassed", "Ticked", "Transition", "Undo", "UndoTried",
+    "recover", "step",
+]  # fmt: skip
+
+
+def recover(durable: Durable, boot_id: str, flag: bool, lapsed: bool = False) -> Transition:
+    """Return where a starting agent stands. Unconfirmed is undone; damaged state is userspace.
+
+    ``lapsed``: the lease timer or the boot check has been at work meanwhile. What it took back stays back, even if a
+    confirmation was written that nobody has been told of.
+    """
     order = durable.record_order
     epoch = max(durable.epoch, durable.intent.epoch if durable.intent else 0, order.epoch if order else 0)
-    state = State(durable.record_status, order, epoch, reason=durable.record_reason, latched=flag, flag_seen=flag)
+    state = State(
+        durable.record_status, order, epoch, reason=durable.record_reason, latched=flag, flag_seen=flag,
+        stuck=durable.stuck,
+    )  # fmt: skip
     committed = durable.record_status == "committed"
     if durable.intent is not None and not (committed and order is not None and order.key == durable.intent.key):
-        reason = "agent_restarted" if durable.intent_boot_id == boot_id else "rebooted"
+        here = durable.intent_boot_id == boot_id
+        reason = ("lease_expired" if lapsed else "agent_restarted") if here else "rebooted"
         state = replace(state, status="committed", order=durable.intent)
         return _reverted(state, reason)
     if {"intent.json", "order.json"} & set(durable.damaged):
         return _reverted(replace(state, status="committed"), "state_damaged")
-    if flag and state.status == "committed" and order is not None and order.phase != USERSPACE:
-        return _reverted(state, "off")
-    return Transition(state, (), (SyncMode(), DropIntent()))
+    if committed and order is not None and order.phase != USERSPACE:
+        if flag:
+            return _reverted(state, "off")
+        if lapsed:
+            return _reverted(state, "lease_expired")
+    if durable.record_status == "reverted":
+        return _resumed(state, durable.revert)
+    return Transition(state, (), (SyncMode(), DropIntent(), DisarmTimer()))
+
+
+def _resumed(state: State, found: Revert | None) -> Transition:
+    """Go on with a revert whose outcome is durable, but perhaps not all of its steps."""
+    revert = found
+    if revert is None or (revert.order and revert.order.key) != (state.order and state.order.key):
+        revert = Revert(state.order, state.reason or "")
+    status = "stuck" if revert.failed and revert.tries >= UNDO_TRIES else "reverted"
+    work: Effect = Undo() if revert.open else SyncMode()
+    return Transition(replace(state, status=status, revert=revert), (), (work, DropIntent(), DisarmTimer()))
 
 
 def step(state: State, event: Event) -> Transition:
@@ -279,7 +104,11 @@ def step(state: State, event: Event) -> Transition:
     if isinstance(event, RevertCame):
         if event.order is not None and (state.status != "pending" or state.order != event.order):
             return Transition(state)
-        return _reverted(state, event.reason)
+        return _reverted(state, event.reason, event.unload)
+    if isinstance(event, CancelCame):
+        return _cancelled(state, event)
+    if isinstance(event, UndoTried):
+        return _undone(state, event)
     if isinstance(event, OrderCame):
         return _ordered(state, event)
     if isinstance(event, TestPassed):
@@ -290,7 +119,9 @@ def step(state: State, event: Event) -> Transition:
         return Transition(replace(state, tested=True))
     if isinstance(event, ConfirmCame):
         return _confirmed(state, event)
-    return Transition(replace(state, latched=False, flag_seen=False), (DropFlags(),))
+    if isinstance(event, ExtendCame):
+        return _extended(state, event)
+    return _cleared(state)
 
 
 def _ordered(state: State, event: OrderCame) -> Transition:
@@ -306,43 +137,120 @@ def _ordered(state: State, event: OrderCame) -> Transition:
     if order.epoch == state.epoch and state.status == "pending":
         held = state.order.id if state.order else "?"
         raise RefusedError("order_pending", f"order {held} of the same epoch is pending; confirm or revert it first")
+    levers: tuple[Effect, ...] = ()
     if order.phase != USERSPACE:
-        if event.flag or state.latched:
-            raise RefusedError("off_latched", "the off flag is set; find out why, then `ktls-agent clear` as root")
-        if not event.ktls:
-            raise RefusedError(
-                "no_ktls",
-                "this kernel does not offer TLS: 'tls' is not in /proc/sys/net/ipv4/tcp_available_ulp;"
-                " load it with `modprobe tls`",
-            )
+        _refuse_ktls(state, event)
+        levers = (OffloadOff(),) if event.ktls else (LoadModule(), OffloadOff())
     deadline = event.now_s + order.lease_s
-    after = State("pending", order, order.epoch, deadline, False, None, state.latched, state.flag_seen)
-    return Transition(after, (PutEpoch(order.epoch), PutIntent(order, deadline)), (SyncMode(), SelfTest(order)))
+    after = State(
+        status="pending", order=order, epoch=order.epoch, deadline_s=deadline, since_s=event.now_s,
+        connection=event.connection, latched=state.latched, flag_seen=state.flag_seen, stuck=state.stuck,
+    )  # fmt: skip
+    previous = Previous(state.status, state.wanted, state.order, state.epoch)
+    intent = PutIntent(order, deadline, event.now_s, previous)
+    # This order is the feature: what will undo it is there, twice, before anything is done.
+    prepare = (PutEpoch(order.epoch), intent, ArmTimer(), DropLapsed(), *levers)
+    return Transition(after, prepare, (SyncMode(), SelfTest(order)))
+
+
+def _refuse_ktls(state: State, event: OrderCame) -> None:
+    if event.flag or state.latched:
+        raise RefusedError("off_latched", "the off flag is set; find out why, then `ktls-agent clear` as root")
+    if state.stuck:
+        what = ", ".join(state.revert.failed) if state.revert else ""
+        message = f"a revert is stuck{f' at {what}' if what else ''}; repair that, then `ktls-agent clear` as root"
+        raise RefusedError("stuck", message)
+    if not event.ktls and not event.loadable:
+        raise RefusedError(
+            "no_ktls",
+            "this kernel does not offer TLS: 'tls' is not in /proc/sys/net/ipv4/tcp_available_ulp;"
+            " load it with `modprobe tls`",
+        )
+
+
+def _the_pending(state: State, order_id: str, epoch: int) -> Order:
+    """Return the order in force, if it is this one."""
+    order = state.order
+    if order is None or order.key != (order_id, epoch):
+        raise RefusedError("wrong_order", f"order {order_id} of epoch {epoch} is not in force; read status")
+    return order
 
 
 def _confirmed(state: State, event: ConfirmCame) -> Transition:
-    order = state.order
-    if order is None or order.key != (event.id, event.epoch):
-        raise RefusedError("wrong_order", f"order {event.id} of epoch {event.epoch} is not in force; read status")
+    order = _the_pending(state, event.id, event.epoch)
     if state.status == "committed":
         return Transition(state)
     if state.status != "pending":
         raise RefusedError("not_pending", f"order {order.id} is {state.status} ({state.reason}); send a new order")
+    if 0 < event.connection <= state.connection:
+        message = "the order came over this connection or a later one; a confirmation must come over a new one"
+        raise RefusedError("same_connection", message)
     if order.phase != USERSPACE and (state.latched or event.flag):
         raise RefusedError("off_latched", "the off flag is set; the order will not be confirmed")
     if state.deadline_s is None or event.now_s >= state.deadline_s:
         raise RefusedError("lease_expired", f"the lease of order {order.id} is over; send a new order")
     if not state.tested:
         raise RefusedError("not_ready", f"the self-test of order {order.id} is still running; confirm after it")
-    after = replace(state, status="committed", deadline_s=None)
-    return Transition(after, (PutRecord("committed", order),), (DropIntent(),))
+    after = replace(state, status="committed", deadline_s=None, since_s=None, connection=0)
+    return Transition(after, (PutRecord("committed", order),), (DropIntent(), DisarmTimer()))
 
 
-def _reverted(state: State, reason: str) -> Transition:
+def _extended(state: State, event: ExtendCame) -> Transition:
+    order = _the_pending(state, event.id, event.epoch)
+    if state.status != "pending" or state.deadline_s is None or state.since_s is None:
+        raise RefusedError("not_pending", f"order {order.id} is {state.status}; only a pending one has a lease")
+    if event.now_s >= state.deadline_s:
+        raise RefusedError("lease_expired", f"the lease of order {order.id} is over; send a new order")
+    deadline = event.now_s + event.lease_s
+    if deadline > state.since_s + LEASE_MAX_S:
+        message = f"order {order.id} would hold unconfirmed for more than {LEASE_MAX_S:g} s; confirm or cancel it"
+        raise RefusedError("lease_too_long", message)
+    if deadline <= state.deadline_s:
+        return Transition(state)
+    after = replace(state, deadline_s=deadline)
+    return Transition(after, (ArmTimer(), PutIntent(order, deadline, state.since_s)))
+
+
+def _cancelled(state: State, event: CancelCame) -> Transition:
+    order = _the_pending(state, event.id, event.epoch)
+    if state.status == "committed":
+        raise RefusedError("not_pending", f"order {order.id} is committed; use revert to undo it")
+    if state.status != "pending":
+        return Transition(state)
+    return _reverted(state, "cancelled")
+
+
+def _reverted(state: State, reason: str, unload: bool = False) -> Transition:
     if state.status not in ("pending", "committed"):
-        return Transition(state, (), (SyncMode(),))
-    after = replace(state, status="reverted", deadline_s=None, tested=False, reason=reason)
-    return Transition(after, (), (SyncMode(), PutRecord("reverted", state.order, reason), DropIntent()))
+        if not unload:
+            return Transition(state, (), (SyncMode(),))
+        revert = Revert(state.order, state.reason or reason, True)
+        return Transition(replace(state, revert=revert), (), (Undo(),))
+    after = replace(
+        state, status="reverted", deadline_s=None, since_s=None, connection=0, tested=False, reason=reason,
+        revert=Revert(state.order, reason, unload),
+    )  # fmt: skip
+    return Transition(after, (), (Undo(), PutRecord("reverted", state.order, reason), DropIntent(), DisarmTimer()))
+
+
+def _undone(state: State, event: UndoTried) -> Transition:
+    if state.revert != event.revert or state.status not in ("none", "reverted", "stuck"):
+        return Transition(state)  # another order, or another revert, has come meanwhile
+    revert = replace(event.revert, tries=event.revert.tries + 1, steps=event.steps)
+    after = replace(state, revert=revert)
+    if revert.failed and not revert.open:
+        after = replace(after, status="stuck", stuck=True)
+    return Transition(after, (), (PutRevert(revert, after.stuck),))
+
+
+def _cleared(state: State) -> Transition:
+    after = replace(state, latched=False, flag_seen=False, stuck=False)
+    if state.revert is None or not state.revert.failed:
+        again: tuple[Effect, ...] = (PutRevert(state.revert, False),) if state.revert and state.stuck else ()
+        return Transition(after, (DropFlags(),), again)
+    revert = replace(state.revert, tries=0)
+    after = replace(after, status="reverted" if state.status == "stuck" else state.status, revert=revert)
+    return Transition(after, (DropFlags(),), (PutRevert(revert, False), Undo()))
 
 
 def _off(state: State, reason: str) -> Transition:
@@ -355,22 +263,28 @@ def _off(state: State, reason: str) -> Transition:
 
 
 def _ticked(state: State, event: Ticked) -> Transition:
+    if event.stuck and not state.stuck:
+        state = replace(state, stuck=True)
     if event.flag and not state.latched:
         off = _off(state, event.reason)
-        return Transition(replace(off.state, flag_seen=True), (), off.follow)
+        # An order for userspace outlives the flag, but not its lease.
+        return _expire(replace(off.state, flag_seen=True), event, off.follow)
     if event.flag:
         follow: tuple[Effect, ...] = () if event.both else (PutFlags(event.reason),)
         seen = state if state.flag_seen else replace(state, flag_seen=True)
-        return _expire(seen, event.now_s, follow)
+        return _expire(seen, event, follow)
     if state.latched and state.flag_seen:  # both were removed by hand: nothing is switched on by that
-        return _expire(replace(state, latched=False, flag_seen=False), event.now_s, ())
+        return _expire(replace(state, latched=False, flag_seen=False), event, ())
     if state.latched:  # off was ordered, but no flag could be written yet
-        return _expire(state, event.now_s, (PutFlags(state.reason or "off"),))
-    return _expire(state, event.now_s, ())
+        return _expire(state, event, (PutFlags(state.reason or "off"),))
+    return _expire(state, event, ())
 
 
-def _expire(state: State, now_s: float, follow: tuple[Effect, ...]) -> Transition:
-    if state.status == "pending" and state.deadline_s is not None and now_s >= state.deadline_s:
+def _expire(state: State, event: Ticked, follow: tuple[Effect, ...]) -> Transition:
+    over = state.status == "pending" and state.deadline_s is not None and event.now_s >= state.deadline_s
+    # The other guardian was first.
+    lapsed = event.lapsed and (state.status == "pending" or state.wanted != USERSPACE)
+    if over or lapsed:
         expired = _reverted(state, "lease_expired")
         return Transition(expired.state, (), (*follow, *expired.follow))
     return Transition(state, (), follow)

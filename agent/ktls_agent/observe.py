@@ -59,6 +59,9 @@ class Observer:
             "tested": state.tested if state.status == "pending" else None,
             "lease_left_s": None if lease is None else round(lease, 3),
             "revert_reason": state.reason,
+            "revert": agent.revert_steps(),
+            "stuck": state.stuck,
+            "lapsed": agent.marks.lapsed(),
             "off": {
                 "flag": flag.flag or state.latched,
                 "age_s": None if flag.age_s is None else round(flag.age_s, 3),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import KtlsError
 
@@ -14,9 +14,11 @@ TIMEOUT_S = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    """What a program left: exit status and decoded output."""
+class CommandResult(NamedTuple):
+    """What a program left: exit status and decoded output.
+
+    No dataclass: that module takes long to import where each start of a program counts (the agent's helpers).
+    """
 
     rc: int
     stdout: str

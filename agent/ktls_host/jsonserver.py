@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ class JsonServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._identity: tuple[int, int] | None = None
         self._closing = False
+        self._serial = itertools.count(1)
 
     async def start(self, sock: socket.socket) -> None:
         """Listen on the bound ``sock``. asyncio calls listen(2), so nobody could connect before."""
@@ -86,7 +88,7 @@ class JsonServer:
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = _peer(writer.get_extra_info("socket"))
+        peer = _peer(writer.get_extra_info("socket"), next(self._serial))
         # Before Python 3.12 wait_for() swallows a cancellation that meets a finished wait.
         while not self._closing:
             try:
@@ -151,9 +153,9 @@ async def listen(
     return server
 
 
-def _peer(sock: socket.socket) -> Peer:
+def _peer(sock: socket.socket, connection: int) -> Peer:
     pid, uid, gid = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    return Peer(pid=pid, uid=uid, gid=gid)
+    return Peer(pid=pid, uid=uid, gid=gid, connection=connection)
 
 
 def _refusal(error: KtlsError) -> bytes:

@@ -38,11 +38,15 @@ class RequestError(KtlsError):
 
 @dataclass(frozen=True)
 class Peer:
-    """Who connected, as the kernel recorded it at connect time."""
+    """Who connected, as the kernel recorded it at connect time.
+
+    ``connection`` numbers the connections of one server from 1 on, in the order in which they came; 0: not known.
+    """
 
     pid: int
     uid: int
     gid: int
+    connection: int = 0
 
 
 Handler = Callable[[JsonObject, Peer], Union[JsonObject, Awaitable[JsonObject]]]

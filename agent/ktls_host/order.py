@@ -9,16 +9,16 @@ from typing import Any
 from .errors import KtlsError
 
 AGENT_SOCKET = "/run/ktls-agent/agent.sock"
-STATES = ("observed", "ordered", "confirmed", "reverted", "switched_off", "cleared")
-PHASES = ("userspace", "tx")
+STATES = ("observed", "ordered", "confirmed", "extended", "cancelled", "reverted", "switched_off", "cleared")
+PHASES = ("userspace", "tx", "rx")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it) and ``confirmed`` (id,
-    epoch).
+    """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it), ``extended`` (id, epoch, lease_s),
+    ``confirmed`` and ``cancelled`` (id, epoch).
 
-    ``lease_s`` is in seconds: how long the order holds unconfirmed.
+    ``lease_s`` is in seconds: how long the order holds unconfirmed, from the moment of asking.
     """
 
     state: str
@@ -41,6 +41,11 @@ def needs_change(status: dict[str, Any], wish: Wish) -> bool:
         return not (same and taken)
     if wish.state == "confirmed":
         return not (same and order == "committed")
+    if wish.state == "extended":
+        left = status.get("lease_left_s")
+        return not (same and order == "pending" and left is not None and left >= (wish.lease_s or 0.0))
+    if wish.state == "cancelled":
+        return not (same and order in ("reverted", "stuck"))
     if wish.state == "reverted":
         return order in ("pending", "committed") or not in_userspace
     if wish.state == "switched_off":
@@ -52,6 +57,12 @@ def needs_change(status: dict[str, Any], wish: Wish) -> bool:
 
 def refuse_early(status: dict[str, Any], wish: Wish) -> None:
     """Raise the :class:`KtlsError` that the agent would answer with, as far as ``status`` tells: for check mode."""
+    if wish.state in ("extended", "cancelled"):
+        if (status.get("order_id"), status.get("epoch")) != (wish.id, wish.epoch):
+            raise KtlsError("wrong_order", f"order {wish.id} of epoch {wish.epoch} is not in force on this host")
+        if status.get("order") != "pending":
+            raise KtlsError("not_pending", f"order {wish.id} is {status.get('order')} on this host, not pending")
+        return
     if wish.state != "ordered" or wish.epoch is None:
         return
     high = int(status.get("epoch") or 0)
@@ -61,6 +72,9 @@ def refuse_early(status: dict[str, Any], wish: Wish) -> None:
     if wish.phase != "userspace" and (status.get("off") or {}).get("flag"):
         message = "the off flag is set on this host: no kTLS order is taken until it is cleared (state: cleared)"
         raise KtlsError("off_latched", message)
+    if wish.phase != "userspace" and status.get("stuck"):
+        message = "a revert is stuck on this host: no kTLS order is taken until it is repaired and cleared"
+        raise KtlsError("stuck", message)
 
 
 def request(wish: Wish) -> dict[str, Any]:
@@ -74,8 +88,11 @@ def request(wish: Wish) -> dict[str, Any]:
             "plan_sha256": wish.plan_sha256,
         }
         return {"verb": "order", "order": order}
-    if wish.state == "confirmed":
-        return {"verb": "confirm", "id": wish.id, "epoch": wish.epoch}
+    if wish.state in ("confirmed", "cancelled"):
+        verb = "confirm" if wish.state == "confirmed" else "cancel"
+        return {"verb": verb, "id": wish.id, "epoch": wish.epoch}
+    if wish.state == "extended":
+        return {"verb": "extend", "id": wish.id, "epoch": wish.epoch, "lease_s": wish.lease_s}
     if wish.state in ("reverted", "switched_off"):
         verb = "revert" if wish.state == "reverted" else "off"
         return {"verb": verb, "reason": wish.reason or "asked for by an operator"}
@@ -91,7 +108,9 @@ def predict(status: dict[str, Any], wish: Wish) -> dict[str, Any]:
         return {**status, "order": "committed"}
     if wish.state == "cleared":
         return {**status, "off": {"flag": False}}
-    if wish.state in ("reverted", "switched_off"):
+    if wish.state == "extended":
+        return {**status, "lease_left_s": wish.lease_s}
+    if wish.state in ("cancelled", "reverted", "switched_off"):
         order = "reverted" if status.get("order") in ("pending", "committed") else status.get("order")
         off = {"flag": True} if wish.state == "switched_off" else status.get("off")
         return {**status, "phase": "userspace", "order": order, "off": off}

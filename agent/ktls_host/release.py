@@ -42,14 +42,34 @@ _SHARED = {
     "share/ktls.tmpfiles.conf": ("/etc/tmpfiles.d/ktls.conf", 0o644),
     "share/ktls-off": ("/usr/local/sbin/ktls-off", 0o755),
 }
+_HELPERS = ("lease", "module", "nic")
 _UNITS = {
-    "agent": ("ktls-diag.socket", "ktls-diag.service", "ktls-agent.service", "ktls-pull.service"),
+    "agent": (
+        "ktls-diag.socket",
+        "ktls-diag.service",
+        *(f"ktls-{name}-helper.socket" for name in _HELPERS),
+        *(f"ktls-{name}-helper@.service" for name in _HELPERS),
+        "ktls-lease.timer",
+        "ktls-lease.service",
+        "ktls-boot.service",
+        "ktls-agent.service",
+        "ktls-pull.service",
+    ),
     "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
 _OPTIONAL = frozenset({"ktls-sidecar.socket", "ktls-pull.service"})
+# Started by their socket; those with @ once for each request.
+_BY_SOCKET = frozenset({"ktls-diag.service", *(f"ktls-{name}-helper@.service" for name in _HELPERS)})
+# Started by a helper for the agent, and by the timer.
+_BY_AGENT = frozenset({"ktls-lease.timer", "ktls-lease.service"})
+# Enabled, and left to the next boot.
+_AT_BOOT = frozenset({"ktls-boot.service"})
 _COMMANDS = {"agent": ("ktls-agent",), "sidecar": ("ktls-sidecar", "ktls-publish")}
 _USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
+_LEVERS = "/var/lib/ktls-levers"
+# What share/ktls.tmpfiles.conf makes.
+_MADE = ("/run/ktls", "/run/ktls-agent", _LEVERS, "/run/ktls-levers.lock")
 _MEMBER_MAX = 8 * 1024 * 1024
 
 
@@ -108,7 +128,7 @@ class Installed:
     started: dict[str, str] = field(default_factory=dict)
     certificate: str = ""
     users: tuple[str, ...] = ()  # of ours, those that exist
-    run_dir_missing: bool = True
+    made_missing: bool = True
     leftovers: tuple[str, ...] = ()  # state absent: what there is to remove
 
 
@@ -231,13 +251,14 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
     _check(desired)
     system = system or System()
     versions, ages = _versions(root)
-    services = {unit: _service(system, unit) for unit in _units(desired)}
+    services = _services(system, _units(desired))
     users = tuple(name for name in _USERS if system.has_user(name))
     if desired.state == "absent":
         found = _leftovers(desired, root)
         return Installed(_current(root), versions, ages, services=services, leftovers=found, users=users)
     source, share = _source(desired, versions, root)
-    missing = [name for name in (*_SHARED, *(f"share/{unit}" for unit in services)) if source and name not in share]
+    expected = (*_SHARED, *(f"share/{unit}" for unit in _units(desired)))
+    missing = [name for name in expected if source and name not in share]
     if missing:
         raise _bad(str(source), f"has no {missing[0]}")
     installed = Installed(
@@ -251,7 +272,7 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         started=_started(root),
         certificate=_certificate(desired, root),
         users=users,
-        run_dir_missing=not os.path.isdir(_under(root, "/run/ktls")),
+        made_missing=not all(os.path.lexists(_under(root, path)) for path in _MADE),
     )
     changes = plan_files(_specs(desired, share), root)
     diffs = [change.diff() for change in changes if change.spec.path != _probe_path(desired)]
@@ -304,18 +325,23 @@ def _versions(root: str) -> tuple[dict[str, str], dict[str, float]]:
     return versions, ages
 
 
-def _service(system: System, unit: str) -> Service:
-    properties = "ActiveState,UnitFileState,LoadState,NeedDaemonReload"
-    done = system.run("systemctl", "show", "--property", properties, unit)
+def _services(system: System, units: list[str]) -> dict[str, Service]:
+    """Return what systemd says of ``units``, in one question; templates it knows only by their instances."""
+    asked = [unit for unit in units if "@." not in unit]
+    properties = "Id,ActiveState,UnitFileState,LoadState,NeedDaemonReload"
+    done = system.run("systemctl", "show", "--property", properties, *asked)
     if done.rc != 0:
         raise KtlsError("no_systemd", f"systemd does not answer on this host ({done.reason}); it is needed")
-    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    return Service(
-        active=found.get("ActiveState") == "active",
-        enabled=found.get("UnitFileState") == "enabled",
-        loaded=found.get("LoadState") == "loaded",
-        needs_reload=found.get("NeedDaemonReload") == "yes",
-    )
+    services = {}
+    for block in done.stdout.split("\n\n"):
+        found = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        services[found.get("Id", "")] = Service(
+            active=found.get("ActiveState") == "active",
+            enabled=found.get("UnitFileState") == "enabled",
+            loaded=found.get("LoadState") == "loaded",
+            needs_reload=found.get("NeedDaemonReload") == "yes",
+        )
+    return {unit: services.get(unit, Service()) for unit in asked}
 
 
 def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
@@ -324,7 +350,10 @@ def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
     paths += [link for link, _ in _links(desired)]
     if set(desired.components) == set(COMPONENTS):
         paths += [path for path, _ in _SHARED.values()]
-        paths += [LIB]
+        paths += [LIB, "/run/ktls-agent", "/run/ktls-levers.lock"]
+        with contextlib.suppress(OSError):
+            if not os.listdir(_under(root, _LEVERS)):  # the levers' records go with the levers
+                paths += [_LEVERS]
         if desired.purge:
             paths += ["/etc/ktls", "/var/lib/ktls", "/var/lib/ktls-pull", "/run/ktls"]
     if desired.purge and "sidecar" in desired.components:
@@ -359,9 +388,9 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     unknown = installed.source is None
     if unknown or installed.users != _USERS or "/etc/sysusers.d/ktls.conf" in changed:
         steps.append(Step("run", "systemd-sysusers", "make users", ("systemd-sysusers", "/etc/sysusers.d/ktls.conf")))
-    if unknown or installed.run_dir_missing or "/etc/tmpfiles.d/ktls.conf" in changed:
+    if unknown or installed.made_missing or "/etc/tmpfiles.d/ktls.conf" in changed:
         argv = ("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/ktls.conf")
-        steps.append(Step("run", "systemd-tmpfiles", "make /run/ktls", argv))
+        steps.append(Step("run", "systemd-tmpfiles", "make directories", argv))
     if installed.current != version:
         steps.append(Step("link", CURRENT, f"switch {installed.current or 'nothing'} to {version}", (version,)))
     steps += [
@@ -370,7 +399,7 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         if installed.links.get(link) != target
     ]
     units = _units(desired)
-    ours_to_enable = [u for u in units if u != "ktls-diag.service" and u not in _OPTIONAL]
+    ours_to_enable = [u for u in units if u not in _OPTIONAL | _BY_SOCKET | _BY_AGENT]
     enable = [u for u in ours_to_enable if not installed.services[u].enabled]
     if enable:
         # One reload for all of it, below: each costs seconds on a slow host.
@@ -380,7 +409,7 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         unknown
         or enable
         or any(f"/etc/systemd/system/{unit}" in changed for unit in units)
-        or any(installed.services[unit].needs_reload or not installed.services[unit].loaded for unit in units)
+        or any(service.needs_reload or not service.loaded for service in installed.services.values())
     ):
         steps.append(Step("run", "systemd", "read the units anew", ("systemctl", "daemon-reload")))
     steps += _plan_services(installed, desired)
@@ -412,12 +441,12 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
                 stop, start = ("systemctl", "stop", unit, *_UNITS[component][:1]), ("systemctl", "start", unit)
                 steps += [Step("run", unit, "stop it and its service", stop), Step("run", unit, "start", start)]
         for unit in units:
-            service = installed.services[unit]
-            if unit in _OPTIONAL:
-                if unit.endswith(".service") and service.active and moved:
-                    steps.append(Step("restart", unit, "restart: version or unit"))
+            service = installed.services.get(unit, Service())
+            if unit in _OPTIONAL and unit.endswith(".service") and service.active and moved:
+                steps.append(Step("restart", unit, "restart: version or unit"))
+            if unit in _OPTIONAL | _BY_AGENT | _AT_BOOT:
                 continue
-            if unit == "ktls-diag.service":  # started by its socket
+            if unit in _BY_SOCKET:
                 if moved and service.active:
                     steps.append(Step("run", unit, "stop; its socket starts it", ("systemctl", "stop", unit)))
                 continue
@@ -434,7 +463,7 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
 def _plan_absent(installed: Installed, desired: DesiredRelease) -> list[Step]:
     steps = []
     for unit in reversed(_units(desired)):
-        service = installed.services[unit]
+        service = installed.services.get(unit, Service())
         if service.active:
             steps.append(Step("stop", unit, "stop"))
         if service.enabled:

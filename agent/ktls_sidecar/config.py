@@ -52,7 +52,7 @@ class Config:
     """``/healthz`` and ``/metrics`` over HTTP; None: not served."""
     control_group: str | None = "ktls"
     """Of both sockets."""
-    off_flags: tuple[str, ...] = ("/run/ktls/off", "/var/lib/ktls/off")
+    off_flags: tuple[str, ...] = ("/run/ktls/off", "/var/lib/ktls/off", "/run/ktls/lapsed")
     access_log: bool = True
     max_connections: int = 8192
     """Of all workers together; each takes its part."""

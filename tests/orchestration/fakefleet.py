@@ -37,6 +37,7 @@ class FakeAgent:
     bytes: dict[str, int] = field(default_factory=lambda: {"ktls_tx": 0, "userspace": 5_000_000})
     errors: int = 0
     sessions: int = 0
+    connection: int = 0
     flag: bool = False
     reason: str | None = None
 
@@ -44,17 +45,23 @@ class FakeAgent:
         """A fault is on while its file exists."""
         return (self.directory / name).exists()
 
-    def handle(self, request: dict[str, Any], _peer: Peer) -> dict[str, Any]:
+    def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """One request of the agent's protocol."""
         verb = request.get("verb")
         with open(self.directory / "requests.jsonl", "a") as log:
             log.write(json.dumps({"at": time.time(), **request}) + "\n")
         if verb == "order":
             self._order(request["order"])
-        elif verb == "confirm":
+            self.connection = peer.connection
+        elif verb in ("confirm", "extend", "cancel"):
             if self.order != "pending" or (request["id"], request["epoch"]) != (self.order_id, self.epoch):
                 raise RequestError("not_pending", "there is no such pending order")
-            self.order = "committed"
+            if verb == "confirm" and peer.connection <= self.connection:
+                raise RequestError("same_connection", "a confirmation must come over a new connection")
+            if verb == "confirm":
+                self.order = "committed"
+            elif verb == "cancel":
+                self._back("cancelled")
         elif verb == "revert":
             self._back(str(request.get("reason")))
         elif verb == "off":
@@ -108,6 +115,9 @@ class FakeAgent:
             "epoch": self.epoch,
             "lease_left_s": 100.0 if self.order == "pending" else None,
             "revert_reason": self.reason,
+            "revert": [],
+            "stuck": False,
+            "lapsed": False,
             "off": {"flag": self.flag, "age_s": 1.0 if self.flag else None, "reason": None},
             "tls_stat": {"TlsTxSw": self.sessions, "TlsCurrTxSw": int(tx), "TlsDecryptError": 0},
             "tls_stat_available": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "clone" / "tools").mkdir(parents=True)
     shutil.copy(ROOT / "tools" / "prepare", tmp_path / "clone" / "tools" / "prepare")
     tmp_path.chmod(0o755)
-    for parent in (tmp_path.parent, tmp_path.parent.parent):
+    for parent in tmp_path.parents:
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
     return tmp_path
 

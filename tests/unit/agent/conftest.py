@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from ktls_agent.core import Agent
 from ktls_agent.flags import OffFlags
+from ktls_agent.levers import Levers
 from ktls_agent.machine import State
 from ktls_agent.probe import ProbeResult
 from ktls_agent.store import Store
@@ -31,7 +34,7 @@ def order(order_id: str = "o1", epoch: int = 1, phase: str = "tx", lease_s: floa
 
 @dataclasses.dataclass
 class FakeSidecar:
-    """Holds a mode; the flag files make it userspace whatever was asked."""
+    """Holds a mode; the flag files, and the mark of a lapsed lease, make it userspace whatever was asked."""
 
     flags: OffFlags
     on_change: Callable[[str], None] = lambda mode: None
@@ -42,7 +45,8 @@ class FakeSidecar:
 
     @property
     def effective(self) -> str:
-        return "userspace" if self.stuck or any(self.flags.present()) else self.mode
+        flags = (*self.flags.present(), os.path.lexists(os.path.join(os.path.dirname(self.flags.run_path), "lapsed")))
+        return "userspace" if self.stuck or any(flags) else self.mode
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.gone:
@@ -63,6 +67,52 @@ class FakeSidecar:
         return self.answer(request)
 
 
+@dataclasses.dataclass
+class FakeHelpers:
+    """The root helpers. ``broken``: verbs that fail; ``hanging``: verbs that do not answer."""
+
+    host: Host
+    calls: list[str] = dataclasses.field(default_factory=list)
+    broken: set[str] = dataclasses.field(default_factory=set)
+    hanging: set[str] = dataclasses.field(default_factory=set)
+    armed: bool = False
+    on_call: Callable[[str], None] = lambda verb: None
+
+    async def call(self, path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        verb = request["verb"]
+        name = {"lease": "timer", "module": "module", "nic": "nic"}[path]
+        self.host.checkpoint(f"before {name} {verb}")
+        self.on_call(verb)
+        self.calls.append(verb)
+        if verb in self.hanging:
+            await asyncio.sleep(timeout_s)
+            raise JsonSockError("timeout", f"{path} did not answer within {timeout_s:g} s")
+        if verb in self.broken:
+            raise JsonSockError("helper_failed", f"{verb} did not work: look at its log")
+        if path == "lease":
+            self.armed = verb == "arm"
+        if verb == "load":
+            self.host.ktls = True
+        if verb == "unload":
+            self.host.ktls = False
+        self.host.checkpoint(f"after {name} {verb}")
+        return {"ok": True, "changed": verb != "off"}
+
+
+class Trail:
+    """An audit trail in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def record(self, event: str, **detail: Any) -> None:
+        self.events.append((event, detail))
+
+    @property
+    def names(self) -> list[str]:
+        return [event for event, _ in self.events]
+
+
 class Host:
     """What outlives an agent: the disk, the sidecar, the clock."""
 
@@ -78,6 +128,10 @@ class Host:
         self.ktls = True
         self.probe_ok = True
         self.probe_tx: bool | None = None  # None: as the sidecar does
+        self.probe_rx = True
+        self.helpers = FakeHelpers(self)
+        self.sockets: tuple[str | None, str | None, str | None] = ("lease", "module", "nic")
+        self.audit = Trail()
         self.steps: list[str] = []
         self.kill_at: int | None = None
 
@@ -89,9 +143,11 @@ class Host:
 
     def self_test(self, timeout_s: float) -> ProbeResult:
         self.checkpoint("before probe")
-        tx = self.sidecar.effective == "tx" if self.probe_tx is None else self.probe_tx
+        tx = self.sidecar.effective in ("tx", "rx") if self.probe_tx is None else self.probe_tx
         error = None if self.probe_ok else "the content arrived damaged"
-        result = ProbeResult(self.probe_ok, self.now, 0.01, self.probe_ok, tx, "TLSv1.3", "C", error)
+        result = ProbeResult(
+            self.probe_ok, self.now, 0.01, self.probe_ok, tx, "TLSv1.3", "C", error, tx and self.probe_rx
+        )
         self.checkpoint("after probe")
         return result
 
@@ -113,6 +169,8 @@ class Host:
             lambda: self.now,
             self.boot,
             lambda: self.ktls,
+            self.audit,
+            Levers(self.helpers.call, *self.sockets),
         )
 
     def on_is_durable(self, state: State | None = None) -> bool:
@@ -122,12 +180,27 @@ class Host:
         return durable.intent is not None or (committed and durable.record_order.phase == "tx")  # type: ignore[union-attr]
 
 
+async def drained(agent: Agent) -> None:
+    """Let what the agent has begun come to its end."""
+    while agent._tasks:
+        done, _ = await asyncio.wait(set(agent._tasks), timeout=5)
+        assert done, "the agent does not come to rest"
+        await asyncio.sleep(0)
+
+
 @pytest.fixture(autouse=True)
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count fsync(2) instead of waiting for it: no power is cut here."""
     calls: list[int] = []
     monkeypatch.setattr(os, "fsync", calls.append)
     return calls
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory, where there is one: hundreds of hosts are made in it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+        yield Path(name)
 
 
 @pytest.fixture

@@ -59,8 +59,26 @@ def test_order_and_confirm_send_what_was_typed(server: Any) -> None:
     line = ["--id", "o1", "--epoch", "4", "--phase", "tx", "--lease", "60", "--plan-sha256", "ab"]
     assert cli.main(["order", *line, "--socket", server.server_address]) == 0
     assert cli.main(["confirm", "--id", "o1", "--epoch", "4", "--socket", server.server_address]) == 0
+    key = ["--id", "o1", "--epoch", "4", "--socket", server.server_address]
+    assert cli.main(["extend", "--lease", "90", *key]) == 0
+    assert cli.main(["cancel", *key]) == 0
+    assert cli.main(["revert", "--reason", "x", "--unload", "--socket", server.server_address]) == 0
     sent = {"id": "o1", "epoch": 4, "phase": "tx", "lease_s": 60.0, "plan_sha256": "ab"}
-    assert server.heard == [{"verb": "order", "order": sent}, {"verb": "confirm", "id": "o1", "epoch": 4}]
+    assert server.heard == [
+        {"verb": "order", "order": sent},
+        {"verb": "confirm", "id": "o1", "epoch": 4},
+        {"verb": "extend", "id": "o1", "epoch": 4, "lease_s": 90.0},
+        {"verb": "cancel", "id": "o1", "epoch": 4},
+        {"verb": "revert", "reason": "x", "unload": True},
+    ]
+
+
+def test_a_stuck_host_says_so(server: Any) -> None:
+    failed = {"step": "nic", "result": "failed", "detail": "no answer", "at": 0.0, "by": "agent"}
+    shown = cli.render({**STATUS, "order": "stuck", "revert_reason": "lease_expired", "revert": [failed]})
+    assert "order stuck (o1, tx, epoch 4)" in shown
+    assert ": lease_expired" in shown
+    assert "revert: nic FAILED: no answer" in shown
 
 
 def test_refusal_is_one_line_and_status_one(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,10 +123,18 @@ def test_off_that_did_not_switch_is_a_failure(server: Any) -> None:
     assert "phase not known" in cli.render(server.reply)
 
 
+def test_guards_that_see_nothing_are_shown_while_they_should_act() -> None:
+    guards = {"armed": True, "dry_run": False, "rules": {"bad_record": {"state": "blind"}, "x": {"state": "ok"}}}
+    assert "guards: armed, BLIND: bad_record" in cli.render({**STATUS, "guards": guards})
+    guards["rules"] = {"x": {"state": "over"}}
+    assert "guards: armed, all see" in cli.render({**STATUS, "guards": guards})
+    assert "guards" not in cli.render({**STATUS, "guards": {**guards, "armed": False}})
+
+
 def test_a_client_imports_neither_asyncio_nor_ssl(server: Any) -> None:
     program = (
         "import sys; from ktls_agent import cli; cli.main(['status', '--socket', sys.argv[1]]);"
-        "sys.exit(bool({'asyncio', 'ssl', 'zipfile', 'subprocess'} & set(sys.modules)))"
+        "sys.exit(bool({'asyncio', 'ssl', 'zipfile', 'subprocess', 'hashlib'} & set(sys.modules)))"
     )
     agent = Path(__file__).resolve().parents[3] / "agent"
     done = subprocess.run(
@@ -136,10 +162,14 @@ GOOD: dict[str, Any] = {
         ({"probe": {**GOOD["probe"], "port": True}}, "probe.port"),
         ({"probe": {**GOOD["probe"], "verify": False}}, "probe.verify"),
         ({"probe": {**GOOD["probe"], "ca": ""}}, "probe.ca"),
+        ({"lease_socket": ""}, "lease_socket"),
+        ({"nic_socket": 7}, "nic_socket"),
     ],
 )
 def test_bad_configuration_names_its_key(change: dict[str, Any], named: str) -> None:
     assert config.parse(GOOD, "x").run_flag == "/c/off"
+    assert config.parse(GOOD, "x").lease_socket == "/run/ktls-lease.sock"
+    assert config.parse({**GOOD, "lease_socket": None}, "x").lease_socket is None
     with pytest.raises(KtlsError, match=named) as caught:
         config.parse({**GOOD, **change}, "agent.json")
     assert caught.value.code == "bad_config"

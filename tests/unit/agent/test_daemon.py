@@ -111,7 +111,8 @@ def test_status_object_has_every_key_of_the_schema(host: Host, tmp_path: Path) -
         expected: dict[str, Any] = {
             "ok": bool, "schema": int, "version": str, "host": dict, "phase": str, "order": str, "epoch": int,
             "order_id": (str, type(None)), "ordered_phase": (str, type(None)), "lease_left_s": (float, type(None)),
-            "revert_reason": (str, type(None)), "off": dict, "tls_stat": dict, "tls_stat_available": bool,
+            "revert": list, "stuck": bool, "lapsed": bool, "revert_reason": (str, type(None)), "off": dict,
+            "tls_stat": dict, "tls_stat_available": bool,
             "connections": dict, "bytes": dict, "sockets": dict, "sidecar": dict, "sidecar_error": type(None),
             "probe": dict,
         }  # fmt: skip
@@ -121,7 +122,8 @@ def test_status_object_has_every_key_of_the_schema(host: Host, tmp_path: Path) -
         assert set(status["off"]) == {"flag", "age_s", "reason"}
         assert status["sockets"] == {"ktls_tx": 0, "ktls_rx": 0, "userspace": 0}
         assert set(status["probe"]) == {
-            "ok", "at_age_s", "sha256_ok", "ktls_tx", "protocol", "cipher", "duration_s", "error",
+            "ok", "at_age_s", "sha256_ok", "ktls_tx", "ktls_rx", "protocol", "cipher", "duration_s", "error",
+            "failure", "timings",
         }  # fmt: skip
         host.sidecar.gone = True
         status = await ask(path, verb="status")
@@ -143,7 +145,7 @@ def test_whoever_may_connect_may_switch_off(host: Host, tmp_path: Path) -> None:
     serve(host, tmp_path, scenario)
 
 
-@pytest.mark.parametrize("verb", ["order", "confirm", "revert", "clear"])
+@pytest.mark.parametrize("verb", ["order", "confirm", "extend", "cancel", "revert", "clear"])
 def test_other_users_may_only_look(host: Host, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(service: Daemon, _: str) -> None:
         stranger = Peer(pid=1, uid=12345, gid=12345)
@@ -181,6 +183,12 @@ def test_other_users_may_only_look(host: Host, tmp_path: Path, verb: str, monkey
         (b'{"verb": "order", "order": {"id": "x"}}\n', "bad_order"),
         (b'{"verb": "confirm", "id": null, "epoch": 1}\n', "bad_order"),
         (b'{"verb": "confirm", "id": "x", "epoch": 1}\n', "wrong_order"),
+        (b'{"verb": "extend", "id": "x", "epoch": 1, "lease_s": 5}\n', "wrong_order"),
+        (b'{"verb": "extend", "id": "x", "epoch": 1}\n', "bad_order"),
+        (b'{"verb": "extend", "id": "x", "epoch": 1, "lease_s": 1e999}\n', "bad_order"),
+        (b'{"verb": "extend", "id": "x", "epoch": 1, "lease_s": 5, "phase": "tx"}\n', "bad_request"),
+        (b'{"verb": "cancel", "id": "x", "epoch": 1}\n', "wrong_order"),
+        (b'{"verb": "cancel"}\n', "bad_order"),
         (b"[1]\n", "bad_request"),
         (b"\xff\n", "bad_request"),
         (b"x" * 70_000 + b"\n", "protocol"),
@@ -239,3 +247,38 @@ def test_stopping_undoes_the_pending_order_and_feeds_the_watchdog(
     assert heard[-1] == b"STOPPING=1"
     assert host.sidecar.mode == "userspace"
     assert not os.path.exists(tmp_path / "a.sock")
+
+
+def test_a_confirmation_over_the_connection_of_its_order_is_refused(host: Host, tmp_path: Path) -> None:
+    def converse(path: str) -> list[dict[str, Any]]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(path)
+            lines = sock.makefile("rw")
+            answers = []
+            for request in ({"verb": "order", "order": order()}, {"verb": "confirm", "id": "o1", "epoch": 1}):
+                lines.write(json.dumps(request) + "\n")
+                lines.flush()
+                answers.append(json.loads(lines.readline()))
+            return answers
+
+    async def scenario(_: Daemon, path: str) -> None:
+        ordered, confirmed = await asyncio.to_thread(converse, path)
+        assert ordered["order"] == "pending"
+        assert confirmed["error"]["code"] == "same_connection"
+        assert (await ask(path, verb="confirm", id="o1", epoch=1))["order"] == "committed"
+
+    serve(host, tmp_path, scenario)
+
+
+def test_extend_and_cancel_over_the_socket(host: Host, tmp_path: Path) -> None:
+    async def scenario(_: Daemon, path: str) -> None:
+        await ask(path, verb="order", order=order(lease_s=10))
+        status = await ask(path, verb="extend", id="o1", epoch=1, lease_s=500)
+        assert 490 < status["lease_left_s"] <= 500
+        status = await ask(path, verb="cancel", id="o1", epoch=1)
+        assert (status["order"], status["revert_reason"], status["phase"]) == ("reverted", "cancelled", "userspace")
+        assert [one["step"] for one in status["revert"]] == ["nic", "rx", "tx", "policy", "module"]
+        assert (await ask(path, verb="cancel", id="o1", epoch=1))["order"] == "reverted"
+
+    serve(host, tmp_path, scenario)

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ktls_agent.machine import (
+    ArmTimer,
     ClearCame,
     ConfirmCame,
+    DisarmTimer,
     DropFlags,
     DropIntent,
+    DropLapsed,
     Durable,
     Effect,
     OffCame,
+    OffloadOff,
     Order,
     OrderCame,
     PutEpoch,
@@ -59,7 +63,7 @@ def code(state: State, event: Any) -> str:
         ({"epoch": True}, "bad_order"),
         ({"epoch": 1.0}, "bad_order"),
         ({"epoch": 2**53 + 1}, "bad_order"),
-        ({"phase": "rx"}, "unsupported_phase"),
+        ({"phase": "warp"}, "unsupported_phase"),
         ({"phase": "hw"}, "unsupported_phase"),
         ({"phase": "on"}, "unsupported_phase"),
         ({"phase": ["tx"]}, "unsupported_phase"),
@@ -97,7 +101,9 @@ def test_missing_keys_are_named() -> None:
 
 def test_order_writes_epoch_and_intent_before_the_mode() -> None:
     transition = step(State(), OrderCame(TX, 5.0, False, True))
-    assert transition.prepare == (PutEpoch(1), PutIntent(TX, 15.0))
+    assert transition.prepare == (
+        PutEpoch(1), PutIntent(TX, 15.0, 5.0), ArmTimer(), DropLapsed(), OffloadOff(),
+    )  # fmt: skip
     assert transition.state.status == "pending"
     assert transition.state.wanted == "tx"
 
@@ -133,7 +139,7 @@ def test_refusals_of_a_confirmation() -> None:
     assert code(reverted, ConfirmCame("a", 1, 1.0, False)) == "not_pending"
     committed = step(pending, ConfirmCame("a", 1, 9.9, False))
     assert committed.prepare == (PutRecord("committed", TX),)
-    assert committed.follow == (DropIntent(),)
+    assert committed.follow == (DropIntent(), DisarmTimer())
     assert step(committed.state, ConfirmCame("a", 1, 99.0, False)).state is committed.state
 
 
@@ -182,6 +188,13 @@ def test_recovery_from_damaged_state_is_userspace(name: str) -> None:
 def test_recovery_obeys_the_flag() -> None:
     transition = recover(Durable(1, None, "", "committed", TX), "boot", True)
     assert (transition.state.status, transition.state.wanted) == ("reverted", "userspace")
+
+
+def test_the_flag_and_the_end_of_a_lease_in_one_tick() -> None:
+    order = dataclasses.replace(TX, phase="userspace")
+    pending = step(State(), OrderCame(order, 0.0, False, True)).state
+    after = step(pending, Ticked(10.0, True)).state
+    assert (after.latched, after.status, after.reason) == (True, "reverted", "lease_expired")
 
 
 class Machine(RuleBasedStateMachine):

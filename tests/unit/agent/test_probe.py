@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -107,12 +108,17 @@ def test_good_content_and_the_kernels_view_of_that_very_connection(serve: Serve)
         seen.append(port)
         return True
 
-    result = probe.run(serve(whole), ktls_tx, 5)
+    result = probe.run(serve(whole), ktls_tx, 5, lambda port: False)
     assert (result.ok, result.sha256_ok, result.ktls_tx, result.error) == (True, True, True, None)
+    assert result.ktls_rx is False
     assert result.protocol == "TLSv1.3"
     assert len(seen) == 1
     assert seen[0] > 0
     assert 0 < result.duration_s < 5
+    times = result.timings
+    assert None not in times.as_dict().values()
+    assert times.transfer_s >= times.first_byte_s > 0  # type: ignore[operator]
+    assert times.connect_s + times.handshake_s + times.transfer_s <= result.duration_s  # type: ignore[operator]
 
 
 def test_kernel_view_that_fails_is_unknown_not_false(serve: Serve) -> None:
@@ -122,6 +128,16 @@ def test_kernel_view_that_fails_is_unknown_not_false(serve: Serve) -> None:
     result = probe.run(serve(whole), ktls_tx, 5)
     assert result.ktls_tx is None
     assert "hidden" in str(result.error)
+    assert (result.ok, result.failure) == (True, "kernel_view")
+
+
+def test_nobody_listens_and_nobody_shakes_hands(pair: tuple[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = ProbeConfig("127.0.0.1", silent.getsockname()[1], NAME, pair[0], "/x")
+        result = probe.run(config, lambda port: True, 0.3)
+        assert (result.failure, result.timings.handshake_s) == ("handshake", None)
+        assert result.timings.connect_s is not None
+    assert probe.run(config, lambda port: True, 0.3).failure == "connect"
 
 
 def flipped(tls: Any) -> None:
@@ -140,6 +156,12 @@ def endless(tls: Any) -> None:
     tls.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000)
 
 
+def garbage(tls: Any) -> None:
+    """A record under no key of this connection, as a kernel with a wrong key would send it."""
+    with socket.socket(fileno=os.dup(tls.fileno())) as raw:
+        raw.sendall(b"\x17\x03\x03\x00\x40" + b"x" * 64)
+
+
 def drip(tls: Any) -> None:
     for _ in range(30):
         tls.sendall(b"H")
@@ -147,19 +169,26 @@ def drip(tls: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("talk", "said"),
+    ("talk", "said", "failure"),
     [
-        (flipped, "SHA-256"),
-        (short, "closed before|EOF"),
-        (endless, "headers do not end"),
-        (lambda tls: tls.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n"), "404"),
-        (lambda tls: tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345"), "announced 5 bytes"),
-        (lambda tls: tls.sendall(b"nonsense\r\n\r\n"), "nonsense"),
+        (flipped, "SHA-256", "content"),
+        (short, "closed before|EOF", "answer"),
+        (endless, "headers do not end", "answer"),
+        (garbage, "MAC|mac|record", "record"),
+        (lambda tls: tls.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n"), "404", "refused"),
+        (lambda tls: tls.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), "503", "busy"),
+        (
+            lambda tls: tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345"),
+            "announced 5 bytes",
+            "refused",
+        ),
+        (lambda tls: tls.sendall(b"nonsense\r\n\r\n"), "nonsense", "answer"),
     ],
 )
-def test_damage_is_named(serve: Serve, talk: Callable[[Any], None], said: str) -> None:
+def test_damage_is_named(serve: Serve, talk: Callable[[Any], None], said: str, failure: str) -> None:
     result = probe.run(serve(talk), lambda port: True, 5)
     assert not result.ok
+    assert result.failure == failure
     assert not result.sha256_ok
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(result.error)
@@ -171,6 +200,9 @@ def test_slow_server_is_bounded(serve: Serve) -> None:
     result = probe.run(serve(drip), lambda port: True, 0.5)
     assert time.monotonic() - started < 1.5
     assert "within 0.5 s" in str(result.error)
+    assert result.failure == "timeout"
+    assert None not in (result.timings.connect_s, result.timings.handshake_s, result.timings.first_byte_s)
+    assert result.timings.transfer_s is None
 
 
 def test_wrong_name_and_unknown_ca_are_refused(serve: Serve, tmp_path: Path) -> None:
@@ -179,6 +211,7 @@ def test_wrong_name_and_unknown_ca_are_refused(serve: Serve, tmp_path: Path) -> 
     result = probe.run(replace(serve(whole), server_name="other.test.internal"), lambda port: True, 5)
     assert not result.ok
     assert "certificate was not accepted" in str(result.error)
+    assert (result.failure, result.timings.handshake_s) == ("certificate", None)
     stranger, _ = certificate(tmp_path, "stranger")
     result = probe.run(replace(serve(whole), ca=stranger), lambda port: True, 5)
     assert not result.ok

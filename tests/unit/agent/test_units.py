@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ktls_agent.config import HELPER_SOCKETS
+
 UNITS = Path(__file__).resolve().parents[3] / "agent/units"
 
 
@@ -23,15 +25,45 @@ def values(name: str, section: str) -> dict[str, list[str]]:
     return {key: value.split("\n") for key, value in parser.items(section)}
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"), [("ktls-agent.service", "15"), ("ktls-diag.service", "20"), ("ktls-pull.service", "15")]
-)
-def test_exposure(name: str, limit: str) -> None:
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", str(UNITS / name)]
+HELPERS = ("lease", "module", "nic")
+HELPER_SERVICES = tuple(f"ktls-{name}-helper@.service" for name in HELPERS)
+OFF_SERVICES = ("ktls-lease.service", "ktls-boot.service")
+# In tenths, as --threshold= has it. Every service is here: a new one must be given a limit.
+EXPOSURE = {
+    "ktls-agent.service": 10,
+    "ktls-diag.service": 20,
+    "ktls-sidecar.service": 15,
+    "ktls-pull.service": 15,
+    **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
+}
+
+
+def test_every_service_has_a_limit() -> None:
+    assert {path.name for path in UNITS.glob("*.service")} <= EXPOSURE.keys()
+
+
+@pytest.mark.parametrize("name", EXPOSURE)
+def test_exposure(name: str) -> None:
+    limit = f"--threshold={EXPOSURE[name]}"
+    command = ["systemd-analyze", "security", "--offline=true", limit, "--no-pager", str(UNITS / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Overall exposure level" in done.stdout, done.stderr
     assert done.returncode == 0, done.stdout.splitlines()[-1]
     assert "Unknown" not in done.stderr, done.stderr
+
+
+def test_systemd_understands_every_line_of_our_units(tmp_path: Path) -> None:
+    # The programs do not exist here; their path is put where one does.
+    for path in UNITS.iterdir():
+        if path.suffix in (".service", ".socket", ".timer"):
+            text = path.read_text().replace("/usr/local/bin/ktls-agent", "/bin/true")
+            (tmp_path / path.name).write_text(text.replace("/usr/local/sbin/ktls-off", "/bin/true"))
+    names = ["ktls-agent.service", "ktls-lease.timer", *OFF_SERVICES]
+    names += [f"ktls-{name}-helper.socket" for name in HELPERS]
+    names += [name.replace("@.", "@1.") for name in HELPER_SERVICES]
+    command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if "ktls" in line] == []
 
 
 def test_agent_is_unprivileged_and_watched() -> None:
@@ -67,6 +99,51 @@ def test_helper_has_one_capability_and_no_agent_identity() -> None:
     assert values("ktls-diag.socket", "Socket")["SocketMode"] == ["0660"]
 
 
+@pytest.mark.parametrize("name", HELPERS)
+def test_root_helpers_are_one_request_each_and_only_for_the_agent(name: str) -> None:
+    socket = values(f"ktls-{name}-helper.socket", "Socket")
+    assert socket["ListenStream"] == [HELPER_SOCKETS[f"{name}_socket"]]
+    assert socket["Accept"] == ["yes"]
+    assert (socket["SocketUser"], socket["SocketGroup"], socket["SocketMode"]) == (["root"], ["ktls-agent"], ["0660"])
+    service = values(f"ktls-{name}-helper@.service", "Service")
+    assert service["ExecStart"] == [f"/usr/local/bin/ktls-agent helper {name}"], "no argument of anybody's choice"
+    capabilities = {"lease": "", "module": "CAP_SYS_MODULE", "nic": "CAP_NET_ADMIN"}
+    assert service["CapabilityBoundingSet"] == [capabilities[name]]
+    assert float(service["RuntimeMaxSec"][0]) <= 60
+    for unit in (f"ktls-{name}-helper.socket",):
+        assert unit in values("ktls-agent.service", "Unit")["Wants"][0].split()
+
+
+def test_lease_timer_ticks_and_cannot_be_stopped_by_a_limit() -> None:
+    timer = values("ktls-lease.timer", "Timer")
+    assert (timer["OnActiveSec"], timer["OnUnitActiveSec"], timer["AccuracySec"]) == (["1s"], ["1s"], ["100ms"])
+    assert timer["Unit"] == ["ktls-lease.service"]
+    for unit in ("ktls-lease.timer", "ktls-lease.service"):
+        assert values(unit, "Unit")["StartLimitIntervalSec"] == ["0"], "it is started each second"
+        assert "[Install]" not in (UNITS / unit).read_text(), "static: the agent has it started"
+
+
+@pytest.mark.parametrize("name", OFF_SERVICES)
+def test_undoing_needs_nothing_that_may_be_missing(name: str) -> None:
+    unit, service = values(name, "Unit"), values(name, "Service")
+    assert not {"Requires", "Requisite", "BindsTo", "RequiresMountsFor", "AssertPathExists"} & unit.keys()
+    assert service["Type"] == ["oneshot"]
+    assert "User" not in service
+    # Each of these makes a directory or a file, which a full or read-only disk refuses.
+    assert not {"PrivateTmp", "StateDirectory", "RuntimeDirectory", "CacheDirectory", "LogsDirectory"} & service.keys()
+    assert all(path.startswith("-") for path in service["ReadWritePaths"][0].split())
+    assert service["ExecStart"] == [f"/usr/local/sbin/ktls-off --{name[5:-8]}"]
+    assert float(service["TimeoutStartSec"][0]) <= 20
+
+
+def test_boot_check_comes_before_all_that_serves() -> None:
+    unit = values("ktls-boot.service", "Unit")
+    assert {"ktls-agent.service", "ktls-sidecar.service", "nginx.service"} <= set(unit["Before"][0].split())
+    assert ".socket" not in unit["Before"][0], "an ordering cycle: systemd would drop one of the two from the boot"
+    assert values("ktls-boot.service", "Install")["WantedBy"] == ["multi-user.target"]
+    assert values("ktls-boot.service", "Service")["RemainAfterExit"] == ["yes"]
+
+
 def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None:
     # sysusers refuses lines that it does not understand, with a non-zero status.
     (tmp_path / "etc").mkdir()
@@ -79,4 +156,7 @@ def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None
     command = ["systemd-tmpfiles", f"--root={tmp_path}", "--create", str(UNITS / "ktls.tmpfiles.conf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/ktls").stat().st_mode & 0o777 == 0o775
+    assert (tmp_path / "run/ktls").stat().st_mode & 0o7777 == 0o775
+    assert (tmp_path / "run/ktls-agent").stat().st_mode & 0o7777 == 0o2755
+    assert (tmp_path / "var/lib/ktls-levers").stat().st_mode & 0o7777 == 0o700
+    assert (tmp_path / "run/ktls-levers.lock").stat().st_mode & 0o7777 == 0o600

@@ -310,6 +310,21 @@ def test_mode_and_group_are_set_before_it_listens(tmp_path: Path, monkeypatch: p
     assert seen == [(0o640, os.getgid(), True)]
 
 
+def test_a_directory_with_the_set_group_id_bit_gives_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's unit allows no chown(2), and its user namespace does not know the group."""
+    os.chown(tmp_path, -1, 12345)
+    tmp_path.chmod(0o2755)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    running = Service(tmp_path / "p.sock", mode=0o660, group=grp.getgrgid(os.getgid()).gr_name)
+    found = os.stat(running.path)
+    running.stop()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 12345)
+
+
 def test_file_is_closed_to_all_between_bind_and_chmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     chmod = os.chmod

@@ -43,6 +43,13 @@ CONFIRMED = Wish("confirmed", id="r7", epoch=7)
         (PENDING, CONFIRMED, True),
         (COMMITTED, CONFIRMED, False),
         (COMMITTED, Wish("confirmed", id="r6", epoch=6), True),
+        (PENDING, Wish("extended", id="r7", epoch=7, lease_s=60.0), True),
+        ({**PENDING, "lease_left_s": 61.0}, Wish("extended", id="r7", epoch=7, lease_s=60.0), False),
+        (COMMITTED, Wish("extended", id="r7", epoch=7, lease_s=60.0), True),
+        (PENDING, Wish("cancelled", id="r7", epoch=7), True),
+        (PENDING, Wish("cancelled", id="r6", epoch=7), True),
+        (REVERTED, Wish("cancelled", id="r7", epoch=7), False),
+        ({**REVERTED, "order": "stuck"}, Wish("cancelled", id="r7", epoch=7), False),
         (IDLE, Wish("reverted"), False),
         (REVERTED, Wish("reverted"), False),
         (PENDING, Wish("reverted"), True),
@@ -62,11 +69,13 @@ def test_needs_change(status: dict[str, Any], wish: Wish, changes: bool) -> None
     assert order.needs_change(status, wish) is changes
 
 
-@pytest.mark.parametrize("state", ["ordered", "confirmed", "reverted", "switched_off", "cleared"])
+@pytest.mark.parametrize(
+    "state", ["ordered", "confirmed", "extended", "cancelled", "reverted", "switched_off", "cleared"]
+)
 @pytest.mark.parametrize("status", [IDLE, PENDING, COMMITTED, OFF])
 def test_predicted_status_needs_nothing_more(status: dict[str, Any], state: str) -> None:
     wish = Wish(state, phase="tx", id="r7", epoch=7, lease_s=60.0)
-    if state == "confirmed" and status is not PENDING:
+    if state in ("confirmed", "extended", "cancelled") and status is not PENDING:
         return
     after = order.predict({**status, "ordered_phase": "tx"}, wish)
     assert not order.needs_change(after, wish)
@@ -77,6 +86,10 @@ def test_predicted_status_needs_nothing_more(status: dict[str, Any], state: str)
     [
         (PENDING, Wish("ordered", phase="tx", id="r6", epoch=6), "stale_epoch"),
         (OFF, Wish("ordered", phase="tx", id="r8", epoch=8), "off_latched"),
+        ({**REVERTED, "stuck": True}, Wish("ordered", phase="tx", id="r8", epoch=8), "stuck"),
+        (PENDING, Wish("extended", id="r6", epoch=6, lease_s=60.0), "wrong_order"),
+        (COMMITTED, Wish("extended", id="r7", epoch=7, lease_s=60.0), "not_pending"),
+        (COMMITTED, Wish("cancelled", id="r7", epoch=7), "not_pending"),
     ],
 )
 def test_early_refusals(status: dict[str, Any], wish: Wish, code: str) -> None:
@@ -89,6 +102,8 @@ def test_early_refusals(status: dict[str, Any], wish: Wish, code: str) -> None:
     ("status", "wish"),
     [
         (PENDING, ORDERED),
+        (PENDING, Wish("cancelled", id="r7", epoch=7)),
+        (PENDING, Wish("extended", id="r7", epoch=7, lease_s=60.0)),
         (OFF, Wish("ordered", phase="userspace", id="r8", epoch=8)),
         (OFF, Wish("switched_off")),
         (OFF, Wish("reverted")),
@@ -110,6 +125,8 @@ def test_nothing_else_is_refused_early(status: dict[str, Any], wish: Wish) -> No
             },
         ),
         (CONFIRMED, {"verb": "confirm", "id": "r7", "epoch": 7}),
+        (Wish("extended", id="r7", epoch=7, lease_s=5.0), {"verb": "extend", "id": "r7", "epoch": 7, "lease_s": 5.0}),
+        (Wish("cancelled", id="r7", epoch=7), {"verb": "cancel", "id": "r7", "epoch": 7}),
         (Wish("reverted", reason="gate"), {"verb": "revert", "reason": "gate"}),
         (Wish("switched_off"), {"verb": "off", "reason": "asked for by an operator"}),
         (Wish("cleared"), {"verb": "clear"}),

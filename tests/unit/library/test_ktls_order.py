@@ -78,6 +78,16 @@ class Agent:
             raise RequestError("nothing_pending", "nothing to confirm")
         self.status["order"] = "committed"
 
+    def on_extend(self, request: dict[str, Any]) -> None:
+        if (self.status["order"], self.status["order_id"]) != ("pending", request["id"]):
+            raise RequestError("not_pending", "nothing to extend")
+        self.status["lease_left_s"] = request["lease_s"]
+
+    def on_cancel(self, request: dict[str, Any]) -> None:
+        if (self.status["order"], self.status["order_id"]) != ("pending", request["id"]):
+            raise RequestError("not_pending", "nothing to cancel")
+        self.on_revert({"reason": "cancelled"})
+
     def on_revert(self, request: dict[str, Any]) -> None:
         if self.status["order"] in ("pending", "committed"):
             self.status["order"] = "reverted"
@@ -104,7 +114,10 @@ STEPS: list[dict[str, Any]] = [
     ORDER,
     CONFIRM,
     {"state": "reverted"},
-    ORDER,
+    {**ORDER, "id": "r8", "epoch": 8},
+    {"state": "extended", "id": "r8", "epoch": 8, "lease_s": 90},
+    {"state": "cancelled", "id": "r8", "epoch": 8},
+    {**ORDER, "id": "r9", "epoch": 9},
     {"state": "switched_off", "reason": "drill"},
     {"state": "cleared"},
 ]

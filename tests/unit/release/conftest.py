@@ -56,7 +56,8 @@ class FakeSystem(release.System):
         if self.fail_command and line.startswith(self.fail_command):
             return CommandResult(1, "", "it broke")
         if argv[:2] == ("systemctl", "show"):
-            return CommandResult(0, self._show(argv[-1]), "")
+            units = argv[argv.index("--property") + 2 :]
+            return CommandResult(0, "\n".join(self._show(unit) for unit in units), "")
         self.ran.append(line)
         if argv[0] == "systemctl" and argv[1] in ("start", "restart"):
             return self._start(argv[2])
@@ -69,7 +70,9 @@ class FakeSystem(release.System):
         if argv[0] == "systemd-sysusers":
             self.users |= {"ktls-agent", "ktls-sidecar", "ktls-pull"}
         if argv[0] == "systemd-tmpfiles":
-            (self.root / "run/ktls").mkdir(parents=True, exist_ok=True)
+            for name in ("run/ktls", "run/ktls-agent", "var/lib/ktls-levers"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            (self.root / "run/ktls-levers.lock").touch()
         if argv[0] == "journalctl":
             return CommandResult(0, self.journal, "")
         if argv[0] == "userdel":
@@ -85,7 +88,9 @@ class FakeSystem(release.System):
 
     def _show(self, unit: str) -> str:
         loaded = (self.root / "etc/systemd/system" / unit).exists()
+        assert "@." not in unit, "systemctl show refuses the name of a template"
         state = {
+            "Id": unit,
             "ActiveState": "active" if unit in self.active else "inactive",
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
             "LoadState": "loaded" if loaded else "not-found",

@@ -22,6 +22,7 @@ from .conftest import FakeSystem, desired, loads, snapshot
 
 Artefacts = dict[str, dict[str, Any]]
 BOTH = ["ktls-agent.service", "ktls-sidecar.service"]
+SOCKETS = ["ktls-diag.socket", *(f"ktls-{name}-helper.socket" for name in ("lease", "module", "nic"))]
 
 
 def ensure(wanted: release.DesiredRelease, root: Path, system: FakeSystem, **options: Any) -> release.Result:
@@ -39,7 +40,7 @@ def test_first_install(artefacts: Artefacts, root: Path, system: FakeSystem) -> 
     result = ensure(desired(artefacts["1.0"]), root, system)
     assert result.changed
     assert (result.version, result.previous_version) == ("1.0", None)
-    assert result.started == ["ktls-diag.socket", *BOTH]
+    assert result.started == [*SOCKETS, *BOTH]
     assert os.readlink(root / "usr/local/lib/ktls/current") == "1.0"
     for name in ("ktls-agent", "ktls-sidecar"):
         link = root / "usr/local/bin" / name
@@ -48,11 +49,67 @@ def test_first_install(artefacts: Artefacts, root: Path, system: FakeSystem) -> 
     assert not (root / "usr/local/sbin/ktls-off").is_symlink()
     assert release._digest(str(root / "srv/ktls/ktls-probe.bin")) == EXPECTED_SHA256
     assert loads(root / "etc/ktls/agent.json")["state_dir"] == "/var/lib/ktls"
-    assert system.enabled == {"ktls-diag.socket", *BOTH}
+    assert system.enabled == {*SOCKETS, *BOTH, "ktls-boot.service"}
     order = [line.split()[0] + " " + line.split()[1] for line in system.ran]
     assert order.index("systemd-sysusers /etc/sysusers.d/ktls.conf") < order.index("systemctl daemon-reload")
     assert "systemd-tmpfiles --create /etc/tmpfiles.d/ktls.conf" in system.ran
     assert (root / "etc/ktls/tls/key.pem").read_text() == "a key"
+
+
+def test_lease_timer_is_the_agents_and_the_boot_check_is_for_the_next_boot(
+    artefacts: Artefacts, root: Path, system: FakeSystem
+) -> None:
+    wanted = desired(artefacts["1.0"])
+    ensure(wanted, root, system)
+    units = root / "etc/systemd/system"
+    for name in ("ktls-lease.timer", "ktls-lease.service", "ktls-boot.service", "ktls-nic-helper@.service"):
+        assert (units / name).exists()
+        assert name not in system.active
+    assert not any("ktls-lease.timer" in line or "@." in line for line in system.ran)
+    # An order is pending, and the host was booted since: nothing to do for all that.
+    system.active |= {"ktls-lease.timer", "ktls-boot.service"}
+    assert not ensure(wanted, root, system).changed
+    (units / "ktls-lease-helper@.service").write_text("[Service]\n")
+    result = ensure(wanted, root, system)
+    assert result.restarted == ["ktls-agent.service"]
+    assert "systemctl daemon-reload" in system.ran
+    result = ensure(release.DesiredRelease(state="absent"), root, system)
+    stopped = [unit for unit in result.stopped if unit != "ktls-sidecar.service"]
+    assert stopped == ["ktls-agent.service", "ktls-boot.service", "ktls-lease.timer", *reversed(SOCKETS)]
+    assert not system.enabled
+
+
+def test_upgrade_from_a_release_without_helpers(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
+    """The layout of release 0.1: no helper, timer or boot check, and /run/ktls-agent made by the agent's unit."""
+    ensure(desired(artefacts["1.0"]), root, system)
+    for path in (root / "etc/systemd/system").glob("ktls-*"):
+        if "helper" in path.name or "lease" in path.name or "boot" in path.name:
+            path.unlink()
+            system.active.discard(path.name)
+            system.enabled.discard(path.name)
+    shutil.rmtree(root / "var/lib/ktls-levers")
+    (root / "etc/tmpfiles.d/ktls.conf").write_text("d /run/ktls 0775 root ktls -\n")
+    system.ran.clear()
+    result = ensure(desired(artefacts["1.1"]), root, system)
+    assert result.started == SOCKETS[1:]
+    assert result.restarted == BOTH
+    assert system.enabled == {*SOCKETS, *BOTH, "ktls-boot.service"}
+    ran = [line for line in system.ran if "reset-failed" not in line]
+    order = ["systemd-tmpfiles", "systemctl daemon-reload", "systemctl start", "systemctl restart"]
+    places = [next(index for index, line in enumerate(ran) if line.startswith(start)) for start in order]
+    assert places == sorted(places)
+    assert not ensure(desired(artefacts["1.1"]), root, system).changed
+
+
+def test_records_of_levers_outlive_the_release(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
+    ensure(desired(artefacts["1.0"]), root, system)
+    record = root / "var/lib/ktls-levers/module.json"
+    record.write_text("{}")
+    ensure(release.DesiredRelease(state="absent", purge=True), root, system)
+    assert record.exists(), "it says what the host was like before"
+    record.unlink()
+    ensure(release.DesiredRelease(state="absent", purge=True), root, system)
+    assert not record.parent.exists()
 
 
 def test_second_run_changes_nothing(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
@@ -94,7 +151,7 @@ def test_check_mode_without_the_artefact(artefacts: Artefacts, root: Path, syste
     predicted = ensure(missing, root, system, check=True)
     assert predicted.changed
     assert predicted.notes
-    assert predicted.started == ["ktls-diag.socket", *BOTH]
+    assert predicted.started == [*SOCKETS, *BOTH]
     assert code(missing, root, system)[0] == "not_found"
     ensure(wanted, root, system)
     assert not ensure(missing, root, system, check=True).changed, "installed already: the answer is exact"
@@ -142,13 +199,13 @@ def test_upgrade_keeps_the_previous_version_and_goes_back(artefacts: Artefacts, 
 
 def test_one_component_leaves_the_other_alone(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
     ensure(desired(artefacts["1.0"], components=("agent",), sidecar_config=None), root, system)
-    assert system.active == {"ktls-diag.socket", "ktls-agent.service"}
+    assert system.active == {*SOCKETS, "ktls-agent.service"}
     assert not (root / "etc/ktls/sidecar.json").exists()
     result = ensure(desired(artefacts["1.0"], components=("sidecar",), agent_config=None), root, system)
     assert result.started == ["ktls-sidecar.service"]
     assert result.restarted == []
     ensure(release.DesiredRelease(state="absent", components=("sidecar",)), root, system)
-    assert system.active == {"ktls-diag.socket", "ktls-agent.service"}
+    assert system.active == {*SOCKETS, "ktls-agent.service"}
     assert (root / "usr/local/lib/ktls/current").exists()
 
 

@@ -136,7 +136,7 @@ def test_a_date_is_no_strong_validator_within_its_second(now: float, strong: boo
     assert not conditions.if_range(DATE, '"x"', None, now)
 
 
-@pytest.mark.parametrize("seconds", [-5, int(time.time()) + 3600, 2**40])
+@pytest.mark.parametrize("seconds", [-5, int(time.time()) + 3600, 2**40], ids=["before 1970", "soon", "far"])
 def test_a_time_that_must_not_be_told(seconds: int) -> None:
     file = OpenFile(fd=-1, name="f", size=1000, mtime_ns=seconds * 1_000_000_000, inode=7)
     found = Representation(file, "text/plain")
