@@ -149,7 +149,7 @@ def test_a_thread_that_dies_or_hangs_ends_the_service(host: Host, monkeypatch: p
     with pytest.raises(RuntimeError, match="is dead"):
         host.puller.run()
     host.restart()
-    monkeypatch.setattr("ktls_agent.pull.service.SLACK_S", -10.0)
+    monkeypatch.setattr("ktls_agent.pull.service.SLACK_S", -100.0)
     with pytest.raises(RuntimeError, match="is late"):
         host.puller.run()
     host.puller.stop()

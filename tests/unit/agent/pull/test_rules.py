@@ -170,7 +170,7 @@ def test_any_endpoint_suffices_and_none_waits_for_another(
     dead.behave = lambda sock, request: silent.wait(20)
     alive.serves(keys.sign("off"))
     urls = [f"https://127.0.0.1:{one.port}/flag" for one in (dead, alive)]
-    host = Host(tmp_path, keys, authority.path, *urls)
+    host = Host(tmp_path, keys, authority.path, *urls).hurry()
     runner = threading.Thread(target=host.puller.run)
     started = time.monotonic()
     runner.start()
@@ -181,7 +181,7 @@ def test_any_endpoint_suffices_and_none_waits_for_another(
         while host.puller.status()["endpoints"][1]["polls"].get("off", 0) < 4 and time.monotonic() - started < 10:
             time.sleep(0.01)
         by_url = {entry["url"]: entry for entry in host.puller.status()["endpoints"]}
-        # One poll of the silent server takes TIMEOUT_S; the other is polled every 0.1 s meanwhile.
+        # One poll of the silent server takes HASTY_S; the other is polled every 0.1 s meanwhile.
         assert sum(by_url[urls[0]]["polls"].values()) < by_url[urls[1]]["polls"]["off"]
     finally:
         host.puller.stop()
