@@ -80,7 +80,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         f"Kill switch by pull: {result['hosts']} hosts, {result['rounds']} publications, polls every 2 s ± 25 %"
     )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="center", bbox_to_anchor=(0.76, 0.6))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
