@@ -17,6 +17,7 @@ from typing import Any
 from ktls_host.errors import KtlsError
 
 from . import config
+from .pull import words as pull_words
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             from .helper import serve
 
             return serve.main(arguments.name)
+        if arguments.verb == "pull":
+            return _pull(arguments)
         if arguments.verb == "watch":
             return _watch(arguments)
         if arguments.verb == "doctor":
@@ -75,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
     helper.add_argument("name", choices=("lease", "module", "nic"))
+    pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
+    pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
@@ -139,6 +144,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     # The journal adds time and unit; one line an event.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     asyncio.run(daemon.main(config.load(arguments.config)))
+    return OK
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from .pull import config as pull_config
+    from .pull import service
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    service.main(pull_config.load(arguments.config))
     return OK
 
 
@@ -248,6 +264,7 @@ def render(status: dict[str, Any]) -> str:
     if guards.get("armed"):
         words = f"BLIND: {', '.join(blind)}" if blind else "all see"
         lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
+    lines.extend(pull_words.lines(status.get("pull")))
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
 from .probe_log import ProbeLog
+from .pull.part import PullPart
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -123,10 +124,12 @@ class Daemon:
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
-        if verb not in ("status", "doctor", "probe") and peer.uid not in allowed:
+        # OFF is for everybody whom the socket lets in: who is in its group may write the off flag anyway.
+        if verb not in ("status", "doctor", "probe", "off") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
             self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
-            raise RequestError("not_permitted", f"{verb} is for root; uid {peer.uid} may only read the status")
+            may = f"uid {peer.uid} may read the status, and switch off"
+            raise RequestError("not_permitted", f"{verb} is for root; {may}")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
         return
@@ -169,7 +172,7 @@ def build(config: AgentConfig) -> Daemon:
     ledger = Ledger()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
-    return Daemon(config, agent, Observer(agent, diag), [guards, audit], ledger)
+    return Daemon(config, agent, Observer(agent, diag), [guards, audit, PullPart()], ledger)
 
 
 async def main(config: AgentConfig) -> None:

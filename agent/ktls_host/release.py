@@ -53,11 +53,12 @@ _UNITS = {
         "ktls-lease.service",
         "ktls-boot.service",
         "ktls-agent.service",
+        "ktls-pull.service",
     ),
     "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
-_OPTIONAL = frozenset({"ktls-sidecar.socket"})
+_OPTIONAL = frozenset({"ktls-sidecar.socket", "ktls-pull.service"})
 # Started by their socket; those with @ once for each request.
 _BY_SOCKET = frozenset({"ktls-diag.service", *(f"ktls-{name}-helper@.service" for name in _HELPERS)})
 # Started by a helper for the agent, and by the timer.
@@ -65,7 +66,7 @@ _BY_AGENT = frozenset({"ktls-lease.timer", "ktls-lease.service"})
 # Enabled, and left to the next boot.
 _AT_BOOT = frozenset({"ktls-boot.service"})
 _COMMANDS = {"agent": ("ktls-agent",), "sidecar": ("ktls-sidecar", "ktls-publish")}
-_USERS = ("ktls-agent", "ktls-sidecar")
+_USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
 _LEVERS = "/var/lib/ktls-levers"
 # What share/ktls.tmpfiles.conf makes.
 _MADE = ("/run/ktls", "/run/ktls-agent", _LEVERS, "/run/ktls-levers.lock")
@@ -354,7 +355,7 @@ def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
             if not os.listdir(_under(root, _LEVERS)):  # the levers' records go with the levers
                 paths += [_LEVERS]
         if desired.purge:
-            paths += ["/etc/ktls", "/var/lib/ktls", "/run/ktls"]
+            paths += ["/etc/ktls", "/var/lib/ktls", "/var/lib/ktls-pull", "/run/ktls"]
     if desired.purge and "sidecar" in desired.components:
         paths += [path for path in [_probe_path(desired)] if path]
     return tuple(path for path in paths if os.path.lexists(_under(root, path)))
@@ -434,12 +435,15 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
         wait: tuple[Any, ...] = (component, _socket(desired, component), str(desired.version), desired.wait_s, stamp)
         units = _units(replace(desired, components=(component,)))
         for unit in units:
-            if unit in _OPTIONAL and installed.services[unit].active and f"/etc/systemd/system/{unit}" in changed:
+            optional = unit in _OPTIONAL and unit.endswith(".socket") and installed.services[unit].active
+            if optional and f"/etc/systemd/system/{unit}" in changed:
                 # A socket cannot be started while its service runs.
                 stop, start = ("systemctl", "stop", unit, *_UNITS[component][:1]), ("systemctl", "start", unit)
                 steps += [Step("run", unit, "stop it and its service", stop), Step("run", unit, "start", start)]
         for unit in units:
             service = installed.services.get(unit, Service())
+            if unit in _OPTIONAL and unit.endswith(".service") and service.active and moved:
+                steps.append(Step("restart", unit, "restart: version or unit"))
             if unit in _OPTIONAL | _BY_AGENT | _AT_BOOT:
                 continue
             if unit in _BY_SOCKET:

@@ -23,6 +23,9 @@ OTHERS = (
     "order.py",
     "sock_diag.py",
     "probe_object.py",
+    "flag_document.py",
+    "flag_signature.py",
+    "flag_setup.py",
 )
 
 

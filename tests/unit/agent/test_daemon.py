@@ -134,7 +134,18 @@ def test_status_object_has_every_key_of_the_schema(host: Host, tmp_path: Path) -
     serve(host, tmp_path, scenario)
 
 
-@pytest.mark.parametrize("verb", ["order", "confirm", "extend", "cancel", "revert", "off", "clear"])
+def test_whoever_may_connect_may_switch_off(host: Host, tmp_path: Path) -> None:
+    """The fetcher of signed flags does: a user of its own, who may do nothing else."""
+
+    async def scenario(service: Daemon, _: str) -> None:
+        answer = await service.handle({"verb": "off", "reason": "signed flag 7"}, Peer(pid=1, uid=12345, gid=12345))
+        assert answer["off"] == {"flag": True, "age_s": answer["off"]["age_s"], "reason": "signed flag 7"}
+        assert host.flags.present() == (True, True)
+
+    serve(host, tmp_path, scenario)
+
+
+@pytest.mark.parametrize("verb", ["order", "confirm", "extend", "cancel", "revert", "clear"])
 def test_other_users_may_only_look(host: Host, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(service: Daemon, _: str) -> None:
         stranger = Peer(pid=1, uid=12345, gid=12345)

@@ -32,6 +32,7 @@ OFF_SERVICES = ("ktls-lease.service", "ktls-boot.service")
 EXPOSURE = {
     "ktls-agent.service": 10,
     "ktls-diag.service": 20,
+    "ktls-pull.service": 15,
     "ktls-sidecar.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }
@@ -74,6 +75,19 @@ def test_agent_is_unprivileged_and_watched() -> None:
     assert float(service["WatchdogSec"][0]) >= 10
     assert values("ktls-agent.service", "Unit")["StartLimitIntervalSec"] == ["0"]
     assert "-/etc/ktls/tls/key.pem" in service["InaccessiblePaths"][0]
+
+
+def test_fetcher_can_only_raise_the_flag() -> None:
+    service = values("ktls-pull.service", "Service")
+    assert service["User"] == ["ktls-pull"]
+    assert service["SupplementaryGroups"] == ["ktls"]
+    assert service["CapabilityBoundingSet"] == [""]
+    assert service["ReadWritePaths"] == ["-/run/ktls"]
+    assert service["SocketBindDeny"] == ["any"]
+    assert service["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert {"MemoryMax", "WatchdogSec", "CPUQuota"} <= set(service)
+    assert service["RuntimeDirectoryPreserve"] == ["restart"], "the highest serial is in the status file"
+    assert values("ktls-pull.service", "Unit")["StartLimitIntervalSec"] == ["0"]
 
 
 def test_helper_has_one_capability_and_no_agent_identity() -> None:
@@ -138,7 +152,7 @@ def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "ktls:x:" in (tmp_path / "etc/group").read_text()
     members = next(line for line in (tmp_path / "etc/group").read_text().splitlines() if line.startswith("ktls:"))
-    assert members.endswith(":ktls-agent,ktls-sidecar")
+    assert members.endswith(":ktls-agent,ktls-pull,ktls-sidecar")
     command = ["systemd-tmpfiles", f"--root={tmp_path}", "--create", str(UNITS / "ktls.tmpfiles.conf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

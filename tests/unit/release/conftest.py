@@ -68,7 +68,7 @@ class FakeSystem(release.System):
         if argv[:2] == ("systemctl", "disable"):
             self.enabled.discard(argv[2])
         if argv[0] == "systemd-sysusers":
-            self.users |= {"ktls-agent", "ktls-sidecar"}
+            self.users |= {"ktls-agent", "ktls-sidecar", "ktls-pull"}
         if argv[0] == "systemd-tmpfiles":
             for name in ("run/ktls", "run/ktls-agent", "var/lib/ktls-levers"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
