@@ -18,6 +18,8 @@ from .config import AgentConfig
 from .core import Agent
 from .diag import DiagClient
 from .flags import OffFlags
+from .metrics.collector import Collector
+from .metrics.part import MetricsPart, TextfilePart
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
@@ -94,7 +96,11 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status = await self._observer.status()
+        return await self.status()
+
+    async def status(self, sockets: bool = True) -> dict[str, Any]:
+        """Return the status object, that of every part included; ``sockets`` as in :meth:`Observer.status`."""
+        status = await self._observer.status(sockets)
         return {**status, **self.parts.status(), "problems": [*status["problems"], *self.parts.problems.values()]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
@@ -135,7 +141,13 @@ def build(config: AgentConfig) -> Daemon:
         sidecar,
         lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
     )
-    return Daemon(config, agent, Observer(agent, diag))
+    service: Daemon
+    collector = Collector(lambda: service.status(sockets=False), lambda: None, lambda: service.parts, agent.clock)
+    parts: list[Part] = [MetricsPart(config.metrics, config.metrics.path(config.socket), config.group, collector)]
+    if config.metrics.textfile is not None:
+        parts.append(TextfilePart(config.metrics.textfile, collector, agent.in_thread))
+    service = Daemon(config, agent, Observer(agent, diag), parts)
+    return service
 
 
 async def main(config: AgentConfig) -> None:
