@@ -152,14 +152,92 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric("ktls_problems", _GAUGE, "Problems that `ktls-agent status` lists."),
         Metric("ktls_part_up", _GAUGE, "1 while a part of the agent runs.", ("part",)),
-        Metric("ktls_audit_chain_ok", _GAUGE, "1 while the audit trail's hash chain holds."),
+        Metric("ktls_audit_ok", _GAUGE, "1 while the audit trail's chain holds and the disk takes its records."),
         Metric("ktls_exposition_faults", _GAUGE, "Series left out of this exposition because they break the format."),
     ),
 }
 
-METRICS: tuple[Metric, ...] = tuple(
-    Metric(m.name, m.kind, m.help, m.labels, m.unit, group) for group, metrics in _GROUPS.items() for m in metrics
-)
+# What parts expose by themselves, so that documentation and dashboards know it too.
+_OF_PARTS: dict[str, tuple[Metric, ...]] = {
+    "Self-probe": (
+        Metric("ktls_probe_total", _COUNTER, "Self-probes by result.", ("result",)),
+        Metric(
+            "ktls_probe_handshake_seconds",
+            "histogram",
+            "TLS handshake of the self-probe over loopback.",
+            ("path",),
+            "seconds",
+        ),
+        Metric(
+            "ktls_probe_transfer_seconds",
+            "histogram",
+            "From the self-probe's request to the last byte of the probe object.",
+            ("path",),
+            "seconds",
+        ),
+    ),
+    "Guards": (
+        Metric("ktls_guard_state", _GAUGE, "1 for the state that a guard is in.", ("guard", "state")),
+        Metric("ktls_guard_trips_total", _COUNTER, "Times that a guard tripped.", ("guard",)),
+        Metric("ktls_guards_armed", _GAUGE, "1 while guards act: an order for kTLS is in force."),
+    ),
+    "Audit": (
+        Metric("ktls_audit_records_total", _COUNTER, "Records in the audit trail."),
+        Metric("ktls_audit_waiting", _GAUGE, "Records not on disk yet."),
+        Metric("ktls_audit_lost_total", _COUNTER, "Records lost because the disk took nothing for too long."),
+    ),
+    "Flag": (
+        Metric("ktls_flag_fetcher_age_seconds", _GAUGE, "Time since the fetcher last showed life.", (), "seconds"),
+        Metric("ktls_flag_serial", _GAUGE, "Highest serial of a valid flag that was seen."),
+        Metric("ktls_flag_raised_total", _COUNTER, "Off flags raised for a signed flag."),
+        Metric(
+            "ktls_flag_age_seconds",
+            _GAUGE,
+            "Time since an endpoint last served a valid flag.",
+            ("endpoint",),
+            "seconds",
+        ),
+        Metric("ktls_flag_valid", _GAUGE, "1 if the last poll of the endpoint found a valid flag.", ("endpoint",)),
+        Metric(
+            "ktls_flag_off",
+            _GAUGE,
+            "1 if the last poll of the endpoint found a valid flag that says off.",
+            ("endpoint",),
+        ),
+        Metric(
+            "ktls_flag_issued_timestamp_seconds",
+            _GAUGE,
+            "When the last valid flag of an endpoint was signed, by its signer.",
+            ("endpoint",),
+            "seconds",
+        ),
+        Metric("ktls_flag_polls_total", _COUNTER, "Polls of an endpoint by result.", ("endpoint", "result")),
+        Metric(
+            "ktls_flag_not_modified_total",
+            _COUNTER,
+            "Polls that an endpoint answered with 'not modified'.",
+            ("endpoint",),
+        ),
+        Metric(
+            "ktls_flag_old_total",
+            _COUNTER,
+            "Polls that found a valid flag with a lower serial than one seen before.",
+            ("endpoint",),
+        ),
+    ),
+}
+
+
+def _in_groups(groups: dict[str, tuple[Metric, ...]]) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(metric.name, metric.kind, metric.help, metric.labels, metric.unit, group)
+        for group, metrics in groups.items()
+        for metric in metrics
+    )
+
+
+OWN: tuple[Metric, ...] = _in_groups(_GROUPS)
+METRICS: tuple[Metric, ...] = (*OWN, *_in_groups(_OF_PARTS))
 CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in METRICS}
 
 

@@ -39,5 +39,5 @@ def collect(
         yield from from_self(use)
     yield family("ktls_part_up", (Sample(int(up), {"part": name}) for name, up in parts.items()))
     audit = status.get("audit")
-    if isinstance(audit, Mapping) and isinstance(audit.get("ok"), bool):
-        yield family("ktls_audit_chain_ok", [Sample(int(audit["ok"]))])
+    if isinstance(audit, Mapping) and "problem" in audit:
+        yield family("ktls_audit_ok", [Sample(int(not audit["problem"]))])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ktls_agent.evidence.model import Snapshot
-from ktls_agent.metrics.catalogue import CATALOGUE, METRICS, family
+from ktls_agent.metrics.catalogue import CATALOGUE, METRICS, OWN, family
 from ktls_agent.metrics.families import collect
 from ktls_agent.metrics.family import Sample
 from ktls_agent.metrics.text import unite
@@ -140,20 +140,20 @@ def test_what_is_not_known_is_absent() -> None:
 
 
 def test_the_agent_itself() -> None:
-    found = series(audit={"ok": False})
+    found = series(audit={"problem": "broken at 7"})
     assert found["ktls_agent_resident_memory_bytes"] == {(): 30 * 2**20}
     assert found["ktls_part_up"] == {("metrics",): 1, ("x",): 0}
     assert found["ktls_evidence_age_seconds"] == {(): 3.0}
-    assert found["ktls_audit_chain_ok"] == {(): 0}
+    assert found["ktls_audit_ok"] == {(): 0}
     assert found["ktls_build_info"] == {("0.1.0+gabc", "6.12.1", "OpenSSL 3.5.1", "3.13.5"): 1}
 
 
 def test_the_example_fills_the_whole_catalogue() -> None:
     found = series(
-        lease_left_s=1.0, off={"flag": True, "age_s": 2.0, "reason": "x"}, audit={"ok": True},
+        lease_left_s=1.0, off={"flag": True, "age_s": 2.0, "reason": "x"}, audit={"problem": None},
         sidecar={**status()["sidecar"], "limited": {"age": 1}},
     )  # fmt: skip
-    assert set(CATALOGUE) - set(found) == {"ktls_exposition_faults"}, "which the collector adds"
+    assert {metric.name for metric in OWN} - set(found) == {"ktls_exposition_faults"}, "which the collector adds"
 
 
 def test_the_catalogue_keeps_to_the_conventions() -> None:
@@ -165,6 +165,7 @@ def test_the_catalogue_keeps_to_the_conventions() -> None:
         assert "\n" not in metric.help
         if metric.unit:
             assert metric.unit in metric.name, "the unit is part of the name"
+        assert metric.group
 
 
 def test_labels_beside_the_catalogue_are_a_mistake_of_ours() -> None:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ktls_agent import cli, config
 from ktls_agent.daemon import Daemon, build
+from ktls_agent.metrics.catalogue import CATALOGUE
 from ktls_agent.metrics.collector import Collector
 from ktls_agent.metrics.config import MetricsConfig, Textfile
 from ktls_agent.metrics.family import Family, Sample
@@ -141,6 +142,17 @@ def test_a_service_without_a_sidecar_can_be_scraped(tmp_path: Path) -> None:
         assert b"404" in (await get(path, "/"))[0]
         shown = (await service.status())["metrics"]
         assert shown == {"socket": path, "listen": None, "faults": []}
+
+    served(tmp_path, scenario)
+
+
+def test_every_family_of_the_service_is_in_the_catalogue(tmp_path: Path) -> None:
+    async def scenario(service: Daemon, _: str) -> None:
+        for part in service.parts.all:
+            for found in part.metrics():
+                known = CATALOGUE[found.name]
+                assert (found.kind, found.help) == (known.kind, known.help)
+                assert {name for s in found.samples for name in s.labels} - {"le"} <= set(known.labels)
 
     served(tmp_path, scenario)
 
