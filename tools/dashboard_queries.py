@@ -12,9 +12,15 @@ YES_IS_GOOD = {"0": ("NO", RED), "1": ("yes", GREEN)}
 SHARE = ((None, RED), (0.5, YELLOW), (0.9, GREEN))
 
 
+def all_bytes(by: str, more: str = "") -> str:
+    """Rate of bytes, those among them that nobody could attribute: so no share is ever too high."""
+    selected = f"{{{ME}{more}}}{RATE}"
+    return f"sum by ({by}) (rate(ktls_bytes_total{selected}) or rate(ktls_unattributed_bytes_total{selected}))"
+
+
 def share(by: str, more: str = "") -> str:
     """Share of bytes by kTLS: 0 where there are bytes and none of them used it, nothing where there are none."""
-    total = f"sum by ({by}) (rate(ktls_bytes_total{{{ME}{more}}}{RATE}))"
+    total = all_bytes(by, more)
     ktls = f'sum by ({by}) (rate(ktls_bytes_total{{{ME}{more},path="ktls"}}{RATE}))'
     return f"({ktls} or 0 * {total}) / ({total} > 0)"
 
@@ -32,7 +38,7 @@ def quantile(part: float, metric: str, by: str) -> str:
 def unattributed(by: str) -> str:
     """Share of bytes that could not be attributed."""
     lost = f"sum by ({by}) (rate(ktls_unattributed_bytes_total{{{ME}}}{RATE}))"
-    return f"{lost} / ({lost} + sum by ({by}) (rate(ktls_bytes_total{{{ME}}}{RATE})) > 0)"
+    return f"{lost} / ({all_bytes(by)} > 0)"
 
 
 def per_byte(by: str) -> str:

@@ -80,9 +80,11 @@ def _shares(counts: Iterable[_Bytes], snapshot: Snapshot | None) -> dict[str, An
         table[direction].setdefault((protocol, cipher), Counter())[path] += count
     shares: dict[str, Any] = {}
     for direction, by in table.items():
-        total = sum(by.values(), Counter())
+        lost = 0
+        if snapshot is not None:
+            lost = snapshot.unattributed.sent if direction == "sent" else snapshot.unattributed.received
         shares[direction] = {
-            **_share(total),
+            **_share(sum(by.values(), Counter()), lost),
             "by": [
                 {"protocol": protocol, "cipher": cipher, **_share(by[protocol, cipher])}
                 for protocol, cipher in sorted(by)
@@ -90,14 +92,14 @@ def _shares(counts: Iterable[_Bytes], snapshot: Snapshot | None) -> dict[str, An
             ],
         }
         if snapshot is not None:
-            lost = snapshot.unattributed.sent if direction == "sent" else snapshot.unattributed.received
             shares[direction]["unattributed_bytes"] = lost
     return shares
 
 
-def _share(counts: Mapping[str, int]) -> dict[str, Any]:
+def _share(counts: Mapping[str, int], lost: int = 0) -> dict[str, Any]:
+    """Bytes that nobody could attribute count as bytes and not as kTLS: the share is never too high."""
     ktls, userspace = counts.get("ktls", 0), counts.get("userspace", 0)
-    return {"ktls_bytes": ktls, "userspace_bytes": userspace, "ktls_ratio": ratio(ktls, ktls + userspace)}
+    return {"ktls_bytes": ktls, "userspace_bytes": userspace, "ktls_ratio": ratio(ktls, ktls + userspace + lost)}
 
 
 def _cpu(snapshot: Snapshot) -> list[dict[str, Any]]:
