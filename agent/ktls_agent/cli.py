@@ -30,12 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.verb == "serve":
             return _serve(arguments)
+        if arguments.verb == "report":
+            return _report(arguments)
         if arguments.verb == "diag":
             from . import diag
 
             return diag.main(config.load(arguments.config).probe.port)
-        if arguments.verb == "report":
-            return _report(arguments)
         if arguments.verb == "watch":
             return _watch(arguments)
         return _one(arguments)

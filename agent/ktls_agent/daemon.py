@@ -19,7 +19,7 @@ from .core import Agent
 from .diag import DiagClient
 from .flags import OffFlags
 from .metrics.collector import Collector
-from .metrics.part import MetricsPart, TextfilePart
+from .metrics.part import metrics_parts
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
@@ -141,11 +141,10 @@ def build(config: AgentConfig) -> Daemon:
         sidecar,
         lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
     )
+    parts: list[Part] = []
     service: Daemon
     collector = Collector(lambda: service.status(sockets=False), lambda: None, lambda: service.parts, agent.clock)
-    parts: list[Part] = [MetricsPart(config.metrics, config.metrics.path(config.socket), config.group, collector)]
-    if config.metrics.textfile is not None:
-        parts.append(TextfilePart(config.metrics.textfile, collector, agent.in_thread))
+    parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
     service = Daemon(config, agent, Observer(agent, diag), parts)
     return service
 

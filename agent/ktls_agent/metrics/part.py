@@ -13,6 +13,7 @@ from typing import Any, Callable
 from ktls_host.files import atomic_write
 from ktls_host.httpserver import Answer, HttpServer
 
+from ..parts import Part
 from .collector import Collector
 from .config import MetricsConfig, Textfile
 from .family import Family
@@ -94,3 +95,13 @@ class TextfilePart:
     def metrics(self) -> Iterable[Family]:
         """Return nothing."""
         return ()
+
+
+def metrics_parts(
+    config: MetricsConfig, agent_socket: str, group: str | None, collector: Collector, in_thread: InThread
+) -> list[Part]:
+    """Return the parts that ``config`` asks for."""
+    parts: list[Part] = [MetricsPart(config, config.path(agent_socket), group, collector)]
+    if config.textfile is not None:
+        parts.append(TextfilePart(config.textfile, collector, in_thread))
+    return parts
