@@ -47,11 +47,12 @@ class MetricsPart:
 
     def status(self) -> dict[str, Any]:
         """Return where metrics can be had, and what had to be left out of them."""
-        listen = self._config.listen
+        listen, faults = self._config.listen, self._collector.faults
         return {
             "socket": self._path,
             "listen": None if listen is None else {"host": listen.host, "port": listen.port},
-            "faults": self._collector.faults,
+            "faults": faults,
+            "problem": f"metrics: {len(faults)} left out of the exposition, {faults[0]}" if faults else None,
         }
 
     def metrics(self) -> Iterable[Family]:

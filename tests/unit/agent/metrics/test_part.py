@@ -72,6 +72,11 @@ def test_families_of_parts_are_there_and_a_failing_part_takes_none_away() -> Non
         assert read["ktls_guard_tripped"][0].labels == {"guard": "x"}
         assert read["ktls_exposition_faults"][0].value == 1
         assert len(found.faults) == 1
+        told = MetricsPart(MetricsConfig(), "/m", None, found).status()["problem"]
+        assert (
+            told
+            == "metrics: 1 left out of the exposition, ktls_guard_tripped: counters end in _total, and nothing else does"
+        )
         assert {s.labels["part"] for s in read["ktls_part_up"]} == {"good", "bad", "odd"}
 
     asyncio.run(scenario())
@@ -141,7 +146,7 @@ def test_a_service_without_a_sidecar_can_be_scraped(tmp_path: Path) -> None:
         assert values((await get(path, "/metrics"))[1])["ktls_off_flag"][0].value == 1
         assert b"404" in (await get(path, "/"))[0]
         shown = (await service.status())["metrics"]
-        assert shown == {"socket": path, "listen": None, "faults": []}
+        assert shown == {"socket": path, "listen": None, "faults": [], "problem": None}
 
     served(tmp_path, scenario)
 
@@ -213,7 +218,8 @@ def test_a_textfile_that_cannot_be_written_is_a_problem_and_nothing_else(tmp_pat
         status = await service.status()
         assert any("textfile" in problem for problem in status["problems"])
         read = values((await get(path, "/metrics"))[1])
-        assert {s.labels["part"]: s.value for s in read["ktls_part_up"]} == {"metrics": 1, "textfile": 0}
+        up = {s.labels["part"]: s.value for s in read["ktls_part_up"]}
+        assert (up["metrics"], up["textfile"]) == (1, 0)
 
     served(tmp_path, scenario, textfile={"path": str(tmp_path / "none" / "ktls.prom")})
 
