@@ -44,7 +44,7 @@ FLEET: tuple[Row, ...] = (
             Panel(
                 "Stuck",
                 "stat",
-                [Query(f'sum(ktls_order_state{{{ME},state="stuck"}})')],
+                [Query(f"sum(ktls_stuck{{{ME}}})")],
                 4,
                 4,
                 steps=((None, GREEN), (1, RED)),

@@ -115,10 +115,20 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("ktls_sidecar_errors_total", _COUNTER, "Faults of the server, TLS or the kernel.", ("kind",)),
         Metric("ktls_sidecar_client_aborts_total", _COUNTER, "Connections that the client broke.", ("kind",)),
         Metric("ktls_sidecar_fallbacks_total", _COUNTER, "kTLS was wanted and not had.", ("reason",)),
+        Metric("ktls_sidecar_drain_connections", _GAUGE, "Open connections whose kTLS is no longer ordered."),
+        Metric(
+            "ktls_sidecar_drain_deadline_seconds",
+            _GAUGE,
+            "Until the rest of those is cut; absent where there is no deadline.",
+            (),
+            "seconds",
+        ),
         Metric("ktls_sidecar_limited_total", _COUNTER, "kTLS connections ended early by a limit.", ("cause",)),
     ),
     "Orders": (
         Metric("ktls_order_state", _GAUGE, "1 for the state of the order machine.", ("state",)),
+        Metric("ktls_stuck", _GAUGE, "1 while a revert has given up; the host takes no order."),
+        Metric("ktls_lapsed", _GAUGE, "1 while an unconfirmed order stands reverted without the agent."),
         Metric("ktls_epoch", _GAUGE, "Highest epoch seen; older orders are refused."),
         Metric(
             "ktls_lease_seconds_left",
@@ -139,7 +149,12 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Self-probe": (
         Metric("ktls_probe_success", _GAUGE, "1 when the last self-probe got intact content over verified TLS."),
-        Metric("ktls_probe_ktls", _GAUGE, "1 when the kernel encrypted for the last self-probe; absent if not known."),
+        Metric(
+            "ktls_probe_ktls",
+            _GAUGE,
+            "1 when the kernel encrypted (sent) or decrypted (received) for the last self-probe; absent if not known.",
+            ("direction",),
+        ),
         Metric("ktls_probe_age_seconds", _GAUGE, "Age of the last self-probe.", (), "seconds"),
         Metric("ktls_probe_duration_seconds", _GAUGE, "Duration of the last self-probe.", (), "seconds"),
     ),

@@ -42,6 +42,11 @@ def from_sidecar(sidecar: Mapping[str, Any] | None) -> Iterator[Family]:
         counts = sidecar.get(key)
         if isinstance(counts, Mapping):
             yield family(name, (Sample(value, {label: str(kind)}) for kind, value in counts.items()))
+    drain = sidecar.get("drain")
+    if isinstance(drain, Mapping):
+        yield family("ktls_sidecar_drain_connections", [Sample(drain["left"])])
+        deadline = drain.get("deadline_left_s")
+        yield family("ktls_sidecar_drain_deadline_seconds", [] if deadline is None else [Sample(deadline)])
     attempted, active = activation(sidecar)
     for name, counted in (("ktls_activation_attempted_total", attempted), ("ktls_activation_active_total", active)):
         yield family(name, (Sample(count, dict(zip(_ACTIVATION, key))) for key, count in counted.items()))

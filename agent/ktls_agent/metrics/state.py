@@ -45,6 +45,8 @@ def drift(status: Mapping[str, Any]) -> bool | None:
 def from_status(status: Mapping[str, Any]) -> Iterator[Family]:
     """Return what the status object says."""
     yield _one_hot("ktls_order_state", STATES, str(status["order"]), "state")
+    yield family("ktls_stuck", [Sample(int(bool(status.get("stuck", status["order"] == "stuck"))))])
+    yield family("ktls_lapsed", _known(status.get("lapsed")))
     yield family("ktls_epoch", [Sample(status["epoch"])])
     yield family("ktls_lease_seconds_left", _known(status["lease_left_s"]))
     phases: list[Sample] = []
@@ -58,7 +60,11 @@ def from_status(status: Mapping[str, Any]) -> Iterator[Family]:
     probe = status.get("probe")
     if probe:
         yield family("ktls_probe_success", [Sample(int(probe["ok"]))])
-        yield family("ktls_probe_ktls", _known(probe["ktls_tx"]))
+        seen = (("sent", probe["ktls_tx"]), ("received", probe.get("ktls_rx")))
+        yield family(
+            "ktls_probe_ktls",
+            (Sample(int(ktls), {"direction": direction}) for direction, ktls in seen if ktls is not None),
+        )
         yield family("ktls_probe_age_seconds", [Sample(probe["at_age_s"])])
         yield family("ktls_probe_duration_seconds", [Sample(probe["duration_s"])])
     host = status["host"]

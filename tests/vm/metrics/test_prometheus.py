@@ -81,7 +81,7 @@ def test_counters_under_load_are_those_of_the_kernel(deployed: Deployed, scraped
     assert scraped.value(f"ktls_drift{{{ME}}}") == 0
     assert scraped.value(f'ktls_order_state{{{ME},state="committed"}}') == 1
     assert scraped.value(f"ktls_probe_success{{{ME}}}") == 1
-    assert scraped.value(f"ktls_probe_ktls{{{ME}}}") == 1
+    assert scraped.value(f'ktls_probe_ktls{{{ME},direction="sent"}}') == 1
     sent = scraped.query(f'ktls_sidecar_bytes_total{{{ME},path="ktls_tx"}} > 0')
     assert {labels["protocol"] for labels, _ in sent} <= {"TLSv1.2", "TLSv1.3"}
     assert (scraped.value(f'sum(ktls_sidecar_connections_total{{{ME},path="ktls_tx"}})') or 0) > before

@@ -137,6 +137,24 @@ def test_what_is_not_known_is_absent() -> None:
     assert "ktls_probe_success" not in found
     unknown = {**status()["probe"], "ktls_tx": None}
     assert "ktls_probe_ktls" not in series(probe=unknown)
+    assert series(probe={**unknown, "ktls_rx": False})["ktls_probe_ktls"] == {("received",): 0}
+    assert "ktls_lapsed" not in series()
+    assert series(lapsed=True)["ktls_lapsed"] == {(): 1}
+
+
+def test_stuck_is_told_by_the_mark_or_by_the_state() -> None:
+    assert [series(order=order)["ktls_stuck"][()] for order in ("stuck", "reverted")] == [1, 0]
+    assert [series(order="reverted", stuck=stuck)["ktls_stuck"][()] for stuck in (True, False)] == [1, 0]
+
+
+def test_a_drain_counts_down() -> None:
+    sidecar = status()["sidecar"]
+    assert "ktls_sidecar_drain_connections" not in series()
+    found = series(sidecar={**sidecar, "drain": {"left": 3, "deadline_left_s": None}})
+    assert found["ktls_sidecar_drain_connections"] == {(): 3}
+    assert "ktls_sidecar_drain_deadline_seconds" not in found
+    found = series(sidecar={**sidecar, "drain": {"left": 3, "deadline_left_s": 2.5}})
+    assert found["ktls_sidecar_drain_deadline_seconds"] == {(): 2.5}
 
 
 def test_the_agent_itself() -> None:
@@ -151,7 +169,8 @@ def test_the_agent_itself() -> None:
 def test_the_example_fills_the_whole_catalogue() -> None:
     found = series(
         lease_left_s=1.0, off={"flag": True, "age_s": 2.0, "reason": "x"}, audit={"problem": None},
-        sidecar={**status()["sidecar"], "limited": {"age": 1}},
+        sidecar={**status()["sidecar"], "limited": {"age": 1}, "drain": {"left": 1, "deadline_left_s": 2.0}},
+        lapsed=False,
     )  # fmt: skip
     assert {metric.name for metric in OWN} - set(found) == {"ktls_exposition_faults"}, "which the collector adds"
 
