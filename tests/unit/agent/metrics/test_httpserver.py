@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ GET = b"GET /x?y=1 HTTP/1.1\r\nHost: h\r\n\r\n"
 async def answer(path: str) -> Answer:
     if path == "/broken":
         raise ValueError("a bug")
-    return Answer("b" * 10_000_000 if path == "/big" else path)
+    if path.startswith("/size/"):
+        return Answer("b" * int(path[6:]))
+    return Answer(path)
 
 
 def run(tmp_path: Path, scenario: Callable[[HttpServer, str], Awaitable[None]], **limits: float) -> None:
@@ -90,7 +93,7 @@ def test_whoever_does_not_read_is_cut_off_and_nothing_is_kept_for_him(tmp_path: 
     async def scenario(server: HttpServer, path: str) -> None:
         reader, writer = await asyncio.open_unix_connection(path, limit=1024)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
-        writer.write(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
+        writer.write(b"GET /size/10000000 HTTP/1.1\r\nHost: h\r\n\r\n")
         await asyncio.sleep(0.1)
         assert len(server._connections) == 1
         await asyncio.sleep(0.4)
@@ -98,6 +101,23 @@ def test_whoever_does_not_read_is_cut_off_and_nothing_is_kept_for_him(tmp_path: 
         reader._transport.resume_reading()  # type: ignore[attr-defined]
         assert len(await reader.read(-1)) < 10_000_000, "the rest was thrown away"
         writer.close()
+
+    run(tmp_path, scenario, timeout_s=0.3)
+
+
+def test_nothing_is_left_open_whatever_the_kernel_had_taken_already(tmp_path: Path) -> None:
+    async def scenario(server: HttpServer, path: str) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        clients = []
+        for size in range(100_000, 340_000, 30_000):  # around what a Unix socket holds
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            sock.sendall(f"GET /size/{size} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            clients.append(sock)
+        await asyncio.sleep(0.6)
+        assert len(os.listdir("/proc/self/fd")) == before + len(clients), "only their own ends are open"
+        for sock in clients:
+            sock.close()
 
     run(tmp_path, scenario, timeout_s=0.3)
 
