@@ -88,7 +88,8 @@ class HttpServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # asyncio runs this callback as a task
+        if task is None:
+            raise RuntimeError("asyncio runs this callback as a task")
         try:
             if len(self._connections) >= self._max:
                 return
