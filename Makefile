@@ -50,7 +50,7 @@ vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the
 	@$(MAKE) --no-print-directory -j2 -O vm-levers vm-sidecar
 
 vm-fleet: prepare
-	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab
+	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab tests/vm/metrics
 
 vm-levers: prepare
 	@$(BIN)/pytest -q tests/vm/levers
