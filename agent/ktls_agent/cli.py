@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.verb == "serve":
             return _serve(arguments)
+        if arguments.verb == "report":
+            return _report(arguments)
         if arguments.verb == "diag":
             from . import diag
 
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--socket", default=config.DEFAULT_SOCKET, help="default: %(default)s")
-        sub.add_argument("--json", action="store_true", help="print the status object")
+        sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
     client("status", "what is in force")
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     off.add_argument("--reason", default="off on the host")
     off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
     off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
+    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=config.DEFAULT_METRICS_SOCKET)
     client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
@@ -192,6 +195,14 @@ def _one(arguments: argparse.Namespace) -> int:
         # Done means read back. A sidecar that does not answer has the flag before it, but has not shown it.
         shown = status["sidecar"] is not None and status["phase"] == "userspace"
         return OK if status["off"]["flag"] and shown else FAILED
+    return OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from . import report
+
+    document = report.fetch(arguments.socket, _QUICK_S)
+    print(json.dumps(document, sort_keys=True) if arguments.json else report.render(document))
     return OK
 
 

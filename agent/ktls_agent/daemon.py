@@ -24,6 +24,8 @@ from .flags import OffFlags
 from .guards.keep import Keep
 from .guards.part import GuardPart
 from .levers import Levers
+from .metrics.collector import Collector
+from .metrics.part import metrics_parts
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
@@ -117,10 +119,14 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status, parts = await self._observer.status(), self.parts.status()
-        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
         more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
-        return {**status, **parts, **more, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
+        return {**await self.status(), **more}
+
+    async def status(self, sockets: bool = True) -> dict[str, Any]:
+        """Return the status object, that of every part included; ``sockets`` as in :meth:`Observer.status`."""
+        status, parts = await self._observer.status(sockets), self.parts.status()
+        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        return {**status, **parts, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
@@ -171,8 +177,12 @@ def build(config: AgentConfig) -> Daemon:
     )
     ledger = Ledger()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
-    guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
-    return Daemon(config, agent, Observer(agent, diag), [guards, audit, PullPart()], ledger)
+    parts: list[Part] = [GuardPart(config.guards, agent, probes, keep, ledger=ledger), audit, PullPart()]
+    service: Daemon
+    collector = Collector(lambda: service.status(sockets=False), lambda: None, lambda: service.parts, agent.clock)
+    parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
+    service = Daemon(config, agent, Observer(agent, diag), parts, ledger)
+    return service
 
 
 async def main(config: AgentConfig) -> None:
