@@ -301,3 +301,38 @@ def test_a_refused_order_names_what_is_stuck(host: Host) -> None:
             await agent.order(order("o2", 2))
 
     run(host, scenario)
+
+
+def test_what_a_slow_revert_still_has_to_write_does_not_hit_the_next_order(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        real, release = host.call_sidecar, asyncio.Event()
+
+        async def slow(request: dict[str, Any]) -> dict[str, Any]:
+            if request.get("mode") == "userspace":
+                await release.wait()
+            return await real(request)
+
+        agent._call_sidecar = slow
+        reverting = asyncio.ensure_future(agent.revert("test"))
+        await asyncio.sleep(0)
+        ordering = asyncio.ensure_future(agent.order(order("o2", 2)))
+        await asyncio.sleep(0.05)
+        release.set()
+        await asyncio.gather(reverting, ordering)
+        await drained(agent)
+        assert agent.state.status == "pending"
+        assert (host.state_dir / "lease").read_text().startswith("id=o2\n")
+        assert (host.state_dir / "intent.json").exists()
+        assert host.helpers.armed
+
+    run(host, scenario)
+
+
+def test_a_timer_that_an_order_needs_is_not_stopped(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+        await agent._disarm(())  # of the order before, and late
+        assert host.helpers.armed
+
+    run(host, scenario)
