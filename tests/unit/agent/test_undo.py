@@ -168,6 +168,28 @@ def test_the_datapath_waits_neither_for_the_nic_nor_for_the_disk(host: Host) -> 
     asyncio.run(main())
 
 
+def test_a_disk_that_hangs_does_not_stop_the_watch(host: Host) -> None:
+    import threading
+
+    async def main() -> None:
+        agent = host.agent()
+        await agent.start()
+        await agent.order(order())
+        release = threading.Event()
+        agent._disk._thread.submit(release.wait, 5)
+        for _ in range(3):
+            host.now += 1
+            host.sidecar.mode = "userspace"  # it has restarted
+            agent.tick()
+            await asyncio.sleep(0.02)
+            assert host.sidecar.mode == "tx"
+        release.set()
+        await drained(agent)
+        agent.close()
+
+    asyncio.run(main())
+
+
 def test_a_nic_that_answers_late_is_heard_with_the_next_try(host: Host) -> None:
     async def scenario(host: Host, agent: Agent) -> None:
         await commit(agent)
