@@ -250,6 +250,8 @@ def render(status: dict[str, Any]) -> str:
     if off["flag"]:
         age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
         lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
+    if status.get("lapsed"):
+        lines.append("  lapsed: an order was taken back unconfirmed; userspace until the next order")
     failed = [step for step in status.get("revert", ()) if step["result"] == "failed"]
     lines.extend(f"  revert: {step['step']} FAILED: {step['detail']}" for step in failed)
     connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
