@@ -55,7 +55,7 @@ class Counters:
     """Connections that the client broke: scans, failed handshakes, resets, timeouts."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
-    """kTLS connections that we ended early, by cause: ``age`` or ``bytes``."""
+    """kTLS connections that we ended early, by cause: ``age``, ``bytes`` or ``drained``."""
     requests: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
     _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from .mode import MODES
-from .report import OK, Report
+from .report import OK, Report, drain
 
 _Sample = tuple[Mapping[str, str], float]
 
 
 def render(report: Report) -> str:
     """Return the whole exposition."""
-    counts = report["counts"]
+    counts, left = report["counts"], drain(report)
     rows = [
         ({"assigned": r["assigned"], "path": r["path"], "protocol": r["protocol"], "cipher": r["cipher"]}, r)
         for r in counts["rows"]
@@ -52,6 +52,15 @@ def render(report: Report) -> str:
             "counter",
             "HTTP bytes received through TLS.",
             [(labels, row["received_total"]) for labels, row in rows],
+        ),
+        _family(
+            "drain_connections", "gauge", "Open connections whose kTLS is no longer ordered.", [({}, left["left"])]
+        ),
+        _family(
+            "drain_deadline_seconds",
+            "gauge",
+            "Until the rest of those is cut; absent where there is no deadline.",
+            [({}, left["deadline_left_s"])] if left["deadline_left_s"] is not None else [],
         ),
         _counted("fallbacks_total", "reason", "kTLS was wanted and not had.", counts["fallbacks"]),
         _counted("limited_total", "cause", "kTLS connections ended early by a limit.", counts["limited"]),
