@@ -16,7 +16,7 @@ from . import response
 from .accesslog import AccessLog
 from .config import Config
 from .counters import Counters, Tally
-from .faults import KEY_UPDATE, blame
+from .faults import IO_ERROR, KEY_UPDATE, blame, kind_of
 from .leave import is_ordered
 from .lifetime import AGE, DRAINED, Lifetime
 from .linger import Linger
@@ -242,7 +242,7 @@ class Connection:
             if left_by_peer(error.errno or 0):
                 self._shared.counters.client_aborts["reset"] += 1
             else:
-                self._fault("io_error", str(error))
+                self._fault(kind_of(error.errno), str(error))
             self._close()
         except Exception as error:
             self._fault("internal", f"{type(error).__name__}: {error}")
@@ -348,7 +348,7 @@ class Connection:
             try:
                 decided, self._file = response.decide(shared.site, shared.config, request, self._overloaded)
             except OSError as error:
-                self._fault("io_error", f"cannot open a file: {error.strerror}")
+                self._fault(IO_ERROR, f"cannot open a file: {error.strerror}")
                 decided, self._file = response.unreadable(), None
             self._keep = request.keep_alive and not self._overloaded
         self._keep = self._keep and not self._retiring and self._over(now) is None
@@ -571,7 +571,7 @@ class Connection:
         self._closed(self)
 
     def _classify(self, error: TlsError) -> None:
-        ours, kind = blame(error, self._phase == HANDSHAKE)
+        ours, kind = blame(error, self._phase == HANDSHAKE, self._ktls_rx)
         if kind == KEY_UPDATE:
             self._no_key_update(str(error))
         elif ours:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .faults import KERNEL_KINDS
 from .mode import MODES
 from .report import OK, Report, drain
 
@@ -64,7 +65,12 @@ def render(report: Report) -> str:
         ),
         _counted("fallbacks_total", "reason", "kTLS was wanted and not had.", counts["fallbacks"]),
         _counted("limited_total", "cause", "kTLS connections ended early by a limit.", counts["limited"]),
-        _counted("errors_total", "kind", "Faults of the server, TLS or the kernel.", counts["errors"]),
+        _counted(
+            "errors_total",
+            "kind",
+            "Faults of the server, TLS or the kernel.",
+            {**dict.fromkeys(KERNEL_KINDS, 0), **counts["errors"]},
+        ),
         _counted("client_aborts_total", "kind", "Connections that the client broke.", counts["client_aborts"]),
         _counted("requests_total", "code", "Responses by status.", counts["requests"]),
         _family(

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ktls_host.jsonsock import call
 from ktls_sidecar import config as sidecar_config
 from ktls_sidecar.control import serve_control
+from ktls_sidecar.merge import Counts
 from ktls_sidecar.openssl import load
+from ktls_sidecar.report import Report
 from ktls_sidecar.server import Server
 from ktls_sidecar.web.files import OpenFile, RefusedError, Target, open_below
 
@@ -109,6 +111,27 @@ class Client:
     def closed(self) -> bool:
         """True when the server ends the stream cleanly (close_notify) with nothing more to read."""
         return self.stream.read(1) == b""
+
+
+def report_of(counts: Counts, **changes: Any) -> Report:
+    """A report with ``counts``, and everything else as on a quiet day."""
+    report: Report = {
+        "now": 100.0,
+        "version": "1",
+        "openssl": "OpenSSL 3",
+        "pid": 1,
+        "port": 8443,
+        "uptime_s": 1.0,
+        "mode": "tx",
+        "share": 1.0,
+        "effective_mode": "tx",
+        "off_flag": False,
+        "drain_until": None,
+        "health": "ok",
+        "workers": [{"pid": 2, "connections": 0, "started": 1.0, "serving": True}],
+        "counts": counts,
+    }
+    return cast(Report, {**report, **changes})
 
 
 class Sidecar:

@@ -25,7 +25,8 @@ from ktls_sidecar.merge import Counts, Row, empty, ended, merge
 from ktls_sidecar.metrics import render
 from ktls_sidecar.mode import ModeSwitch
 from ktls_sidecar.output import LineWriter
-from ktls_sidecar.report import Report, status
+from ktls_sidecar.report import status
+from tests.unit.sidecar.support import report_of
 
 
 @pytest.mark.parametrize(
@@ -102,26 +103,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def report_of(counts: Counts, **changes: Any) -> Report:
-    report: Report = {
-        "now": 100.0,
-        "version": "1",
-        "openssl": "OpenSSL 3",
-        "pid": 1,
-        "port": 8443,
-        "uptime_s": 1.0,
-        "mode": "tx",
-        "share": 1.0,
-        "effective_mode": "tx",
-        "off_flag": False,
-        "drain_until": None,
-        "health": "ok",
-        "workers": [{"pid": 2, "connections": 0, "started": 1.0, "serving": True}],
-        "counts": counts,
-    }
-    return cast(Report, {**report, **changes})
 
 
 def test_counters_follow_connections() -> None:
