@@ -359,7 +359,7 @@ class Connection:
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
         self._served += 1
-        if file is not None and self._ktls and shared.config.zerocopy:
+        if file is not None and file.content is None and self._ktls and shared.config.zerocopy:
             allowed = is_immutable(file.fd)
             if allowed != self._zerocopy:
                 self._zerocopy = set_zerocopy(self._sock, allowed)

@@ -48,10 +48,13 @@ class Server:
         context: ServerContext | None = None,
         mode_changed: Callable[[str], None] = lambda _mode: None,
         page: OrderPage | None = None,
+        *,
+        poller: Poller,
     ) -> None:
         """Take ``context``, or read certificate and key. Raises KtlsError ``bad_certificate``, ``bad_config``.
 
-        ``page``: where somebody else orders the mode; without it that is for :meth:`order`.
+        ``page``: where somebody else orders the mode; without it that is for :meth:`order`. ``poller``: the selector of
+        the loop that it is started in.
         """
         self._config = config
         self._lib = lib
@@ -60,6 +63,7 @@ class Server:
         check_root(config.root)
         self._started_at, self._started = time.monotonic(), time.time()
         self._tell_mode = mode_changed
+        self._poller = poller
         self._previous_mode = USERSPACE
         self.leave = Leave(config.ktls_drain_s)
         self.mode: ModeFollower = (
@@ -104,7 +108,7 @@ class Server:
             fault=lambda kind, remote, detail: complain(f"{kind} {remote}: {detail}"),
             can_rekey=ulp.can_rekey(self._lib.version),
             loop=loop,
-            poller=Poller(loop),
+            poller=self._poller,
             site=self._site,
             peers=Peers(self._config.key_update_memory_s),
             look=self.mode.effective,
@@ -130,8 +134,7 @@ class Server:
             self.cut()
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._shared is not None:
-            self._shared.poller.close()
+        self._poller.forget()
         self._log.flush()
 
     def cut(self) -> None:

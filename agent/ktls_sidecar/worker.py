@@ -25,6 +25,7 @@ from .config import Config
 from .mode import USERSPACE
 from .openssl import Library, ServerContext
 from .page import OrderPage
+from .poller import Poller, new_loop
 from .server import Server
 
 REPORT_EVERY_S = 1.0
@@ -55,11 +56,13 @@ def part_of(config: Config, workers: int) -> Config:
 class Worker:
     """One worker's life. :meth:`run` returns when it has drained."""
 
-    def __init__(self, job: Job, channel: Channel) -> None:
-        """Prepare; nothing is accepted yet."""
+    def __init__(self, job: Job, channel: Channel, poller: Poller) -> None:
+        """Prepare; nothing is accepted yet. ``poller``: the selector of the loop that it will run in."""
         self._job = job
         self._channel = channel
-        self._server = Server(job.config, job.lib, job.log, job.complain, job.context, self._mode_changed, job.page)
+        self._server = Server(
+            job.config, job.lib, job.log, job.complain, job.context, self._mode_changed, job.page, poller=poller
+        )
         self._serving = False
         self._prepared: ServerContext | None = None
         self._beginning: asyncio.Task[None] | None = None
@@ -166,9 +169,10 @@ class Worker:
 def work(job: Job, channel: Channel) -> int:
     """Be a worker until it ends. Returns the exit status of the process."""
     try:
-        worker = Worker(job, channel)
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(worker.run())
+        loop, poller = new_loop()
+        asyncio.set_event_loop(loop)
+        with contextlib.closing(loop), contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(Worker(job, channel, poller).run())
     except KtlsError as error:
         job.complain(error.message)
         return 1

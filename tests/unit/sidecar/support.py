@@ -21,6 +21,7 @@ from ktls_sidecar import config as sidecar_config
 from ktls_sidecar.control import serve_control
 from ktls_sidecar.merge import Counts
 from ktls_sidecar.openssl import load
+from ktls_sidecar.poller import new_loop
 from ktls_sidecar.report import Report
 from ktls_sidecar.server import Server
 from ktls_sidecar.web.files import OpenFile, RefusedError, Target, open_below
@@ -156,8 +157,8 @@ class Sidecar:
         self.config = sidecar_config.parse(settings)
         self.log = io.StringIO()
         self.complaints: list[str] = []
-        self.server = Server(self.config, load(), log=self.log, complain=self.complaints.append)
-        self._loop = asyncio.new_event_loop()
+        self._loop, poller = new_loop()
+        self.server = Server(self.config, load(), log=self.log, complain=self.complaints.append, poller=poller)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None

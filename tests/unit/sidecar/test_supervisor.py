@@ -28,6 +28,7 @@ from ktls_sidecar import certificates
 from ktls_sidecar.channel import Channel
 from ktls_sidecar.config import parse
 from ktls_sidecar.openssl import load
+from ktls_sidecar.poller import Poller
 from ktls_sidecar.supervisor import Supervisor
 from ktls_sidecar.worker import Job, Worker
 from tests.unit.sidecar.processes import WORKERS, Command, Crew
@@ -530,7 +531,8 @@ def test_a_worker_loads_nothing_else_than_the_supervisor_did(command: Command) -
     context = certificates.load(load(), settings, certificates.new_ticket_keys())
     ours, theirs = socket.socketpair()
     with ours:
-        worker = Worker(Job(settings, load(), context, [], False, None, lambda _line: None), Channel(theirs))
+        job = Job(settings, load(), context, [], False, None, lambda _line: None)
+        worker = Worker(job, Channel(theirs), Poller())
         order = {"id": 1, "verb": "prepare", "ticket_keys": b64encode(bytes(80)).decode()}
         worker._received({**order, "digest": certificates.digest(settings)})
         worker._received({**order, "digest": "of other files"})
