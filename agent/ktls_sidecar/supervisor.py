@@ -36,13 +36,15 @@ from .openssl import Library
 from .page import OrderPage
 from .process import cpu_count
 from .report import OK, Report
-from .server import TICK_S, check_root
+from .server import check_root
 from .version import VERSION
 from .worker import Job, part_of
 
 _COUNT_S = 0.5
 _RELOAD_S = 10.0
-_HANG_TICKS = round(30 / TICK_S)
+_LOOK_S = 1.0
+"""How often the supervisor looks around. Workers look for flags themselves, at each connection."""
+_HANG_TICKS = round(30 / _LOOK_S)
 _KILL_AFTER_DRAIN_S = 2.0
 _HURRY_S = 0.5
 _STEADY_S = 10.0
@@ -261,7 +263,7 @@ class Supervisor:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(_LOOK_S)
             self.mode.effective()
             self._reap()
             for worker in self._workers.values():
