@@ -367,7 +367,7 @@ def test_a_worker_has_nothing_of_the_supervisor_or_of_its_siblings(crew: Crew) -
         found = kinds(pid)
         # One listener, one channel, and the two ends of its own loop's self-pipe.
         assert found["socket"] == 4
-        assert found["anon_inode"] == 2, "the epoll sets of its loop and of its connections"
+        assert found["anon_inode"] == 1, "the epoll set of its loop, which is that of its connections too"
     os.kill(crew.pids()[0], signal.SIGTERM)
     os.kill(crew.pids()[0], signal.SIGHUP)
     os.kill(crew.pids()[0], signal.SIGINT)
