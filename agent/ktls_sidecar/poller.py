@@ -42,7 +42,7 @@ class Poller(selectors.BaseSelector):
     # --- for connections ------------------------------------------------------------------------------------
 
     def add(self, fd: int, ready: Callable[[int], None]) -> None:
-        """Call ``ready`` with the events of ``fd``. It must not raise. Raises OSError."""
+        """Call ``ready`` with the events of ``fd``. It should not raise: nobody answers for it. Raises OSError."""
         self._epoll.register(fd, _INTEREST)
         self._ready[fd] = ready
 
@@ -119,7 +119,10 @@ class Poller(selectors.BaseSelector):
             # One of this batch may have ended another.
             call = ready.get(fd)
             if call is not None:
-                call(event)
+                try:
+                    call(event)
+                except Exception as error:
+                    _report(error)
             elif fd in self._keys:
                 key = self._keys[fd]
                 seen = (selectors.EVENT_READ if event & ~select.EPOLLOUT else 0) | (
@@ -130,10 +133,18 @@ class Poller(selectors.BaseSelector):
         if later:
             until = time.monotonic() + _TURN_S
             for _turn in range(len(later)):
-                later.popleft()()
+                try:
+                    later.popleft()()
+                except Exception as error:
+                    _report(error)
                 if not later or time.monotonic() > until:
                     break
         return found
+
+
+def _report(error: Exception) -> None:
+    # As the loop does with its own callbacks: one that fails ends nobody else.
+    asyncio.get_running_loop().call_exception_handler({"message": "a connection failed", "exception": error})
 
 
 def new_loop() -> tuple[asyncio.AbstractEventLoop, Poller]:

@@ -269,7 +269,7 @@ class Server:
             mode, now = self.mode.effective(), time.monotonic()
             for connection in list(self._connections):
                 connection.check(now)
-            if self.leave.until is not None and now >= self.leave.until:
+            if self.leave.until is not None and now >= self.leave.until and self.counters.not_ordered(mode):
                 for connection in list(self._connections):
                     connection.drop_unordered(mode)
             self._log.flush()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ktls_host.jsonsock import RequestError
 from ktls_sidecar import connection, ulp
 from ktls_sidecar import transfer as transfer_module
+from ktls_sidecar.counters import Counters
 from ktls_sidecar.leave import Leave, is_ordered, seconds_of
 from ktls_sidecar.merge import empty, not_ordered
 from ktls_sidecar.mode import ModeFollower, ModeSwitch
@@ -168,6 +169,11 @@ def test_what_is_left_is_counted_by_mode() -> None:
             }
         )
     assert [not_ordered(counts, mode) for mode in MODES] == [110, 100, 0]
+    counters = Counters()
+    for tx, rx, number in ((False, False, 1), (True, False, 10), (True, True, 100)):
+        for _ in range(number):
+            counters.opened("rx", tx, rx, "TLSv1.3", "A")
+    assert [counters.not_ordered(mode) for mode in MODES] == [110, 100, 0]
 
 
 # --- connections, as far as userspace can play the kernel's ---------------------------------------------------------

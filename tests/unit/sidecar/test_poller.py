@@ -134,6 +134,24 @@ def test_later_is_after_the_events_and_once_a_round(poller: Poller, pair: Pair) 
     assert len(order) == 6
 
 
+def test_one_that_fails_ends_nobody_else(pair: Pair) -> None:
+    ours, _theirs = pair
+    loop, poller = new_loop()
+    said: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: said.append(str(context["exception"])))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no")
+
+    poller.add(ours.fileno(), fail)
+    poller.later(fail)
+    try:
+        loop.run_until_complete(asyncio.sleep(0.02))
+    finally:
+        loop.close()
+    assert said == ["no", "no"]
+
+
 def test_an_event_loop_runs_on_it(pair: Pair) -> None:
     ours, theirs = pair
     loop, poller = new_loop()
