@@ -59,6 +59,14 @@ def ethtool(root: Path, *, after: str = "off", body: str = "") -> Path:
     return log
 
 
+def text(path: Path) -> str:
+    """A file of /proc; empty when its process has ended."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def flag(root: Path, name: str = "lapsed") -> bool:
     return os.path.lexists(root / "run/ktls" / name)
 
@@ -209,19 +217,39 @@ def test_the_flag_is_up_before_the_first_step(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("body", "after", "said"),
-    [("", "on", "not off: eth0"), ("exit 1", "off", "not off: eth0"), ("exec sleep 60", "off", "not off: eth0(hung)")],
+    [
+        ("", "on", "not off: eth0"),
+        ("exit 1", "off", "not off: eth0"),
+        ("trap '' TERM; sleep 60", "off", "not off: eth0(hung) eth1 eth2"),
+    ],
 )
 def test_what_ethtool_does_not_do_is_named_and_holds_nothing_up(root: Path, body: str, after: str, said: str) -> None:
     for name in ("eth0", "eth1", "eth2"):
         interface(root, name)
-    ethtool(root, after=after, body=f'case "$*" in *eth0*) {body or ":"} ;; esac')
+    ethtool(root, after=after, body=body)
     start = time.monotonic()
     done = off(root)
     assert time.monotonic() - start < 4, "one hang of two seconds is enough"
     assert done.returncode == 0, "OFF is set all the same"
     assert "a later step failed: nic" in done.stderr
     assert steps(root)["nic"].startswith(f"failed {said}")
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(root / "sbin/ethtool") in text(path)]
+    assert not left, "what hangs is killed"
     assert steps(root)["tx"].startswith("ok ")
+
+
+def test_whoever_typed_it_may_be_gone(root: Path) -> None:
+    interface(root, "eth0")
+    # A hangup in the middle (its parents: the inner shell, timeout, ktls-off), and nobody who reads what it says.
+    up = "p=$$; for _ in 1 2 3; do p=$(sed -n 's/^PPid:.//p' /proc/$p/status); done; "
+    ethtool(root, body=f"{up} kill -HUP $p")
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {"KTLS_OFF_PREFIX": str(root)}
+    done = subprocess.run(["/bin/dash", SCRIPT], env=environment, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert list(steps(root)) == ["nic", "rx", "tx", "policy", "module"]
 
 
 def test_a_child_that_outlives_a_killed_ethtool_holds_nothing_up(root: Path) -> None:
@@ -249,10 +277,14 @@ def test_interfaces_that_are_gone_and_hosts_without_ethtool(root: Path, tmp_path
     assert flag(root, "off")
     assert steps(root)["nic"].startswith("skipped no ethtool for eth1")
     path = lease(root, "2000.00")
+    precious = write(root / "precious", "precious")
+    (root / "run/ktls/revert").unlink()
+    (root / "run/ktls/revert").symlink_to(precious)
     done = subprocess.run(["/bin/dash", bare, "--lease"], env=environment, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert flag(root), "a lease that cannot be read is over"
     assert path.exists()
+    assert precious.read_text() == "precious", "nor is a link followed that cannot be removed"
 
 
 def test_hostile_names_are_not_run(root: Path) -> None:

@@ -125,6 +125,7 @@ def test_undoing_needs_nothing_that_may_be_missing(name: str) -> None:
 def test_boot_check_comes_before_all_that_serves() -> None:
     unit = values("ktls-boot.service", "Unit")
     assert {"ktls-agent.service", "ktls-sidecar.service", "nginx.service"} <= set(unit["Before"][0].split())
+    assert ".socket" not in unit["Before"][0], "an ordering cycle: systemd would drop one of the two from the boot"
     assert values("ktls-boot.service", "Install")["WantedBy"] == ["multi-user.target"]
     assert values("ktls-boot.service", "Service")["RemainAfterExit"] == ["yes"]
 
