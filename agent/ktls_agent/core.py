@@ -364,7 +364,7 @@ class Agent:
     async def _watch(self) -> None:
         """Once a second: is everything as it should be?"""
         revert = self.state.revert
-        idle = not self._undo_lock.locked() and self.clock() >= self._undo_at_s
+        idle = not self._undo_lock.locked() and not self._undoer.busy and self.clock() >= self._undo_at_s
         if revert is not None and revert.open and revert.steps and idle:
             self._task(self._undo(self._switch()))
         if self._armed and self.state.status != "pending" and not self._lease_kept:

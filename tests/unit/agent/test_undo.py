@@ -206,7 +206,10 @@ def test_a_nic_that_answers_late_is_heard_with_the_next_try(host: Host) -> None:
         agent._levers._call = slow
         await agent.revert("test")
         assert results(agent)["nic"] == "failed"
+        await tried(host, agent, UNDO_TRIES + 1)
+        assert agent.state.status == "reverted", "waiting for it is not another try"
         answer.set()
+        await asyncio.sleep(0)
         await tried(host, agent, 1)
         assert results(agent)["nic"] == "done"
         assert asked.count("off") == 1, "one that hangs is not asked again"

@@ -20,7 +20,7 @@ DROP_IN = "/run/systemd/system/ktls-agent.service.d"
 def ordered(deployed: Deployed, phase: str, lease_s: float, identity: str) -> tuple[dict[str, Any], int]:
     epoch = deployed.agent(HOST, "status")["epoch"] + 1
     status = deployed.order(HOST, phase, epoch, lease_s=lease_s, identity=identity)
-    assert status.get("order") == "pending", status
+    assert status.get("order") == "pending", (status.get("error"), deployed.agent(HOST, "status"))
     return status, epoch
 
 
