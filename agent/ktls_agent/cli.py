@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.verb == "diag":
             from . import diag
 
-            return diag.main(config.load(arguments.config).probe.port)
+            settings = config.load(arguments.config)
+            return diag.main(settings.probe.port, settings.evidence)
         if arguments.verb == "watch":
             return _watch(arguments)
         return _one(arguments)

@@ -17,6 +17,7 @@ from . import probe
 from .config import AgentConfig
 from .core import Agent
 from .diag import DiagClient
+from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .notify import notify
 from .observe import Observer
@@ -135,7 +136,8 @@ def build(config: AgentConfig) -> Daemon:
         sidecar,
         lambda timeout_s: probe.run(config.probe, diag.ktls_tx, timeout_s),
     )
-    return Daemon(config, agent, Observer(agent, diag))
+    parts: list[Part] = [EvidencePart(config.evidence, config.diag_socket)]
+    return Daemon(config, agent, Observer(agent, diag), parts)
 
 
 async def main(config: AgentConfig) -> None:

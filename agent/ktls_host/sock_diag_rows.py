@@ -36,7 +36,8 @@ _EVENT_BUFFER = 8 * 1024 * 1024
 _SO_RCVBUFFORCE = 33  # socket(7); not in Python's socket module before 3.14
 _DATAGRAM = 64 * 1024  # the kernel fills at most 32 KiB (netlink_dump)
 _TIMEOUT_S = 5.0
-_LONGEST_DRAIN = 4096  # datagrams; what is left waits for the next time
+LONGEST_DRAIN = 8192
+"""Notices that one :meth:`Destroyed.drain` takes at most."""
 
 _SOCK_DIAG_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
 _ATTRIBUTES = 88  # a nlmsghdr of 16 bytes, an inet_diag_msg of 72
@@ -121,7 +122,7 @@ class Destroyed:
     def drain(self) -> list[Row]:
         """Return the sockets destroyed since the last call, as far as the kernel told. Never waits."""
         found: list[Row] = []
-        for _ in range(_LONGEST_DRAIN):
+        for _ in range(LONGEST_DRAIN):
             try:
                 data = self._sock.recv(_DATAGRAM)
             except BlockingIOError:

@@ -33,12 +33,15 @@ def contexts(stat: Mapping[str, int] | None) -> Contexts:
     return Contexts(*((stat or {}).get(name, 0) for name in _NAMES))
 
 
+_NONE, _ANY = Contexts(), Contexts(UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED)
+
+
 @dataclass(frozen=True)
 class Bounds:
     """At least ``least`` and at most ``most`` contexts were opened unseen, each of the four kinds by itself."""
 
-    least: Contexts = Contexts()
-    most: Contexts = Contexts(UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED)
+    least: Contexts = _NONE
+    most: Contexts = _ANY
 
     def __add__(self, other: Bounds) -> Bounds:
         """Return the bounds over both times."""
@@ -65,17 +68,17 @@ def bounds(
     return Bounds(Contexts(*least), Contexts(*most))
 
 
-class Part(NamedTuple):
+class Certain(NamedTuple):
     """What is certain of some unseen connections: how many of them worked so, and at least these bytes."""
 
     tx: str
     rx: str
-    count: int
+    number: int
     sent: int
     received: int
 
 
-def attribute(volumes: Sequence[tuple[int, int]], others: int, unseen: Bounds) -> list[Part]:
+def attribute(volumes: Sequence[tuple[int, int]], others: int, unseen: Bounds) -> list[Certain]:
     """Return what is certain of connections that sent and received ``volumes``. The rest is not known.
 
     ``others``: how many more connections may have opened some of the unseen contexts.
@@ -93,7 +96,7 @@ def attribute(volumes: Sequence[tuple[int, int]], others: int, unseen: Bounds) -
     sent = sorted(volume[0] for volume in volumes)
     received = sorted(volume[1] for volume in volumes)
     return [
-        Part(kind, rx, number, sum(sent[:number]), sum(received[:number]))
+        Certain(kind, rx, number, sum(sent[:number]), sum(received[:number]))
         for kind, number in ((tx, tx_sure), ("none", tx_never))
         if number
     ]

@@ -256,6 +256,15 @@ class Ledger:
         self._sockets.clear()
         self._clear, self._border, self._wide, self._judged = _Candidates(), _Candidates(), _Candidates(), None
 
+    def absorb(self, other: Ledger) -> None:
+        """Add the sums of a finished ledger to these."""
+        for kind, tally in other._tallies.items():
+            self._of(kind).add(tally.sent, tally.received)
+        self._unattributed.add(other._unattributed.sent, other._unattributed.received)
+        self._inferred.add(other._inferred.sent, other._inferred.received)
+        self.destroyed += other.destroyed
+        self.vanished += other.vanished
+
     # what is known
 
     @property
@@ -265,8 +274,8 @@ class Ledger:
 
     @property
     def unseen(self) -> int:
-        """Candidates since the last full dump, of which more dumps would have seen some."""
-        return self._clear.count + self._border.count
+        """Connections of serving ports that ended since the last full dump with their kind unknown."""
+        return sum(found.count - found.others for found in (self._clear, self._border))
 
     @property
     def open(self) -> int:
@@ -406,7 +415,7 @@ class Ledger:
             for target in (tally, self._inferred):
                 target.add(part.sent, part.received)
             sent, received = sent - part.sent, received - part.received
-            if part.count == len(volumes):
+            if part.number == len(volumes):
                 rest = tally
         self._unattributed.add(sent, received)
         for socket in closing:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktls_agent.evidence.infer import UNBOUNDED, Bounds, Contexts, Part, attribute, bounds
+from ktls_agent.evidence.infer import UNBOUNDED, Bounds, Certain, Contexts, attribute, bounds
 
 
 def tx(number: int) -> Contexts:
@@ -31,7 +31,7 @@ def tx(number: int) -> Contexts:
 def test_bounds(
     first: tuple[int, int], second: tuple[int, int], seen: int, complete: bool, least: int, most: int
 ) -> None:
-    found = bounds(*map(tx, first), *map(tx, second), (seen, 0, 0, 0), complete)
+    found = bounds(tx(first[0]), tx(first[1]), tx(second[0]), tx(second[1]), (seen, 0, 0, 0), complete)
     assert (found.least.tx_sw, found.most.tx_sw) == (least, most)
     assert found.least.rx_sw == found.most.rx_sw == 0
 
@@ -44,21 +44,21 @@ def exactly(tx_sw: int = 0, tx_hw: int = 0, rx_sw: int = 0, rx_hw: int = 0) -> B
 @pytest.mark.parametrize(
     ("unseen", "others", "parts"),
     [
-        (exactly(), 9, [Part("none", "none", 3, 60, 6)]),
-        (exactly(tx_sw=3), 0, [Part("sw", "none", 3, 60, 6)]),
-        (exactly(tx_hw=3), 0, [Part("hw", "none", 3, 60, 6)]),
-        (exactly(tx_sw=3, rx_sw=3), 0, [Part("sw", "sw", 3, 60, 6)]),
-        (exactly(tx_hw=3, rx_sw=3), 0, [Part("hw", "sw", 3, 60, 6)]),
-        (exactly(tx_sw=3), 1, [Part("sw", "none", 2, 30, 3)]),
-        (exactly(tx_sw=1), 0, [Part("sw", "none", 1, 10, 1), Part("none", "none", 2, 30, 3)]),
-        (exactly(tx_sw=1), 1, [Part("none", "none", 2, 30, 3)]),
+        (exactly(), 9, [Certain("none", "none", 3, 60, 6)]),
+        (exactly(tx_sw=3), 0, [Certain("sw", "none", 3, 60, 6)]),
+        (exactly(tx_hw=3), 0, [Certain("hw", "none", 3, 60, 6)]),
+        (exactly(tx_sw=3, rx_sw=3), 0, [Certain("sw", "sw", 3, 60, 6)]),
+        (exactly(tx_hw=3, rx_sw=3), 0, [Certain("hw", "sw", 3, 60, 6)]),
+        (exactly(tx_sw=3), 1, [Certain("sw", "none", 2, 30, 3)]),
+        (exactly(tx_sw=1), 0, [Certain("sw", "none", 1, 10, 1), Certain("none", "none", 2, 30, 3)]),
+        (exactly(tx_sw=1), 1, [Certain("none", "none", 2, 30, 3)]),
         (exactly(tx_sw=3, rx_sw=2), 0, []),  # which of the three received by kTLS?
         (exactly(tx_sw=2, tx_hw=1), 0, []),  # and which sent by hardware?
-        (exactly(tx_sw=1, tx_hw=1), 0, [Part("none", "none", 1, 10, 1)]),
+        (exactly(tx_sw=1, tx_hw=1), 0, [Certain("none", "none", 1, 10, 1)]),
         (Bounds(), 0, []),
     ],
 )
-def test_three_connections(unseen: Bounds, others: int, parts: list[Part]) -> None:
+def test_three_connections(unseen: Bounds, others: int, parts: list[Certain]) -> None:
     assert attribute([(10, 1), (20, 2), (30, 3)], others, unseen) == parts
 
 
@@ -70,4 +70,4 @@ def test_never_more_than_the_truth(conns: list[tuple[int, int, bool]], others: i
             of_kind = [(s, r) for s, r, ktls in conns if ktls == (part.tx == "sw")]
             assert part.sent <= sum(s for s, _ in of_kind)
             assert part.received <= sum(r for _, r in of_kind)
-            assert part.count <= len(of_kind)
+            assert part.number <= len(of_kind)

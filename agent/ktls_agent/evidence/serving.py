@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who serves TLS on this host, and in which network namespace.
+
+A process serves if it holds a listening TCP socket and maps libssl or libgnutls, or if it or its port is named in the
+configuration. What is slow to read (memory maps, descriptors) is remembered: a process keeps its maps, but one that is
+young may load the library yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ktls_host.processes import parse_cgroup, parse_maps
+
+from .config import EvidenceConfig
+
+_YOUNG_LOOKS = 5  # looks at a process without the library before it is believed
+_LOOK_AGAIN = 60  # and then one in so many
+
+
+@dataclass(frozen=True)
+class Process:
+    """One running process. ``start`` is in clock ticks since boot, and tells it from a later one with the same id."""
+
+    pid: int
+    start: int
+    name: str
+    cgroup: str | None  # of the unit; None for a process of no service
+    namespace: int
+    maps_tls: bool
+
+
+@dataclass
+class Found:
+    """The processes of one network namespace that may serve."""
+
+    namespace: int
+    processes: list[Process] = field(default_factory=list)
+
+
+@dataclass
+class _Known:
+    start: int
+    name: str
+    cgroup: str | None
+    tls: bool
+    looks: int
+
+
+class Processes:
+    """Finds processes, and remembers what does not change."""
+
+    def __init__(self, config: EvidenceConfig, root: str = "/proc") -> None:
+        """``root``: where proc(5) is mounted."""
+        self._config = config
+        self._root = root
+        self._known: dict[int, _Known] = {}
+        self._held: dict[int, tuple[int, frozenset[int], frozenset[int]]] = {}
+        self.unreadable = 0
+        """Processes of the last look whose maps or namespace could not be read."""
+
+    def look(self) -> dict[int, Found]:
+        """Return, by network namespace, the processes that map a TLS library or are named.
+
+        With configured ports every process may be one that serves there.
+        """
+        found: dict[int, Found] = {}
+        alive: dict[int, _Known] = {}
+        self.unreadable = 0
+        for pid in self._pids():
+            start = self._start(pid)
+            if start is None:
+                continue
+            known = self._known.get(pid)
+            if known is None or known.start != start:
+                name, cgroup = self._name(pid)
+                known = _Known(start, name, cgroup, False, 0)
+            alive[pid] = known
+            if not known.tls and (known.looks < _YOUNG_LOOKS or (known.looks + pid) % _LOOK_AGAIN == 0):
+                known.tls = self._maps_tls(pid)
+            known.looks += 1
+            if not (known.tls or self._config.ports or known.name in self._config.processes):
+                continue
+            namespace = self._namespace(pid)
+            if namespace is not None:
+                process = Process(pid, start, known.name, known.cgroup, namespace, known.tls)
+                found.setdefault(namespace, Found(namespace)).processes.append(process)
+        self._known = alive
+        self._held = {pid: held for pid, held in self._held.items() if pid in alive}
+        return found
+
+    def inodes(self, process: Process, wanted: frozenset[int]) -> frozenset[int]:
+        """Return which of the sockets ``wanted`` the process holds. Asked again for the same, it remembers."""
+        known = self._held.get(process.pid)
+        if known is None or known[:2] != (process.start, wanted):
+            known = self._held[process.pid] = (process.start, wanted, self._inodes(process.pid, wanted))
+        return known[2]
+
+    def _inodes(self, pid: int, wanted: frozenset[int]) -> frozenset[int]:
+        held = set()
+        base = f"{self._root}/{pid}/fd"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(base):
+                try:
+                    target = os.readlink(f"{base}/{name}")
+                except OSError:
+                    continue
+                if target.startswith("socket:[") and int(target[8:-1]) in wanted:
+                    held.add(int(target[8:-1]))
+                    if len(held) == len(wanted):
+                        break
+        return frozenset(held)
+
+    def _pids(self) -> list[int]:
+        return [int(name) for name in os.listdir(self._root) if name.isdigit() and int(name) not in (1, os.getpid())]
+
+    def _read(self, pid: int, name: str) -> str | None:
+        try:
+            with open(f"{self._root}/{pid}/{name}", encoding="utf-8", errors="replace") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except ProcessLookupError:
+            return None
+        except OSError:
+            self.unreadable += 1
+            return None
+
+    def _start(self, pid: int) -> int | None:
+        fields = parse_stat(self._read(pid, "stat") or "")
+        return fields[4] if fields else None
+
+    def _name(self, pid: int) -> tuple[str, str | None]:
+        cgroup = self._read(pid, "cgroup") or ""
+        unit = parse_cgroup(cgroup)
+        if unit is not None:
+            return unit.removesuffix(".service"), unit_cgroup(cgroup, unit)
+        try:
+            program = os.path.basename(os.readlink(f"{self._root}/{pid}/exe").removesuffix(" (deleted)"))
+        except OSError:
+            program = (self._read(pid, "comm") or "").strip()
+        return program or "unknown", None
+
+    def _maps_tls(self, pid: int) -> bool:
+        return bool(parse_maps(self._read(pid, "maps") or ""))
+
+    def _namespace(self, pid: int) -> int | None:
+        return namespace_of(f"{self._root}/{pid}/ns/net")
+
+
+class Listeners:
+    """Who serves which local port of one namespace."""
+
+    def __init__(self) -> None:
+        """Nobody, yet."""
+        self._ports: dict[int, list[tuple[bytes, str]]] = {}
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Ports that are served."""
+        return tuple(self._ports)
+
+    def owner(self, port: int, family: int, source: bytes) -> str | None:
+        """Return who serves a connection to ``source``; None if nobody that we look at does."""
+        places = self._ports.get(port)
+        if places is None:
+            return None
+        if len(places) == 1:
+            return places[0][1]
+        address = plain_address(family, source)
+        for bound, process in places:
+            if bound == address:
+                return process
+        for bound, process in places:
+            if not bound.strip(b"\0"):
+                return process
+        return None
+
+    def set(self, places: Iterable[tuple[int, bytes, str]]) -> bool:
+        """Take ports, addresses (all zero for any) and processes; return whether anything changed."""
+        ports: dict[int, list[tuple[bytes, str]]] = {}
+        for port, address, process in places:
+            found = ports.setdefault(port, [])
+            if (address, process) not in found:
+                found.append((address, process))
+        for found in ports.values():
+            if len({process for _, process in found}) == 1:
+                del found[1:]
+        changed = ports != self._ports
+        self._ports = ports
+        return changed
+
+
+def choose(
+    listening: Mapping[int, tuple[int, bytes]],
+    processes: Iterable[Process],
+    config: EvidenceConfig,
+    held: Callable[[Process, frozenset[int]], frozenset[int]],
+) -> list[tuple[int, bytes, Process]]:
+    """Return who serves each listening socket: port, address, process.
+
+    ``listening``: port and address by inode. A socket that several processes hold belongs to the first of those that
+    map a TLS library: the others, like the one that opened it for them, only keep it.
+    """
+    wanted = frozenset(listening)
+    owners: dict[int, Process] = {}
+    for process in sorted(processes, key=lambda found: (not found.maps_tls, found.pid)):
+        for inode in held(process, wanted):
+            named = process.name in config.processes or listening[inode][0] in config.ports
+            if inode not in owners and (process.maps_tls or named):
+                owners[inode] = process
+    return [(*listening[inode], process) for inode, process in owners.items()]
+
+
+def plain_address(family: int, source: bytes) -> bytes:
+    """Return the 16 bytes of an address; an IPv4 address in IPv6 form as IPv4."""
+    if family == 10 and source[:12] == bytes(10) + b"\xff\xff":
+        return source[12:] + bytes(12)
+    return source
+
+
+def parse_stat(text: str) -> tuple[int, int, int, int, int] | None:
+    """Return utime, stime, cutime, cstime and starttime of a /proc/pid/stat, in clock ticks (proc_pid_stat(5))."""
+    fields = text.rpartition(")")[2].split()
+    try:
+        return int(fields[11]), int(fields[12]), int(fields[13]), int(fields[14]), int(fields[19])
+    except (IndexError, ValueError):
+        return None
+
+
+def unit_cgroup(text: str, unit: str) -> str | None:
+    """Return the path of the unit's own control group, from a /proc/pid/cgroup; None without cgroup v2."""
+    for line in text.splitlines():
+        if line.startswith("0::"):
+            before, found, _ = line[3:].partition(f"/{unit}")
+            return before + found if found else None
+    return None
+
+
+def namespace_of(path: str) -> int | None:
+    """Return the inode number of a namespace from its link in /proc (namespaces(7)); None if it cannot be read."""
+    try:
+        return int(os.readlink(path).partition("[")[2].rstrip("]"))
+    except (OSError, ValueError):
+        return None
