@@ -19,6 +19,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from . import sock_diag
 from .errors import KtlsError
@@ -41,11 +42,21 @@ LONGEST_DRAIN = 8192
 
 _SOCK_DIAG_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
 _ATTRIBUTES = 88  # a nlmsghdr of 16 bytes, an inet_diag_msg of 72
-_INFO, _ULP, _MARK = 2, 19, 15
+_INFO, _ULP, _MARK, _CGROUP_ID = 2, 19, 15, 21
 _BYTES_IN_INFO = 120  # tcpi_bytes_acked; tcpi_bytes_received follows
 _HEAD = "=IHHI4xBB2xH2x16s20xQ16xI"  # length, type, flags, sequence, family, state, port, address, cookie, inode
 _HEADER = struct.Struct("=IHHI")
 _ATTRIBUTE = struct.Struct("=HH")
+
+
+class Listener(NamedTuple):
+    """A listening socket. ``cgroup`` is the id of the control group that opened it, 0 where the kernel does not say."""
+
+    inode: int
+    port: int
+    family: int
+    address: bytes
+    cgroup: int
 
 
 class Dumps:
@@ -68,6 +79,19 @@ class Dumps:
 
         Raises :class:`KtlsError`: ``need_net_admin`` when the kernel hides kernel TLS from us, ``sock_diag_failed``.
         """
+        for _, rows in self._dump(states, port):
+            yield rows
+
+    def listeners(self) -> list[Listener]:
+        """Return the listening sockets. Raises :class:`KtlsError` as :meth:`rows` does."""
+        found = []
+        for data, rows in self._dump(1 << LISTEN, 0):
+            groups = cgroup_ids(data)
+            for _, _, _, _, inode, _, family, port, address in rows:
+                found.append(Listener(inode, port_of(port), family, address, groups.get(inode, 0)))
+        return found
+
+    def _dump(self, states: int, port: int) -> Iterator[tuple[bytes, list[Row]]]:
         for family in (socket.AF_INET, socket.AF_INET6):
             self._sequence = self._sequence % 0x7FFFFFFF + 1
             request = sock_diag.request(family, port, states)
@@ -78,14 +102,14 @@ class Dumps:
             except OSError as error:
                 raise sock_diag.failed(error.strerror or str(error)) from error
 
-    def _answer(self) -> Iterator[list[Row]]:
+    def _answer(self) -> Iterator[tuple[bytes, list[Row]]]:
         while True:
             data = self._sock.recv(_DATAGRAM)
             rows, self._layout, rest = split(data, self._layout, self._sequence)
             if rows:
                 if self._may_hide:
                     self._must_see(data)
-                yield rows
+                yield data, rows
             if rest is not None:
                 if rest < 0:
                     raise OSError(-rest, os.strerror(-rest))
@@ -182,6 +206,17 @@ def ulp_of(tail: bytes) -> UlpInfo | None:
         if kind == _ULP:
             return sock_diag.read_ulp(tail[start : start + length])
     return None
+
+
+def cgroup_ids(data: bytes) -> dict[int, int]:
+    """Return INET_DIAG_CGROUP_ID (Linux 5.8) by inode, as far as the messages of a datagram have it."""
+    found = {}
+    for kind, _, _, payload in sock_diag.iter_messages(data):
+        if kind == _SOCK_DIAG_BY_FAMILY and len(payload) >= 72:
+            for attribute, start, length in _walk(payload, 72, len(payload)):
+                if attribute == _CGROUP_ID and length == 8:
+                    found[struct.unpack_from("=I", payload, 68)[0]] = struct.unpack_from("=Q", payload, start)[0]
+    return found
 
 
 def port_of(raw: int) -> int:

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ktls_host import sock_diag_rows, tls_stat
-from ktls_host.sock_diag_rows import LISTEN, Destroyed, Dumps, port_of
+from ktls_host.sock_diag_rows import Destroyed, Dumps
 
 from . import infer
 from .enter import in_namespace_of
 from .ledger import Ledger
-from .serving import Listeners, Process, plain_address
+from .serving import Listeners, Listening, Process, plain_address
 
 _FEW_PORTS = 3  # the kernel walks its whole table for each
 
@@ -54,13 +54,12 @@ class Namespace:
                 return found
         return None
 
-    def listening(self) -> dict[int, tuple[int, bytes]]:
-        """Return port and address of its listening sockets, by inode."""
-        found = {}
-        for rows in self._dumps.rows(states=1 << LISTEN):
-            for _, _, _, _, inode, _, family, port, address in rows:
-                found[inode] = (port_of(port), plain_address(family, address))
-        return found
+    def listening(self) -> dict[int, Listening]:
+        """Return its listening sockets, by inode."""
+        return {
+            found.inode: Listening(found.port, plain_address(found.family, found.address), found.cgroup)
+            for found in self._dumps.listeners()
+        }
 
     def drain(self) -> None:
         """Take the notices that have come."""

@@ -2,16 +2,20 @@
 """Who serves TLS on this host, and in which network namespace.
 
 A process serves if it holds a listening TCP socket and maps libssl or libgnutls, or if it or its port is named in the
-configuration. What is slow to read (memory maps, descriptors) is remembered: a process keeps its maps, but one that is
-young may load the library yet.
+configuration. Whose socket it is, its control group tells, which sock_diag names (INET_DIAG_CGROUP_ID): /proc/PID/fd is
+closed to all but the process's own user and CAP_DAC_READ_SEARCH, which would open every file of the host, keys too. The
+descriptors are looked at where they may be, and where several programs of one group are in question.
+
+What is slow to read is remembered: a process keeps its maps, but one that is young may load the library yet.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ktls_host.processes import parse_cgroup, parse_maps
 
@@ -23,14 +27,27 @@ _LOOK_AGAIN = 60  # and then one in so many
 
 @dataclass(frozen=True)
 class Process:
-    """One running process. ``start`` is in clock ticks since boot, and tells it from a later one with the same id."""
+    """One running process.
+
+    ``start`` is in clock ticks since boot, and tells it from a later one with the same id. ``cgroup`` is the path of
+    its unit's group, None for a process of no service; ``groups`` are the ids of those whose sockets may be its.
+    """
 
     pid: int
     start: int
     name: str
-    cgroup: str | None  # of the unit; None for a process of no service
+    cgroup: str | None
     namespace: int
     maps_tls: bool
+    groups: frozenset[int] = frozenset()
+
+
+class Listening(NamedTuple):
+    """A listening socket; ``address`` is all zero for any, ``cgroup`` 0 where it is not known."""
+
+    port: int
+    address: bytes
+    cgroup: int
 
 
 @dataclass
@@ -46,6 +63,7 @@ class _Known:
     start: int
     name: str
     cgroup: str | None
+    groups: frozenset[int]
     tls: bool
     looks: int
 
@@ -53,10 +71,11 @@ class _Known:
 class Processes:
     """Finds processes, and remembers what does not change."""
 
-    def __init__(self, config: EvidenceConfig, root: str = "/proc") -> None:
-        """``root``: where proc(5) is mounted."""
+    def __init__(self, config: EvidenceConfig, root: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> None:
+        """``root`` and ``cgroups``: where proc(5) and cgroup v2 are mounted."""
         self._config = config
         self._root = root
+        self._cgroups = cgroups
         self._known: dict[int, _Known] = {}
         self._held: dict[int, tuple[int, frozenset[int], frozenset[int]]] = {}
         self.unreadable = 0
@@ -76,8 +95,7 @@ class Processes:
                 continue
             known = self._known.get(pid)
             if known is None or known.start != start:
-                name, cgroup = self._name(pid)
-                known = _Known(start, name, cgroup, False, 0)
+                known = _Known(start, *self._name(pid), tls=False, looks=0)
             alive[pid] = known
             if not known.tls and (known.looks < _YOUNG_LOOKS or (known.looks + pid) % _LOOK_AGAIN == 0):
                 known.tls = self._maps_tls(pid)
@@ -86,7 +104,7 @@ class Processes:
                 continue
             namespace = self._namespace(pid)
             if namespace is not None:
-                process = Process(pid, start, known.name, known.cgroup, namespace, known.tls)
+                process = Process(pid, start, known.name, known.cgroup, namespace, known.tls, known.groups)
                 found.setdefault(namespace, Found(namespace)).processes.append(process)
         self._known = alive
         self._held = {pid: held for pid, held in self._held.items() if pid in alive}
@@ -133,16 +151,25 @@ class Processes:
         fields = parse_stat(self._read(pid, "stat") or "")
         return fields[4] if fields else None
 
-    def _name(self, pid: int) -> tuple[str, str | None]:
-        cgroup = self._read(pid, "cgroup") or ""
-        unit = parse_cgroup(cgroup)
+    def _name(self, pid: int) -> tuple[str, str | None, frozenset[int]]:
+        text = self._read(pid, "cgroup") or ""
+        unit = parse_cgroup(text)
+        own = unit_cgroup(text, unit) if unit is not None else None
+        groups = frozenset(filter(None, map(self._group_id, socket_groups(text, own))))
         if unit is not None:
-            return unit.removesuffix(".service"), unit_cgroup(cgroup, unit)
+            return unit.removesuffix(".service"), own, groups
         try:
             program = os.path.basename(os.readlink(f"{self._root}/{pid}/exe").removesuffix(" (deleted)"))
         except OSError:
             program = (self._read(pid, "comm") or "").strip()
-        return program or "unknown", None
+        return program or "unknown", None, groups
+
+    def _group_id(self, path: str) -> int | None:
+        """Return the id of a control group: the inode number of its directory."""
+        try:
+            return os.stat(self._cgroups + path).st_ino
+        except OSError:
+            return None
 
     def _maps_tls(self, pid: int) -> bool:
         return bool(parse_maps(self._read(pid, "maps") or ""))
@@ -195,24 +222,32 @@ class Listeners:
 
 
 def choose(
-    listening: Mapping[int, tuple[int, bytes]],
-    processes: Iterable[Process],
+    listening: Mapping[int, Listening],
+    processes: Sequence[Process],
     config: EvidenceConfig,
     held: Callable[[Process, frozenset[int]], frozenset[int]],
 ) -> list[tuple[int, bytes, Process]]:
     """Return who serves each listening socket: port, address, process.
 
-    ``listening``: port and address by inode. A socket that several processes hold belongs to the first of those that
+    ``held``: which sockets of some a process is known to hold. One that several hold belongs to the first of those that
     map a TLS library: the others, like the one that opened it for them, only keep it.
     """
     wanted = frozenset(listening)
-    owners: dict[int, Process] = {}
-    for process in sorted(processes, key=lambda found: (not found.maps_tls, found.pid)):
-        for inode in held(process, wanted):
-            named = process.name in config.processes or listening[inode][0] in config.ports
-            if inode not in owners and (process.maps_tls or named):
-                owners[inode] = process
-    return [(*listening[inode], process) for inode, process in owners.items()]
+    ordered = sorted(processes, key=lambda process: (not process.maps_tls, process.pid))
+    chosen = []
+    for inode, socket in listening.items():
+        able = [
+            process
+            for process in ordered
+            if process.maps_tls or process.name in config.processes or socket.port in config.ports
+        ]
+        here = [process for process in able if socket.cgroup in process.groups]
+        if len({process.name for process in here}) != 1:
+            # No group tells, or there is more than one program in it.
+            here = [process for process in able if inode in held(process, wanted)] or here
+        if here:
+            chosen.append((socket.port, socket.address, here[0]))
+    return chosen
 
 
 def plain_address(family: int, source: bytes) -> bytes:
@@ -229,6 +264,21 @@ def parse_stat(text: str) -> tuple[int, int, int, int, int] | None:
         return int(fields[11]), int(fields[12]), int(fields[13]), int(fields[14]), int(fields[19])
     except (IndexError, ValueError):
         return None
+
+
+def socket_groups(text: str, unit: str | None) -> list[str]:
+    """Return the paths of control groups that open sockets for a process, from its /proc/pid/cgroup.
+
+    Its own, those above it up to its unit's, and the one of the socket unit of the same name (systemd.socket(5)).
+    """
+    own = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
+    found = [own] if own.strip("/") else []
+    if unit is not None and own.startswith(unit):
+        while len(own) > len(unit):
+            own = own.rpartition("/")[0]
+            found.append(own)
+        found.append(unit.removesuffix(".service") + ".socket")
+    return found
 
 
 def unit_cgroup(text: str, unit: str) -> str | None:
