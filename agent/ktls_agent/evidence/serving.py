@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ktls_host.processes import parse_cgroup, parse_maps
+from ktls_host.processes import parse_cgroup
 
 from .config import EvidenceConfig
 
+_LIBRARIES = ("/libssl.so", "/libgnutls.so")
 _YOUNG_LOOKS = 5  # looks at a process without the library before it is believed
-_LOOK_AGAIN = 60  # and then one in so many
+_LOOK_AGAIN = 12  # and then one in so many
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,17 @@ class Processes:
         alive: dict[int, _Known] = {}
         self.unreadable = 0
         for pid in self._pids():
+            known = self._known.get(pid)
+            if known is not None and self._is_of_no_interest(pid, known):
+                alive[pid] = known
+                continue
             start = self._start(pid)
             if start is None:
                 continue
-            known = self._known.get(pid)
             if known is None or known.start != start:
                 known = _Known(start, *self._name(pid), tls=False, looks=0)
             alive[pid] = known
-            if not known.tls and (known.looks < _YOUNG_LOOKS or (known.looks + pid) % _LOOK_AGAIN == 0):
-                known.tls = self._maps_tls(pid)
+            known.tls = known.tls or self._maps_tls(pid)
             known.looks += 1
             if not (known.tls or self._config.ports or known.name in self._config.processes):
                 continue
@@ -109,6 +112,13 @@ class Processes:
         self._known = alive
         self._held = {pid: held for pid, held in self._held.items() if pid in alive}
         return found
+
+    def _is_of_no_interest(self, pid: int, known: _Known) -> bool:
+        """Most processes are: they are left alone, and looked at now and then, for another may have the id by now."""
+        if known.tls or self._config.ports or known.name in self._config.processes or known.looks < _YOUNG_LOOKS:
+            return False
+        known.looks += 1
+        return (known.looks + pid) % _LOOK_AGAIN != 0
 
     def inodes(self, process: Process, wanted: frozenset[int]) -> frozenset[int]:
         """Return which of the sockets ``wanted`` the process holds. Asked again for the same, it remembers."""
@@ -137,12 +147,10 @@ class Processes:
 
     def _read(self, pid: int, name: str) -> str | None:
         try:
-            with open(f"{self._root}/{pid}/{name}", encoding="utf-8", errors="replace") as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
-        except ProcessLookupError:
-            return None
+            with open(f"{self._root}/{pid}/{name}", "rb", buffering=0) as stream:
+                return stream.readall().decode("utf-8", "replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None  # it has ended
         except OSError:
             self.unreadable += 1
             return None
@@ -172,7 +180,8 @@ class Processes:
             return None
 
     def _maps_tls(self, pid: int) -> bool:
-        return bool(parse_maps(self._read(pid, "maps") or ""))
+        maps = self._read(pid, "maps") or ""
+        return any(library in maps for library in _LIBRARIES)
 
     def _namespace(self, pid: int) -> int | None:
         return namespace_of(f"{self._root}/{pid}/ns/net")
