@@ -25,8 +25,9 @@ from . import sock_diag
 from .errors import KtlsError
 from .sock_diag import UlpInfo
 
-# cookie, bytes acknowledged, bytes received, what follows tcp_info, inode, state, family, local port, local address
-Row = tuple[int, int, int, bytes, int, int, int, int, bytes]
+# cookie, bytes acknowledged, bytes received, what follows tcp_info, inode, state, family, local port, local address,
+# milliseconds since data came
+Row = tuple[int, int, int, bytes, int, int, int, int, bytes, int]
 
 ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 1, 4, 5, 7, 8, 9, 10, 11
 OPEN = sum(1 << state for state in (ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING))
@@ -43,6 +44,7 @@ LONGEST_DRAIN = 8192
 _SOCK_DIAG_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
 _ATTRIBUTES = 88  # a nlmsghdr of 16 bytes, an inet_diag_msg of 72
 _INFO, _ULP, _MARK, _CGROUP_ID = 2, 19, 15, 21
+_QUIET_IN_INFO = 52  # tcpi_last_data_recv
 _BYTES_IN_INFO = 120  # tcpi_bytes_acked; tcpi_bytes_received follows
 _HEAD = "=IHHI4xBB2xH2x16s20xQ16xI"  # length, type, flags, sequence, family, state, port, address, cookie, inode
 _HEADER = struct.Struct("=IHHI")
@@ -87,7 +89,7 @@ class Dumps:
         found = []
         for data, rows in self._dump(1 << LISTEN, 0):
             groups = cgroup_ids(data)
-            for _, _, _, _, inode, _, family, port, address in rows:
+            for _, _, _, _, inode, _, family, port, address, _ in rows:
                 found.append(Listener(inode, port_of(port), family, address, groups.get(inode, 0)))
         return found
 
@@ -174,13 +176,13 @@ def split(data: bytes, layout: int, sequence: int | None) -> tuple[list[Row], in
     offset, end = 0, len(data)
     while offset + 16 <= end:
         if offset + size <= end:
-            (length, kind, _, seq, family, state, port, source, cookie, inode, info, code, acked, received) = unpack(
-                data, offset
+            (length, kind, _, seq, family, state, port, source, cookie, inode, info, code, quiet, acked, received) = (
+                unpack(data, offset)
             )
             if code == _INFO and kind == _SOCK_DIAG_BY_FAMILY and size <= length <= end - offset:
                 if sequence is None or seq == sequence:
                     tail = data[offset + layout + (info + 3 & -4) : offset + length]
-                    add((cookie, acked, received, tail, inode, state, family, port, source))
+                    add((cookie, acked, received, tail, inode, state, family, port, source, quiet))
                 offset += length + 3 & -4
                 continue
         length, kind, _, seq = _HEADER.unpack_from(data, offset)
@@ -244,7 +246,7 @@ def _walk(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 @lru_cache(maxsize=64)
 def _reader(layout: int) -> struct.Struct:
-    return struct.Struct(f"{_HEAD}{layout - _ATTRIBUTES}xHH{_BYTES_IN_INFO}xQQ")
+    return struct.Struct(f"{_HEAD}{layout - _ATTRIBUTES}xHH{_QUIET_IN_INFO}xI{_BYTES_IN_INFO - _QUIET_IN_INFO - 4}xQQ")
 
 
 def _open(groups: int) -> socket.socket:

@@ -37,6 +37,7 @@ HANDSHAKE_BYTES = 64 * 1024
 HANDSHAKE_S = 10.0
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
 GRACE_S = 0.05
+_MOST_FORGOTTEN = 65536
 
 Group = tuple[int, str]  # local port, process
 Owner = Callable[[int, int, bytes], "str | None"]
@@ -127,8 +128,9 @@ class Ledger:
         self._unattributed, self._inferred, self._elsewhere = _Tally(), _Tally(), _Tally()
         self._tallies: dict[Kind, _Tally] = {}
         self._sockets: dict[int, _Socket] = {}
+        self._forgotten: dict[int, tuple[int, int]] = {}
         self._turn = 0  # full dumps so far
-        self._now_s = 0.0
+        self._now_s = self._full_s = 0.0
         self._full = False
         self._uncertain = 0  # full dumps until it is certain again that no notice is missing
         self._seen = [0, 0, 0, 0]  # contexts first seen since the last full dump
@@ -147,13 +149,14 @@ class Ledger:
         if full:
             self.settle()
             self._turn += 1
+            self._full_s = now_s
         self._now_s, self._full, self._began = now_s, full, opened
 
     def dump(self, rows: Iterable[Row]) -> None:
         """Take some sockets of the dump."""
         get, turn = self._sockets.get, self._turn
         for row in rows:
-            cookie, acked, received, tail, inode, state, _, _, _ = row
+            cookie, acked, received, tail, inode, state, _, _, _, _ = row
             found = get(cookie)
             if found is None:
                 self._first_sight(row)
@@ -173,25 +176,40 @@ class Ledger:
             return
         if self._counted is not None:
             self._bounds = infer.bounds(*self._counted, self._began, opened, self._seen, not self._uncertain)
-        self._uncertain = max(0, self._uncertain - 1)
         self._counted, self._seen = (self._began, opened), [0, 0, 0, 0]
         orphans = []
         for cookie, socket in list(self._sockets.items()):
-            if self._turn - socket.turn >= 2:
+            missing = self._turn - socket.turn
+            if missing >= 2 and self._uncertain == 1:
                 self._vanish(cookie, socket)
-            elif socket.closing and not socket.judged and not socket.final:
+                continue
+            if missing:
+                # Its notice is on the way; or the connection was reset, and the application has not closed it yet.
+                self._close(socket)
+            if socket.closing and not (socket.judged or socket.final):
                 socket.judged = True
                 orphans.append(socket)
+        self._uncertain = max(0, self._uncertain - 1)
         self._judged = (self._clear, orphans)
         self._clear, self._wide, self._border = _Candidates(), self._border, _Candidates()
 
-    def gone(self, rows: Iterable[Row]) -> None:
+    def gone(self, rows: Iterable[Row], now_s: float) -> None:
         """Take destroy notices."""
-        for cookie, acked, received, _, _, _, family, raw_port, source in rows:
+        for cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms in rows:
             socket = self._sockets.pop(cookie, None)
             if socket is None:
+                if cookie in self._forgotten:
+                    before = self._forgotten.pop(cookie)
+                    self._unattributed.add(acked - before[0], received - before[1])
+                    continue
                 group = self._group(raw_port, family, source)
                 self.destroyed += group is not None
+                if now_s - quiet_ms / 1000 < self._full_s and received:
+                    # It is older than the last full dump, and was not in it: it was reset before, and is closed only
+                    # now. Its context, if it had one, was counted long ago.
+                    if group is not None:
+                        self._unattributed.add(acked, received)
+                    continue
                 self._candidate(group, None, acked, received, received)
                 continue
             self.destroyed += socket.group is not None
@@ -324,7 +342,7 @@ class Ledger:
         return None if process is None else (port, process)
 
     def _first_sight(self, row: Row) -> None:
-        cookie, acked, received, tail, inode, state, family, raw_port, source = row
+        cookie, acked, received, tail, inode, state, family, raw_port, source, _ = row
         group = self._group(raw_port, family, source)
         socket = self._sockets[cookie] = _Socket(raw_port, family, source, group, self._turn)
         self._look(socket, tail, inode, state, acked, received)
@@ -338,11 +356,8 @@ class Ledger:
     def _look(self, socket: _Socket, tail: bytes, inode: int, state: int, acked: int, received: int) -> None:
         """See what the socket is, as long as that may change."""
         if inode == 0:
-            if state not in (ESTABLISHED, CLOSE_WAIT) and not socket.closing:
-                self._uncount(socket)
-                if socket.ulp is not None:
-                    socket.tally = _Tally()
-                socket.closing = True
+            if state not in (ESTABLISHED, CLOSE_WAIT):
+                self._close(socket)
             return
         if socket.ulp is None or tail != socket.tail:
             socket.tail = tail
@@ -380,6 +395,14 @@ class Ledger:
         if socket.counted:
             socket.tally.open -= 1
             socket.counted = False
+
+    def _close(self, socket: _Socket) -> None:
+        """The application is done with it. Unless its kind was final, what it moves from now on is held."""
+        self._uncount(socket)
+        if not (socket.closing or socket.final):
+            if socket.ulp is not None:
+                socket.tally = _Tally()
+            socket.closing = True
 
     def _of(self, kind: Kind) -> _Tally:
         tally = self._tallies.get(kind)
@@ -434,15 +457,19 @@ class Ledger:
         return self._unattributed if open_to else self._of(Kind(*socket.group, *socket.ulp))
 
     def _vanish(self, cookie: int, socket: _Socket) -> None:
-        """It is in no dump any longer, and no notice came: the notice was lost, and its last bytes with it."""
+        """It is in no dump, and notices were lost: its own was one of them, and its last bytes are lost with it."""
         del self._sockets[cookie]
-        if socket.group is None or socket.judged:
+        if socket.group is None:
             return
         self.vanished += 1
         held = not (socket.counted or socket.final)
         self._uncount(socket)
         if held:
             self._unattributed.add(socket.tally.sent, socket.tally.received)
+        # Should the notice come after all, the bytes that are counted already must not count again.
+        if len(self._forgotten) >= _MOST_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._forgotten[cookie] = (socket.acked, socket.received)
 
 
 def _read(tail: bytes) -> _Ulp:

@@ -61,20 +61,20 @@ class Namespace:
             for found in self._dumps.listeners()
         }
 
-    def drain(self) -> None:
+    def drain(self, now_s: float) -> None:
         """Take the notices that have come."""
         for _ in range(8):
             rows = self._destroyed.drain()
             if self._destroyed.lost != self._lost:
                 self._lost = self._destroyed.lost
                 self.ledger.lost()
-            self.ledger.gone(rows)
+            self.ledger.gone(rows, now_s)
             if len(rows) < sock_diag_rows.LONGEST_DRAIN:
                 return
 
     def scan(self, now_s: float, full: bool) -> None:
         """Dump its connections: all of them, or those of serving ports."""
-        self.drain()
+        self.drain(now_s)
         ports: Sequence[int] = (0,)
         if not full and 0 < len(self.listeners.ports) <= _FEW_PORTS:
             ports = self.listeners.ports
@@ -85,10 +85,10 @@ class Namespace:
                 ledger.dump(rows)
         ledger.end(infer.contexts(self.stat()))
 
-    def settle(self) -> None:
+    def settle(self, now_s: float) -> None:
         """Judge what the last full scan left open. Call it ``GRACE_S`` later."""
         if self.ledger.unsettled:
-            self.drain()
+            self.drain(now_s)
             self.ledger.settle()
 
 

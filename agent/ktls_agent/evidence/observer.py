@@ -81,13 +81,13 @@ class Observer:
         # In this order, for a full scan needs the judgement of the one before.
         if now >= self._settle_at:
             self._settle_at = _NEVER
-            self._each(lambda namespace: namespace.settle())
+            self._each(lambda namespace: namespace.settle(now))
         if now >= self._full_at:
             self._full(now)
         elif now >= self._sample_at:
             self._sample(now)
         elif now >= self._drain_at:
-            self._each(lambda namespace: namespace.drain())
+            self._each(lambda namespace: namespace.drain(now))
         if now >= self._drain_at:
             self._drain_at = now + DRAIN_S
             self._log.read()
@@ -99,7 +99,7 @@ class Observer:
         began = time.process_time()
         if self._failed is not None:
             raise self._failed
-        self._each(lambda namespace: namespace.drain())
+        self._each(lambda namespace: namespace.drain(self._clock()))
         connections: dict[Kind, int] = defaultdict(int)
         volumes: dict[Kind, Volume] = defaultdict(Volume)
         held = unattributed = inferred = Volume()

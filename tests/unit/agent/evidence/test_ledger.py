@@ -250,10 +250,32 @@ def test_a_socket_whose_notice_was_lost_is_given_up(world: World) -> None:
     world.scan()
     world.destroy(conn)
     world.notices.clear()
+    world.ledger.lost()
     world.scan()
     assert world.ledger.vanished == 0, "the notice may be late"
     world.scan()
     assert world.ledger.vanished == 1 and not world.ledger.connections()
+    world.ledger.gone([conn.notice(world.now_s)], world.now_s)
+    assert sum(volume.received for volume in world.attributed().values()) == 300, "counted once, though it came at last"
+
+
+@pytest.mark.parametrize("directions", [(), ("tx",), ("tx", "rx")])
+def test_reset_and_not_closed_yet(world: World, directions: tuple[str, ...]) -> None:
+    """It is in no dump, and its notice comes when the application closes it, be it hours later."""
+    conn = world.conns[established(world)]
+    world.scan()
+    for direction in directions:
+        world.keys(conn, direction)
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(5):
+        world.scan()
+    assert not world.ledger.connections() and world.ledger.vanished == 0
+    world.destroy(conn)
+    world.scan()
+    kind = ("sw" if "tx" in directions else "none", "sw" if "rx" in directions else "none")
+    assert world.attributed()[(443, kind)].sent == 5000
+    check(world, all_attributed=True)
 
 
 def test_a_module_loaded_anew_says_nothing(world: World) -> None:
@@ -291,7 +313,35 @@ def test_a_namespace_that_is_left_keeps_its_bytes(world: World) -> None:
     assert not world.ledger.connections()
 
 
-ACTIONS = ("open", "other", "accept", "tx", "rx", "hw", "small", "big", "close", "destroy", "short", "shortk", "later")
+def test_reset_before_it_was_ever_seen_and_closed_much_later(world: World) -> None:
+    """Its context was counted in another interval: the quiet one in which it is closed must not call it userspace."""
+    conn = world.conns[established(world, "tx")]
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(3):
+        world.scan()
+    world.destroy(conn)
+    world.scan()
+    assert world.attributed() == {} and world.ledger.unattributed == Volume(5000, 300)
+    check(world)
+
+
+ACTIONS = (
+    "open",
+    "other",
+    "accept",
+    "tx",
+    "rx",
+    "hw",
+    "small",
+    "big",
+    "close",
+    "reset",
+    "destroy",
+    "short",
+    "shortk",
+    "later",
+)
 STEP = st.tuples(st.sampled_from((*ACTIONS, "drain", "fast", "scan", "dump", "settle")), st.integers(0, 7))
 
 
@@ -318,6 +368,9 @@ def act(world: World, action: str, pick: int) -> None:
             world.grow(conn, (100 if action == "small" else BIG) + pick, 60)
         elif action == "close":
             conn.closed = conn.accepted
+        elif action == "reset":
+            # Not before it was seen at all: docs/evidence.md, "What cannot be known".
+            conn.reset = conn.reset or conn.cookie in world.ledger._sockets
         elif action == "destroy":
             world.destroy(conn)
 

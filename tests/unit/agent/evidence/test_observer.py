@@ -83,7 +83,7 @@ class FakeNamespace(Namespace):
     def listening(self) -> dict[int, Listening]:
         return {port: Listening(port, ANY, 0) for port in self.ports}
 
-    def drain(self) -> None:
+    def drain(self, now_s: float) -> None:
         self.world.drain()
 
     def scan(self, now_s: float, full: bool) -> None:
@@ -91,11 +91,11 @@ class FakeNamespace(Namespace):
             raise KtlsError("sock_diag_failed", "the kernel does not answer")
         self.scans.append(full)
         self.world.now_s = now_s
-        self.drain()
+        self.drain(now_s)
         self.world.dump(full)
 
-    def settle(self) -> None:
-        self.drain()
+    def settle(self, now_s: float) -> None:
+        self.drain(now_s)
         self.ledger.settle()
 
 

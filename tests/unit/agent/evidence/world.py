@@ -44,10 +44,12 @@ class Conn:
     opened_s: float
     accepted: bool = False
     closed: bool = False
+    reset: bool = False  # the connection is gone, the application has not noticed
     tx: str = "none"
     rx: str = "none"
     sent: int = 0
     received: int = 0
+    data_s: float = 0.0
     # Bytes when it left a kind; a kind that it still has counts all.
     left: dict[Directions, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
@@ -56,11 +58,22 @@ class Conn:
         inode = 1000 + self.cookie if self.accepted and not self.closed else 0
         seen = b"" if self.closed else tail(self.tx, self.rx)
         port = socket.htons(self.port)
-        return (self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, ADDRESS)
+        return (self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, ADDRESS, 0)
 
-    def notice(self) -> Row:
+    def notice(self, now_s: float = 0) -> Row:
         port = socket.htons(self.port)
-        return (self.cookie, self.sent, self.received, b"", 0, CLOSE, socket.AF_INET, port, ADDRESS)
+        return (
+            self.cookie,
+            self.sent,
+            self.received,
+            b"",
+            0,
+            CLOSE,
+            socket.AF_INET,
+            port,
+            ADDRESS,
+            int((now_s - self.data_s) * 1000),
+        )
 
 
 class World:
@@ -82,18 +95,28 @@ class World:
 
     def open(self, port: int = 443) -> Conn:
         self._cookie += 1
-        conn = self.conns[self._cookie] = Conn(self._cookie, port, self.now_s)
+        conn = self.conns[self._cookie] = Conn(self._cookie, port, self.now_s, data_s=self.now_s)
         return conn
 
     def grow(self, conn: Conn, sent: int, received: int) -> None:
-        # Without keys: a handshake, so it cannot be long, or userspace for good.
+        if conn.reset:
+            return
         conn.sent += sent
         conn.received += received
+        if received:
+            conn.data_s = self.now_s
 
     def keys(self, conn: Conn, direction: str, place: str = "sw") -> None:
         """Give keys to the kernel, as long as a handshake may last."""
         young = conn.sent < HANDSHAKE_BYTES and conn.received < HANDSHAKE_BYTES and self.now_s - conn.opened_s < 10
-        if not conn.accepted or conn.closed or not young or conn.received < 50 or getattr(conn, direction) != "none":
+        if (
+            not conn.accepted
+            or conn.closed
+            or conn.reset
+            or not young
+            or conn.received < 50
+            or getattr(conn, direction) != "none"
+        ):
             return
         conn.left[(conn.tx, conn.rx)] = (conn.sent, conn.received)
         setattr(conn, direction, place)
@@ -102,7 +125,7 @@ class World:
     def destroy(self, conn: Conn) -> None:
         del self.conns[conn.cookie]
         self.ended.append(conn)
-        self.notices.append(conn.notice())
+        self.notices.append(conn.notice(self.now_s))
 
     def short(self, port: int, sent: int, received: int, *directions: str, place: str = "sw") -> Conn:
         """A whole connection between two looks."""
@@ -117,14 +140,14 @@ class World:
 
     def drain(self) -> None:
         notices, self.notices = self.notices, []
-        self.ledger.gone(notices)
+        self.ledger.gone(notices, self.now_s)
 
     def dump(self, full: bool = True, meanwhile: Callable[[], None] = lambda: None) -> None:
         first = full and not self.baseline and self.ledger._counted is None
         self.ledger.begin(self.now_s, self.contexts, full)
         meanwhile()
         for conn in list(self.conns.values()):
-            if conn.cookie in self.conns and (full or conn.port in PORTS):
+            if conn.cookie in self.conns and not conn.reset and (full or conn.port in PORTS):
                 if first:
                     self.baseline[conn.cookie] = (conn.sent, conn.received)
                 self.ledger.dump([conn.row()])
