@@ -22,7 +22,7 @@ and is judged by both.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -38,6 +38,8 @@ HANDSHAKE_S = 10.0
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
+_INTERVALS = 64  # remembered for connections that their application closes late
+_DELAY_S = 2.0  # from the end of a socket to the moment that its notice is read
 
 Group = tuple[int, str]  # local port, process
 Owner = Callable[[int, int, bytes], "str | None"]
@@ -92,6 +94,14 @@ class _Socket:
         self.counted = self.closing = self.judged = self.final = False
 
 
+class _Past(NamedTuple):
+    """The time between two full dumps, and what was opened unseen in it."""
+
+    began_s: float
+    ended_s: float
+    unseen: Bounds
+
+
 @dataclass
 class _Candidates:
     """Connections that ended without a final kind.
@@ -130,7 +140,8 @@ class Ledger:
         self._sockets: dict[int, _Socket] = {}
         self._forgotten: dict[int, tuple[int, int]] = {}
         self._turn = 0  # full dumps so far
-        self._now_s = self._full_s = 0.0
+        self._now_s = self._full_s = self._before_s = 0.0
+        self._past: deque[_Past] = deque(maxlen=_INTERVALS)
         self._full = False
         self._uncertain = 0  # full dumps until it is certain again that no notice is missing
         self._seen = [0, 0, 0, 0]  # contexts first seen since the last full dump
@@ -149,7 +160,7 @@ class Ledger:
         if full:
             self.settle()
             self._turn += 1
-            self._full_s = now_s
+            self._before_s, self._full_s = self._full_s, now_s
         self._now_s, self._full, self._began = now_s, full, opened
 
     def dump(self, rows: Iterable[Row]) -> None:
@@ -190,6 +201,7 @@ class Ledger:
                 socket.judged = True
                 orphans.append(socket)
         self._uncertain = max(0, self._uncertain - 1)
+        self._past.append(_Past(self._before_s, self._now_s, self._bounds))
         self._judged = (self._clear, orphans)
         self._clear, self._wide, self._border = _Candidates(), self._border, _Candidates()
 
@@ -204,11 +216,8 @@ class Ledger:
                     continue
                 group = self._group(raw_port, family, source)
                 self.destroyed += group is not None
-                if now_s - quiet_ms / 1000 < self._full_s and received:
-                    # It is older than the last full dump, and was not in it: it was reset before, and is closed only
-                    # now. Its context, if it had one, was counted long ago.
-                    if group is not None:
-                        self._unattributed.add(acked, received)
+                if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < self._full_s:
+                    self._closed_late(group, acked, received, now_s - quiet_ms / 1000)
                     continue
                 self._candidate(group, None, acked, received, received)
                 continue
@@ -455,6 +464,22 @@ class Ledger:
             0 if rx else unseen.most.rx_sw + unseen.most.rx_hw
         )
         return self._unattributed if open_to else self._of(Kind(*socket.group, *socket.ulp))
+
+    def _closed_late(self, group: Group | None, sent: int, received: int, data_s: float) -> None:
+        """Take a connection that was alive at ``data_s``, before the last full dump, and was in no dump.
+
+        It had ended before, and the application has closed it only now. Between the dumps around ``data_s`` it was
+        opened, so its context, if it had one, was counted then.
+        """
+        if group is None:
+            return
+        bounds = [past.unseen for past in self._past if past.began_s <= data_s and data_s - _DELAY_S <= past.ended_s]
+        known = bool(bounds) and self._past[0].began_s <= data_s - _DELAY_S
+        if known and not any(number for bound in bounds for number in bound.most):
+            self._of(Kind(*group, *_PLAIN)).add(sent, received)
+            self._inferred.add(sent, received)
+        else:
+            self._unattributed.add(sent, received)
 
     def _vanish(self, cookie: int, socket: _Socket) -> None:
         """It is in no dump, and notices were lost: its own was one of them, and its last bytes are lost with it."""

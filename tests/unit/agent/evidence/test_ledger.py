@@ -326,6 +326,24 @@ def test_reset_before_it_was_ever_seen_and_closed_much_later(world: World) -> No
     check(world)
 
 
+def test_ended_before_it_was_ever_seen_and_closed_late_where_nothing_was_opened() -> None:
+    """As programs do that keep a closed connection for its TIME_WAIT."""
+    world = World()
+    for _ in range(3):
+        world.now_s += 10
+        world.scan()
+    conn = world.conns[established(world)]
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(3):
+        world.now_s += 10
+        world.scan()
+    world.destroy(conn)
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(5000, 300)}
+    check(world, all_attributed=True)
+
+
 ACTIONS = (
     "open",
     "other",
