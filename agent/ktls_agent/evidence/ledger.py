@@ -36,6 +36,7 @@ from .model import Kind, Volume
 HANDSHAKE_BYTES = 64 * 1024
 HANDSHAKE_S = 10.0
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
+LEAST_FINISH_BYTES, LEAST_ANSWER_BYTES = 37, 37  # a record with a Finished, encrypted or of TLS 1.2 with AES-GCM
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
 _INTERVALS = 64  # remembered for connections that their application closes late
@@ -130,11 +131,17 @@ class _Candidates:
 class Ledger:
     """The books of one network namespace."""
 
-    def __init__(self, owner: Owner) -> None:
-        """Start with nothing; what the first dump shows was there before and does not count."""
+    def __init__(self, owner: Owner, harmless: Callable[[int], bool] = lambda port: False) -> None:
+        """Start with nothing; what the first dump shows was there before and does not count.
+
+        ``harmless``: whether a local port is served by a program that has no TLS. Should kernel TLS be seen there all
+        the same, that is believed instead.
+        """
         self.destroyed = 0
         self.vanished = 0
         self._owner = owner
+        self._harmless = harmless
+        self._suspects: set[int] = set()  # ports that are not ours, with kernel TLS
         self._unattributed, self._inferred, self._elsewhere = _Tally(), _Tally(), _Tally()
         self._tallies: dict[Kind, _Tally] = {}
         self._sockets: dict[int, _Socket] = {}
@@ -198,6 +205,9 @@ class Ledger:
                 # Its notice is on the way; or the connection was reset, and the application has not closed it yet.
                 self._close(socket)
             if socket.closing and not (socket.judged or socket.final):
+                if socket.group is None and self._cannot_be_tls(socket.raw_port):
+                    socket.tally, socket.final = self._elsewhere, True
+                    continue
                 socket.judged = True
                 orphans.append(socket)
         self._uncertain = max(0, self._uncertain - 1)
@@ -219,13 +229,18 @@ class Ledger:
                 if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < self._full_s:
                     self._closed_late(group, acked, received, now_s - quiet_ms / 1000)
                     continue
-                self._candidate(group, None, acked, received, received)
+                if group is not None or not self._cannot_be_tls(raw_port):
+                    self._candidate(group, None, acked, received, received)
                 continue
             self.destroyed += socket.group is not None
             self._uncount(socket)
             sent, got = acked - socket.acked, received - socket.received
-            if socket.final or socket.judged:
+            if socket.final or socket.judged or (socket.group is None and self._cannot_be_tls(raw_port)):
                 socket.tally.add(sent, got)
+            elif (
+                socket.ulp is not None and not socket.closing and sent < LEAST_ANSWER_BYTES and got < LEAST_FINISH_BYTES
+            ):
+                socket.tally.add(sent, got)  # too little for what was left of a handshake
             elif socket.ulp is None or socket.closing:
                 self._candidate(socket.group, socket, socket.tally.sent + sent, socket.tally.received + got, received)
             else:
@@ -388,6 +403,8 @@ class Ledger:
 
     def _see_contexts(self, socket: _Socket, ulp: _Ulp) -> None:
         """Count each context of the socket once; offload that was lost later is still the same context."""
+        if socket.group is None and ulp is not _PLAIN:
+            self._suspects.add(socket.raw_port)
         for direction, place in enumerate((ulp.tx, ulp.rx)):
             if place in ("sw", "hw") and not socket.contexts & (1 << direction):
                 socket.contexts |= 1 << direction
@@ -418,6 +435,10 @@ class Ledger:
         if tally is None:
             tally = self._tallies[kind] = _Tally()
         return tally
+
+    def _cannot_be_tls(self, raw_port: int) -> bool:
+        """Return whether connections of a port that is not ours open no contexts."""
+        return raw_port not in self._suspects and self._harmless(port_of(raw_port))
 
     def _candidate(self, group: Group | None, socket: _Socket | None, sent: int, got: int, received: int) -> None:
         """Hold what a connection had, or its last growth, until the next judgement; ``received`` is since its start."""

@@ -13,8 +13,6 @@ from .enter import in_namespace_of
 from .ledger import Ledger
 from .serving import Listeners, Listening, Process, plain_address
 
-_FEW_PORTS = 3  # the kernel walks its whole table for each
-
 
 class Namespace:
     """Looks at one namespace. Raises :class:`~ktls_host.errors.KtlsError` when the kernel does not answer."""
@@ -27,7 +25,7 @@ class Namespace:
         self.candidates: object = None  # what the listeners were chosen from, and who they are
         self.owners: list[Process] | None = None
         self.listeners = Listeners()
-        self.ledger = Ledger(self.listeners.owner)
+        self.ledger = Ledger(self.listeners.owner, self.listeners.harmless)
         self._pid = pid
         self._own = pid is None
         self._lost = 0
@@ -73,16 +71,12 @@ class Namespace:
                 return
 
     def scan(self, now_s: float, full: bool) -> None:
-        """Dump its connections: all of them, or those of serving ports."""
+        """Dump its connections, those of other ports too: what is seen there is not suspected of being ours."""
         self.drain(now_s)
-        ports: Sequence[int] = (0,)
-        if not full and 0 < len(self.listeners.ports) <= _FEW_PORTS:
-            ports = self.listeners.ports
         ledger = self.ledger
         ledger.begin(now_s, infer.contexts(self.stat()), full)
-        for port in ports:
-            for rows in self._dumps.rows(port=port):
-                ledger.dump(rows)
+        for rows in self._dumps.rows():
+            ledger.dump(rows)
         ledger.end(infer.contexts(self.stat()))
 
     def settle(self, now_s: float) -> None:

@@ -2,8 +2,8 @@
 """Looks at the host again and again, with the rights of the helper, and keeps the sums.
 
 Three things happen, each at its own pace: notices of ended connections are taken twice a second; a full scan of every
-namespace comes at the configured interval; in between, small scans of the serving ports see short connections, as long
-as there are any and as the small scans cost less than ``SAMPLE_SHARE`` of one core.
+namespace comes at the configured interval; in between, small scans see short connections, as long as there are any
+and as they cost less than ``SAMPLE_SHARE`` of one core.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ class Observer:
         if candidates == namespace.candidates and namespace.owners is not None:
             return namespace.owners
         chosen = choose(listening, processes, self._config, self._processes.inodes)
-        if namespace.listeners.set((port, address, process.name) for port, address, process in chosen):
+        places = [(port, address, process.name) for port, address, process in chosen]
+        if namespace.listeners.set(places, [socket.port for socket in listening.values()]):
             namespace.ledger.reassign()
         names = {process.name for _, _, process in chosen}
         namespace.candidates = candidates

@@ -193,11 +193,11 @@ class Listeners:
     def __init__(self) -> None:
         """Nobody, yet."""
         self._ports: dict[int, list[tuple[bytes, str]]] = {}
+        self._idle: frozenset[int] = frozenset()
 
-    @property
-    def ports(self) -> tuple[int, ...]:
-        """Ports that are served."""
-        return tuple(self._ports)
+    def harmless(self, port: int) -> bool:
+        """Return whether only programs without TLS listen on ``port``."""
+        return port in self._idle
 
     def owner(self, port: int, family: int, source: bytes) -> str | None:
         """Return who serves a connection to ``source``; None if nobody that we look at does."""
@@ -215,8 +215,11 @@ class Listeners:
                 return process
         return None
 
-    def set(self, places: Iterable[tuple[int, bytes, str]]) -> bool:
-        """Take ports, addresses (all zero for any) and processes; return whether anything changed."""
+    def set(self, places: Iterable[tuple[int, bytes, str]], listening: Iterable[int] = ()) -> bool:
+        """Take ports, addresses (all zero for any) and processes; return whether anything changed.
+
+        ``listening``: all ports that somebody listens on, whoever it is.
+        """
         ports: dict[int, list[tuple[bytes, str]]] = {}
         for port, address, process in places:
             found = ports.setdefault(port, [])
@@ -227,6 +230,7 @@ class Listeners:
                 del found[1:]
         changed = ports != self._ports
         self._ports = ports
+        self._idle = frozenset(listening) - frozenset(ports)
         return changed
 
 

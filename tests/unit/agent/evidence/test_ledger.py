@@ -13,7 +13,7 @@ from ktls_agent.evidence.infer import Contexts
 from ktls_agent.evidence.ledger import HANDSHAKE_BYTES
 from ktls_agent.evidence.model import Kind, Volume
 
-from .world import OTHER, World
+from .world import OTHER, SSH, World
 
 PLAIN, TX, BOTH = ("none", "none"), ("sw", "none"), ("sw", "sw")
 BIG = HANDSHAKE_BYTES
@@ -133,6 +133,32 @@ def test_connections_of_other_ports_may_have_been_the_ktls_ones(world: World) ->
     assert world.attributed() == {}
     assert world.ledger.unattributed == Volume(1000, 300)
     check(world)
+
+
+def test_programs_without_tls_open_no_contexts_unless_they_are_seen_to(world: World) -> None:
+    world.short(443, 1000, 300, "tx")
+    world.short(SSH, 10, 300)
+    closing = world.conns[established(world, port=SSH)]
+    closing.closed = True
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}
+    established(world, "tx", port=SSH)
+    world.scan()
+    world.short(443, 1000, 300, "tx")
+    world.short(SSH, 10, 300)
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}, "any of the two may have been kTLS now"
+    check(world)
+
+
+def test_what_is_too_little_for_a_handshake_changes_no_kind(world: World) -> None:
+    conn = world.conns[established(world)]
+    world.scan()
+    world.grow(conn, 30, 30)
+    world.destroy(conn)
+    world.drain()
+    assert world.attributed() == {(443, PLAIN): Volume(30, 330)}
+    check(world, all_attributed=True)
 
 
 def test_a_connection_that_received_nothing_was_no_tls(world: World) -> None:

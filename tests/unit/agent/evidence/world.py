@@ -15,7 +15,7 @@ from ktls_agent.evidence.model import Volume
 from ktls_host.sock_diag_rows import CLOSE, ESTABLISHED, LAST_ACK, Row
 
 PORTS = {443: "web", 8443: "sidecar"}
-OTHER = 22
+OTHER, SSH = 5000, 22
 CONF = {"none": 1, "sw": 2, "hw": 3}
 ADDRESS = bytes([10, 0, 0, 1]).ljust(16, b"\0")
 Directions = tuple[str, str]
@@ -80,7 +80,7 @@ class World:
     """Connections, the counters of tls_stat, and a ledger that is told no more than a kernel tells."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(owner)
+        self.ledger = Ledger(owner, lambda port: port == SSH)
         self.conns: dict[int, Conn] = {}
         self.ended: list[Conn] = []
         self.notices: list[Row] = []
@@ -147,7 +147,7 @@ class World:
         self.ledger.begin(self.now_s, self.contexts, full)
         meanwhile()
         for conn in list(self.conns.values()):
-            if conn.cookie in self.conns and not conn.reset and (full or conn.port in PORTS):
+            if conn.cookie in self.conns and not conn.reset:
                 if first:
                     self.baseline[conn.cookie] = (conn.sent, conn.received)
                 self.ledger.dump([conn.row()])

@@ -75,7 +75,8 @@ def main() -> None:
         for _ in range(job["connections"]):
             more = fetch(job, contexts)
             sent, received = sent + more[0], received + more[1]
-        results.append({"sent": sent, "received": received, "connections": job["connections"]})
+        aborted = job["connections"] if job.get("abort") else 0
+        results.append({"sent": sent, "received": received, "connections": job["connections"], "aborted": aborted})
     print(json.dumps(results))
 
 
