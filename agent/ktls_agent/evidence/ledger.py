@@ -36,7 +36,6 @@ from .model import Kind, Volume
 HANDSHAKE_BYTES = 64 * 1024
 HANDSHAKE_S = 10.0
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
-LEAST_FINISH_BYTES, LEAST_ANSWER_BYTES = 37, 37  # a record with a Finished, encrypted or of TLS 1.2 with AES-GCM
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
 _INTERVALS = 64  # remembered for connections that their application closes late
@@ -237,10 +236,6 @@ class Ledger:
             sent, got = acked - socket.acked, received - socket.received
             if socket.final or socket.judged or (socket.group is None and self._cannot_be_tls(raw_port)):
                 socket.tally.add(sent, got)
-            elif (
-                socket.ulp is not None and not socket.closing and sent < LEAST_ANSWER_BYTES and got < LEAST_FINISH_BYTES
-            ):
-                socket.tally.add(sent, got)  # too little for what was left of a handshake
             elif socket.ulp is None or socket.closing:
                 self._candidate(socket.group, socket, socket.tally.sent + sent, socket.tally.received + got, received)
             else:

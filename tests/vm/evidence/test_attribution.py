@@ -177,7 +177,7 @@ def test_what_is_attributed_is_what_was_on_the_wire(host: Deployed) -> None:
     sent, _ = check_total(total, rest, results)
     print(f"  {found}; unattributed {rest.sent / sent:.2%}")
     assert set(found) <= {("sw", "none"), ("none", "none")}
-    assert found[("sw", "none")].sent >= 0.9 * sent
+    assert found[("sw", "none")].sent >= 0.8 * sent
     # In userspace nothing but handshakes that a dump happened to see.
     assert found.get(("none", "none"), Volume()).sent <= 10_000 * sum(result["connections"] for result in results) * 0.2
     kinds = {(kind.version, kind.process) for kind in after.volumes if kind.port == SIDECAR and kind.tx == "sw"}

@@ -151,16 +151,6 @@ def test_programs_without_tls_open_no_contexts_unless_they_are_seen_to(world: Wo
     check(world)
 
 
-def test_what_is_too_little_for_a_handshake_changes_no_kind(world: World) -> None:
-    conn = world.conns[established(world)]
-    world.scan()
-    world.grow(conn, 30, 30)
-    world.destroy(conn)
-    world.drain()
-    assert world.attributed() == {(443, PLAIN): Volume(30, 330)}
-    check(world, all_attributed=True)
-
-
 def test_a_connection_that_received_nothing_was_no_tls(world: World) -> None:
     world.short(443, 0, 0)
     world.short(OTHER, 0, 20)
