@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.verb == "diag":
             from . import diag
 
-            return diag.main(config.load(arguments.config).probe.port)
+            settings = config.load(arguments.config)
+            return diag.main(settings.probe.port, settings.evidence)
         if arguments.verb == "helper":
             from .helper import serve
 

@@ -20,6 +20,7 @@ from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
 from .doctor.digest import Ledger
+from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
 from .guards.part import GuardPart
@@ -175,11 +176,15 @@ def build(config: AgentConfig) -> Daemon:
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
+    evidence = EvidencePart(config.evidence, config.diag_socket)
     ledger = Ledger()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
-    parts: list[Part] = [GuardPart(config.guards, agent, probes, keep, ledger=ledger), audit, PullPart()]
+    guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, ledger=ledger)
+    parts: list[Part] = [evidence, guards, audit, PullPart()]
     service: Daemon
-    collector = Collector(lambda: service.status(sockets=False), lambda: None, lambda: service.parts, agent.clock)
+    collector = Collector(
+        lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock
+    )
     parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
     service = Daemon(config, agent, Observer(agent, diag), parts, ledger)
     return service
