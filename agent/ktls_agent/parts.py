@@ -24,27 +24,24 @@ class Part(Protocol):
         """Work until cancelled. An exception is logged, shown as a problem, and :meth:`run` is called anew."""
 
     def status(self) -> dict[str, Any]:
-        """Return what it adds to the status object, now and without waiting."""
+        """Return what it adds to the status object, now and without waiting.
+
+        ``problem``, if there is one, is a line for the operator, and one of the problems of the host.
+        """
 
     def metrics(self) -> Iterable[Family]:
         """Return what it adds to the exposition, now and without waiting."""
 
 
 class Parts:
-    """Keeps parts running. ``problems`` says which of them are not, and what those that run complain of."""
+    """Keeps parts running. ``problems`` says which of them are not."""
 
     def __init__(self, parts: Sequence[Part], restart_s: float = RESTART_S) -> None:
         """Take the parts; nothing runs before :meth:`start`."""
         self.all = tuple(parts)
-        self._ended: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
         self._restart_s = restart_s
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """Return a line for each part that does not run, or whose ``problem`` (if it has such a thing) is not None."""
-        own = {part.name: problem for part in self.all if (problem := getattr(part, "problem", None)) is not None}
-        return {**own, **self._ended}
 
     def start(self) -> None:
         """Start every part. Needs a running event loop."""
@@ -68,6 +65,6 @@ class Parts:
             except Exception as error:  # whatever it was, the order machine goes on
                 _LOG.exception("%s failed", part.name)
                 problem = f"failed: {' '.join(str(error).split()) or type(error).__name__}"
-            self._ended[part.name] = f"{part.name} {problem}; starting it again"
+            self.problems[part.name] = f"{part.name} {problem}; starting it again"
             await asyncio.sleep(self._restart_s)
-            del self._ended[part.name]
+            del self.problems[part.name]

@@ -80,7 +80,7 @@ class EvidencePart:
         """Return the summary; ``known`` is false, and there is no number, before the first answer."""
         latest = self.latest
         if latest is None:
-            return {"known": False, "problem": self.problem or self.error}
+            return {"known": False, "problem": self.problem}
         previous = self.previous
         return {
             "known": True,

@@ -118,7 +118,7 @@ def refresh(part: EvidencePart, times: int = 1) -> dict[str, Any]:
 
 def test_before_the_first_answer_nothing_is_known() -> None:
     status = part_of().status()
-    assert status == {"known": False, "problem": "not asked yet"}
+    assert status == {"known": False, "problem": None}
 
 
 def test_a_helper_that_fails_is_a_problem_and_what_was_known_stays() -> None:
