@@ -14,7 +14,7 @@ prepare: ## Install Debian packages and the virtual environment that everything 
 demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, write a report
 	@$(BIN)/ktls demo
 
-test: check sanity unit conformance orchestration vm molecule ## Everything, on real kernels too
+test: check sanity unit dashboards conformance orchestration vm molecule ## Everything, on real kernels too
 
 check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff check . tools/sanity
@@ -29,6 +29,9 @@ sanity: prepare ## Build the collection, install it, run ansible-test's sanity t
 
 unit: prepare ## Pure tests
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
+
+dashboards: prepare ## Dashboards, rules and the page of metrics, with promtool
+	@$(BIN)/pytest -q tests/dashboards
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
 	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak
@@ -47,7 +50,7 @@ vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the
 	@$(MAKE) --no-print-directory -j2 -O vm-levers vm-sidecar
 
 vm-fleet: prepare
-	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab
+	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab tests/vm/metrics
 
 vm-levers: prepare
 	@$(BIN)/pytest -q tests/vm/levers
@@ -69,4 +72,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit conformance fuzz soak orchestration vm vm-fleet vm-levers vm-sidecar vm-gnutls bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration vm vm-fleet vm-levers vm-sidecar vm-gnutls bench molecule clean

@@ -234,9 +234,15 @@ class Sidecar(Server):
     def _order_mode(self) -> None:
         deadline = time.monotonic() + START_S
         path = self.prefix / "control.sock"
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        answer = control(str(path), {"verb": "mode", "mode": self._mode})
+        while True:
+            try:
+                answer = control(str(path), {"verb": "mode", "mode": self._mode})
+                break
+            except BenchError:
+                # Not there yet, or there and not listening yet.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
         if not answer.get("ok"):
             error = answer.get("error", {})
             raise BenchError(f"the sidecar refuses mode {self._mode}: {error.get('message', answer)}")

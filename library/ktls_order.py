@@ -67,7 +67,7 @@ options:
   timeout_s:
     description: How many seconds to wait for each answer of the agent. For an order it starts helpers and tests itself.
     type: float
-    default: 30.0
+    default: 60.0
 attributes:
   check_mode:
     support: full
@@ -167,7 +167,7 @@ def main() -> None:
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
-            "timeout_s": {"type": "float", "default": 30.0},
+            "timeout_s": {"type": "float", "default": 60.0},
         },
         required_if=[
             ("state", "ordered", ("phase", "id", "epoch")),

@@ -31,16 +31,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.verb == "serve":
             return _serve(arguments)
+        if arguments.verb == "report":
+            return _report(arguments)
         if arguments.verb == "diag":
             from . import diag
 
-            return diag.main(config.load(arguments.config).probe.port)
-        if arguments.verb == "pull":
-            return _pull(arguments)
+            settings = config.load(arguments.config)
+            return diag.main(settings.probe.port, settings.evidence)
         if arguments.verb == "helper":
             from .helper import serve
 
             return serve.main(arguments.name)
+        if arguments.verb == "pull":
+            return _pull(arguments)
         if arguments.verb == "watch":
             return _watch(arguments)
         if arguments.verb == "doctor":
@@ -76,15 +79,15 @@ def _parser() -> argparse.ArgumentParser:
         service = verbs.add_parser(verb, help=text)
         service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
 
-    pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
-    pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
     helper.add_argument("name", choices=("lease", "module", "nic"))
+    pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
+    pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--socket", default=config.DEFAULT_SOCKET, help="default: %(default)s")
-        sub.add_argument("--json", action="store_true", help="print the status object")
+        sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
     client("status", "what is in force")
@@ -111,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     off.add_argument("--reason", default="off on the host")
     off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
     off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
+    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=config.DEFAULT_METRICS_SOCKET)
     client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
@@ -195,6 +199,14 @@ def _one(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from . import report
+
+    document = report.fetch(arguments.socket, _QUICK_S)
+    print(json.dumps(document, sort_keys=True) if arguments.json else report.render(document))
+    return OK
+
+
 def _watch(arguments: argparse.Namespace) -> int:
     from ktls_host import jsonsock
 
@@ -239,6 +251,8 @@ def render(status: dict[str, Any]) -> str:
     if off["flag"]:
         age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
         lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
+    if status.get("lapsed"):
+        lines.append("  lapsed: an order was taken back unconfirmed; userspace until the next order")
     failed = [step for step in status.get("revert", ()) if step["result"] == "failed"]
     lines.extend(f"  revert: {step['step']} FAILED: {step['detail']}" for step in failed)
     connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
@@ -259,12 +273,12 @@ def render(status: dict[str, Any]) -> str:
         what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
         path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
         lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
-    lines.extend(pull_words.lines(status.get("pull")))
     guards = status.get("guards") or {}
     blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
     if guards.get("armed"):
         words = f"BLIND: {', '.join(blind)}" if blind else "all see"
         lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
+    lines.extend(pull_words.lines(status.get("pull")))
     lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
     return "\n".join(lines)
 

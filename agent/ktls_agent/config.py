@@ -13,9 +13,12 @@ from .evidence import config as evidence
 from .evidence.config import EvidenceConfig
 from .guards import config as guards
 from .guards.config import GuardsConfig
+from .metrics import config as metrics
+from .metrics.config import MetricsConfig
 
 DEFAULT_PATH = "/etc/ktls/agent.json"
 DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
+DEFAULT_METRICS_SOCKET = "/run/ktls-agent/metrics.sock"
 DEFAULT_RUN_DIR = "/run/ktls"
 DEFAULT_STATE_DIR = "/var/lib/ktls"
 DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
@@ -54,6 +57,7 @@ class AgentConfig:
     group: str | None = "ktls"
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     @property
     def run_flag(self) -> str:
@@ -104,6 +108,7 @@ def parse(raw: Any, source: str) -> AgentConfig:
         optional["group"] = group
     optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
+    optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }

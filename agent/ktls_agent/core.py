@@ -136,6 +136,7 @@ class Agent:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._watched_s = float("-inf")
         self._watching: asyncio.Future[Any] | None = None
+        self._keeping: asyncio.Future[Any] | None = None
         self._clearing = False
         self._armed = False
         self._intent: PutIntent | None = None  # of the pending order, as it is on disk
@@ -363,13 +364,13 @@ class Agent:
     async def _watch(self) -> None:
         """Once a second: is everything as it should be?"""
         revert = self.state.revert
-        idle = not self._undo_lock.locked() and self.clock() >= self._undo_at_s
+        idle = not self._undo_lock.locked() and not self._undoer.busy and self.clock() >= self._undo_at_s
         if revert is not None and revert.open and revert.steps and idle:
             self._task(self._undo(self._switch()))
         if self._armed and self.state.status != "pending" and not self._lease_kept:
             self._task(self._disarm(()))
-        if self.state.status == "pending":
-            await self._disk.run(self._keep_lease)
+        if self.state.status == "pending" and (self._keeping is None or self._keeping.done()):
+            self._keeping = self._task(self._disk.run(self._keep_lease))  # a disk that hangs holds up nothing else
         try:
             answer = await self._ask({"verb": "status"})
             if answer.get("mode") != self.state.wanted:

@@ -20,10 +20,13 @@ from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
 from .doctor.digest import Ledger
+from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
 from .guards.part import GuardPart
 from .levers import Levers
+from .metrics.collector import Collector
+from .metrics.part import metrics_parts
 from .notify import notify
 from .observe import Observer
 from .parts import Part, Parts
@@ -117,10 +120,14 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        status, parts = await self._observer.status(), self.parts.status()
-        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
         more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
-        return {**status, **parts, **more, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
+        return {**await self.status(), **more}
+
+    async def status(self, sockets: bool = True) -> dict[str, Any]:
+        """Return the status object, that of every part included; ``sockets`` as in :meth:`Observer.status`."""
+        status, parts = await self._observer.status(sockets), self.parts.status()
+        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        return {**status, **parts, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
@@ -169,10 +176,18 @@ def build(config: AgentConfig) -> Daemon:
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
+    evidence = EvidencePart(config.evidence, config.diag_socket)
     ledger = Ledger()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
-    guards = GuardPart(config.guards, agent, probes, keep, ledger=ledger)
-    return Daemon(config, agent, Observer(agent, diag), [guards, audit, PullPart()], ledger)
+    guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, ledger=ledger)
+    parts: list[Part] = [evidence, guards, audit, PullPart()]
+    service: Daemon
+    collector = Collector(
+        lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock
+    )
+    parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
+    service = Daemon(config, agent, Observer(agent, diag), parts, ledger)
+    return service
 
 
 async def main(config: AgentConfig) -> None:

@@ -2,9 +2,10 @@
 """The kernel's own view of the sidecar's sockets, for an agent without capabilities.
 
 Before 6.15 Linux fills INET_DIAG_ULP_INFO only for CAP_NET_ADMIN (``tcp_diag_get_aux`` in net/ipv4/tcp_diag.c). So a
-helper with that one capability answers two questions over a socket that systemd opens: how many connections of each
-kind there are, and what one connection is. It takes no path, no command and no port of ours: the serving port comes
-from the agent's configuration. It ends itself when idle.
+helper answers three questions over a socket that systemd opens: how many connections of each kind there are, what one
+connection is, and all that :mod:`ktls_agent.evidence` knows. It takes no path, no command and no port of ours: those
+come from the agent's configuration. Asked for evidence for the first time, it begins to look at the host, and goes on
+for as long as it runs. It ends itself when nobody has asked for a while.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Callable
 
 from ktls_host.errors import KtlsError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ktls_host.sock_diag import TcpConnection
+
+    from .evidence.config import EvidenceConfig
 
 IDLE_EXIT_S = 120.0
 _PEER_TIMEOUT_S = 2.0
@@ -99,22 +103,53 @@ def answer(request: Any, port: int, dump: Callable[[int], list[TcpConnection]] =
         remote = request["remote_port"]
         if isinstance(remote, int) and not isinstance(remote, bool) and 1 <= remote <= 65535:
             return one(dump(port), remote)
-    raise KtlsError("bad_request", "the helper answers summary, and one with a remote_port")
+    raise KtlsError("bad_request", "the helper answers summary, evidence, and one with a remote_port")
 
 
-def serve(port: int, listener: socket.socket, idle_exit_s: float = IDLE_EXIT_S) -> None:
+class Watch:
+    """Evidence, from the first time that it is asked for."""
+
+    def __init__(self, config: EvidenceConfig | None = None) -> None:
+        """``config`` says how often to look; None is the default."""
+        self._config = config
+        self._observer: Any = None
+
+    def answer(self) -> dict[str, Any]:
+        """Return the snapshot of now. Raises :class:`KtlsError` when the host cannot be looked at."""
+        from .evidence import wire
+
+        if self._observer is None:
+            from .evidence.config import EvidenceConfig
+            from .evidence.observer import Observer
+
+            self._observer = Observer(self._config or EvidenceConfig())
+        return {"evidence": wire.encode(self._observer.snapshot())}
+
+    def step(self, at_most_s: float) -> float:
+        """Look at the host if it is time; return how long to wait for requests."""
+        return at_most_s if self._observer is None else min(at_most_s, self._observer.step())
+
+
+def serve(port: int, listener: socket.socket, idle_exit_s: float = IDLE_EXIT_S, watch: Watch | None = None) -> None:
     """Answer requests on ``listener``, one connection at a time, until none has come for ``idle_exit_s`` seconds."""
+    watch = watch or Watch()
     listener.setblocking(False)
-    while select.select([listener], [], [], idle_exit_s)[0]:
+    deadline = time.monotonic() + idle_exit_s
+    while True:
+        if not select.select([listener], [], [], max(0.0, watch.step(deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                return
+            continue
+        deadline = time.monotonic() + idle_exit_s
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionError):
             continue
         with connection:
-            _converse(connection, port)
+            _converse(connection, port, watch)
 
 
-def _converse(connection: socket.socket, port: int) -> None:
+def _converse(connection: socket.socket, port: int, watch: Watch) -> None:
     import json
 
     connection.settimeout(_PEER_TIMEOUT_S)
@@ -126,7 +161,9 @@ def _converse(connection: socket.socket, port: int) -> None:
                 return
             data += chunk
         try:
-            reply: dict[str, Any] = {"ok": True, **answer(json.loads(data), port)}
+            request = json.loads(data)
+            found = watch.answer() if request == {"verb": "evidence"} else answer(request, port)
+            reply: dict[str, Any] = {"ok": True, **found}
         except KtlsError as error:
             reply = {"ok": False, "error": error.as_dict()}
         except (ValueError, RecursionError):
@@ -138,10 +175,10 @@ def _converse(connection: socket.socket, port: int) -> None:
         return  # the peer left or was slow: nobody to tell
 
 
-def main(port: int) -> int:
+def main(port: int, evidence: EvidenceConfig | None = None) -> int:
     """Run the helper on the socket that systemd passed (sd_listen_fds(3))."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         raise KtlsError("bad_request", "the diag helper is started by ktls-diag.socket, not by hand")
     with socket.socket(fileno=_LISTEN_FD) as listener:
-        serve(port, listener)
+        serve(port, listener, watch=Watch(evidence))
     return 0

@@ -137,9 +137,12 @@ def _ordered(state: State, event: OrderCame) -> Transition:
     if order.epoch == state.epoch and state.status == "pending":
         held = state.order.id if state.order else "?"
         raise RefusedError("order_pending", f"order {held} of the same epoch is pending; confirm or revert it first")
+    # An order for userspace reverts to userspace: it needs no second guardian, and no lever may refuse it.
+    guardian: tuple[Effect, ...] = ()
     levers: tuple[Effect, ...] = ()
     if order.phase != USERSPACE:
         _refuse_ktls(state, event)
+        guardian = (ArmTimer(),)
         levers = (OffloadOff(),) if event.ktls else (LoadModule(), OffloadOff())
     deadline = event.now_s + order.lease_s
     after = State(
@@ -149,7 +152,7 @@ def _ordered(state: State, event: OrderCame) -> Transition:
     previous = Previous(state.status, state.wanted, state.order, state.epoch)
     intent = PutIntent(order, deadline, event.now_s, previous)
     # This order is the feature: what will undo it is there, twice, before anything is done.
-    prepare = (PutEpoch(order.epoch), intent, ArmTimer(), DropLapsed(), *levers)
+    prepare = (PutEpoch(order.epoch), intent, *guardian, DropLapsed(), *levers)
     return Transition(after, prepare, (SyncMode(), SelfTest(order)))
 
 

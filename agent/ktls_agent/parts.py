@@ -24,7 +24,10 @@ class Part(Protocol):
         """Work until cancelled. An exception is logged, shown as a problem, and :meth:`run` is called anew."""
 
     def status(self) -> dict[str, Any]:
-        """Return what it adds to the status object, now and without waiting."""
+        """Return what it adds to the status object, now and without waiting.
+
+        ``problem``, if there is one, is a line for the operator, and one of the problems of the host.
+        """
 
     def metrics(self) -> Iterable[Family]:
         """Return what it adds to the exposition, now and without waiting."""

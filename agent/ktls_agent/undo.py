@@ -37,6 +37,11 @@ class Undoer:
         self._wait_s = wait_s
         self._nic: asyncio.Task[Done] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a helper is still at work: to ask it again would only be slower, and is not another try."""
+        return self._nic is not None and not self._nic.done()
+
     async def datapath(self) -> tuple[str, str]:
         """Switch, and return result and detail. Raises nothing but what kills a process."""
         switching = asyncio.ensure_future(self._switch())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from .errors import KtlsError
 
-_NETLINK_SOCK_DIAG = 4
+NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _NLMSG_ERROR, _NLMSG_DONE, _NLMSG_OVERRUN = 2, 3, 4
@@ -146,10 +146,10 @@ def tcp_connections(
     only = next(iter(ports)) if ports is not None and len(ports) == 1 else 0
     mask = sum(1 << _STATES[state] for state in set(states))
     for family in (socket.AF_INET, socket.AF_INET6):
-        for payload in _dump(_request(family, only, mask)):
+        for payload in _dump(request(family, only, mask)):
             connection = parse_message(payload)
             if connection is None:
-                raise _failed("an answer of the kernel cannot be read")
+                raise failed("an answer of the kernel cannot be read")
             if ports is None or connection.local_port in ports:
                 found.append(connection)
     if need_ulp and not all(connection.ulp_visible for connection in found):
@@ -191,7 +191,7 @@ def parse_message(payload: bytes, release: str | None = None) -> TcpConnection |
     local_port, remote_port, source, destination = _SOCKID.unpack_from(sockid)
     _, cookie_low, cookie_high = struct.unpack_from("=III", sockid, _SOCKID.size)
     attributes = dict(_attributes(payload[_MSG.size :]))
-    ulp = _ulp(attributes.get(_INET_DIAG_ULP_INFO))
+    ulp = read_ulp(attributes.get(_INET_DIAG_ULP_INFO))
     info = attributes.get(_INET_DIAG_INFO, b"")
     acked: int | None = None
     received: int | None = None
@@ -211,7 +211,7 @@ def parse_message(payload: bytes, release: str | None = None) -> TcpConnection |
         bytes_acked=acked,
         bytes_received=received,
         # The kernel adds the mark exactly when it takes us for an administrator of the network.
-        ulp_visible=ulp is not None or _INET_DIAG_MARK in attributes or _ulp_for_all(release),
+        ulp_visible=ulp is not None or _INET_DIAG_MARK in attributes or ulp_for_all(release),
     )
 
 
@@ -236,7 +236,7 @@ def _dump(request: bytes) -> list[bytes]:
         payloads = _dump_once(request, sequence=attempt + 1, receive_bytes=_RECEIVE_BYTES << attempt)
         if payloads is not None:
             return payloads
-    raise _failed(f"{_ATTEMPTS} dumps in a row were interrupted")
+    raise failed(f"{_ATTEMPTS} dumps in a row were interrupted")
 
 
 def _dump_once(request: bytes, sequence: int, receive_bytes: int) -> list[bytes] | None:
@@ -244,7 +244,7 @@ def _dump_once(request: bytes, sequence: int, receive_bytes: int) -> list[bytes]
     length = _NLMSGHDR.size + len(request)
     flags = _NLM_F_REQUEST | _NLM_F_DUMP
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as sock:
             sock.settimeout(_TIMEOUT_S)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
             sock.bind((0, 0))
@@ -256,7 +256,7 @@ def _dump_once(request: bytes, sequence: int, receive_bytes: int) -> list[bytes]
         # ENOBUFS: answers were lost because the receive buffer was full (netlink(7)).
         if error.errno == errno.ENOBUFS:
             return None
-        raise _failed(error.strerror or str(error)) from error
+        raise failed(error.strerror or str(error)) from error
 
 
 def _receive(sock: socket.socket) -> bytes:
@@ -297,7 +297,7 @@ def _raise_for(kind: int, payload: bytes) -> None:
         raise OSError(errno.EPROTO, "an acknowledgement where connections were expected")
 
 
-def _request(family: int, source_port: int, states: int) -> bytes:
+def request(family: int, source_port: int, states: int) -> bytes:
     """Return a ``struct inet_diag_req_v2``; cookie INET_DIAG_NOCOOKIE, any interface and address."""
     head = _REQ_HEAD.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, states)
     sockid = _SOCKID.pack(source_port, 0, bytes(16), bytes(16))
@@ -318,7 +318,8 @@ def _aligned(length: int) -> int:
     return (length + 3) & ~3
 
 
-def _ulp(data: bytes | None) -> UlpInfo | None:
+def read_ulp(data: bytes | None) -> UlpInfo | None:
+    """Read the value of INET_DIAG_ULP_INFO. Never raises on bytes."""
     if data is None:
         return None
     outer = dict(_attributes(data))
@@ -357,11 +358,13 @@ def _address(family: int, raw: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, raw)
 
 
-def _ulp_for_all(release: str | None) -> bool:
+def ulp_for_all(release: str | None = None) -> bool:
+    """Return whether the kernel ``release`` (default: this one) tells everybody of ULPs."""
     numbers = re.match(r"(\d{1,6})\.(\d{1,6})", os.uname().release if release is None else release, re.ASCII)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _ULP_FOR_ALL_SINCE
 
 
-def _failed(why: str) -> KtlsError:
+def failed(why: str) -> KtlsError:
+    """Return the error for a kernel that does not answer."""
     message = f"cannot list TCP connections through sock_diag ({why}); modules inet_diag and tcp_diag are needed"
     return KtlsError("sock_diag_failed", message)

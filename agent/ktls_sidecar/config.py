@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ktls_host.errors import KtlsError
+from ktls_host.jsonsock import RequestError
 
+from .leave import MAX_S, seconds_of
 from .web import settings
 from .web.settings import Settings
 
@@ -53,6 +55,7 @@ class Config:
     control_group: str | None = "ktls"
     """Of both sockets."""
     off_flags: tuple[str, ...] = ("/run/ktls/off", "/var/lib/ktls/off", "/run/ktls/lapsed")
+    """Each by itself means off; the last one says that an order ran out before it was confirmed."""
     access_log: bool = True
     max_connections: int = 8192
     """Of all workers together; each takes its part."""
@@ -63,6 +66,8 @@ class Config:
     idle_timeout_s: float = 60.0
     send_timeout_s: float = 60.0
     drain_s: float = 10.0
+    ktls_drain_s: float | None = 300.0
+    """How long connections may go on whose kTLS is no longer ordered, by order or by flag; None: for ever."""
     ktls_max_age_s: float = 3600.0
     """A kTLS connection that is older ends after its response, where the stack cannot change keys."""
     ktls_max_bytes: int = 64 * 1024**3
@@ -146,7 +151,7 @@ def _check(name: str, value: Any) -> Any:
         if not isinstance(value, list) or not value:
             raise ValueError("'off_flags' must be a list of at least one path")
         return tuple(_path(name, item) for item in value)
-    if name in ("key", "control_group", "http_socket") and value is None:
+    if name in ("key", "control_group", "http_socket", "ktls_drain_s") and value is None:
         return None
     if name == "control_group":
         if not isinstance(value, str) or not value:
@@ -166,6 +171,11 @@ def _check(name: str, value: Any) -> Any:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name!r} must be a whole number above 0")
         return value
+    if name == "ktls_drain_s":
+        try:
+            return seconds_of(value)
+        except RequestError as error:
+            raise ValueError(f"'ktls_drain_s' must be a number of seconds from 0 to {MAX_S:g}, or null") from error
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 86400:
         raise ValueError(f"{name!r} must be a number of seconds, above 0 and below 86400")
     return float(value)

@@ -16,8 +16,9 @@ from . import response
 from .accesslog import AccessLog
 from .config import Config
 from .counters import Counters, Tally
-from .faults import KEY_UPDATE, blame
-from .lifetime import AGE, Lifetime
+from .faults import IO_ERROR, KEY_UPDATE, blame, kind_of
+from .leave import is_ordered
+from .lifetime import AGE, DRAINED, Lifetime
 from .linger import Linger
 from .openssl import WANT_WRITE, TlsConnection, TlsError, left_by_peer
 from .peers import Peers
@@ -54,6 +55,8 @@ class Shared:
     poller: Poller
     site: Site
     peers: Peers
+    look: Callable[[], object]
+    """Takes note of the mode in force now, and may call :meth:`Connection.retire` of any connection."""
     ask: select.poll = field(default_factory=select.poll)
     buffers: BufferPool = field(default_factory=BufferPool)
     receive: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(_RECEIVE_SIZE))
@@ -181,6 +184,20 @@ class Connection:
         """End now, whatever is under way."""
         self._close()
 
+    def drop_unordered(self, mode: str) -> None:
+        """End now if the kernel does more for this connection than ``mode`` orders: its time to finish is over."""
+        if not is_ordered(mode, self._ktls, self._ktls_rx):
+            self._guarded(self._cut)
+
+    def _cut(self) -> None:
+        if self._linger is not None and self._linger.delivered:
+            self._close()
+            return
+        self._shared.counters.limited[DRAINED] += 1
+        # By a reset: what the client does not take would keep the kernel's TLS state of this socket for minutes.
+        self._forget_unsent()
+        self._close()
+
     # --- events ---------------------------------------------------------------------------------------------
 
     def _ready(self, events: int) -> None:
@@ -225,7 +242,7 @@ class Connection:
             if left_by_peer(error.errno or 0):
                 self._shared.counters.client_aborts["reset"] += 1
             else:
-                self._fault("io_error", str(error))
+                self._fault(kind_of(error.errno), str(error))
             self._close()
         except Exception as error:
             self._fault("internal", f"{type(error).__name__}: {error}")
@@ -235,6 +252,9 @@ class Connection:
 
     def _handshake(self) -> None:
         tls = self._tls
+        if self._want_tx:
+            # So that no key enters the kernel after the order, or the flag, that ends this.
+            self._shared.look()
         while True:
             if tls.feeds and not self._flushing and not tls.input_pending():
                 count = self._receive()
@@ -328,7 +348,7 @@ class Connection:
             try:
                 decided, self._file = response.decide(shared.site, shared.config, request, self._overloaded)
             except OSError as error:
-                self._fault("io_error", f"cannot open a file: {error.strerror}")
+                self._fault(IO_ERROR, f"cannot open a file: {error.strerror}")
                 decided, self._file = response.unreadable(), None
             self._keep = request.keep_alive and not self._overloaded
         self._keep = self._keep and not self._retiring and self._over(now) is None
@@ -339,7 +359,7 @@ class Connection:
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
         self._served += 1
-        if file is not None and self._ktls and shared.config.zerocopy:
+        if file is not None and file.content is None and self._ktls and shared.config.zerocopy:
             allowed = is_immutable(file.fd)
             if allowed != self._zerocopy:
                 self._zerocopy = set_zerocopy(self._sock, allowed)
@@ -551,7 +571,7 @@ class Connection:
         self._closed(self)
 
     def _classify(self, error: TlsError) -> None:
-        ours, kind = blame(error, self._phase == HANDSHAKE)
+        ours, kind = blame(error, self._phase == HANDSHAKE, self._ktls_rx)
         if kind == KEY_UPDATE:
             self._no_key_update(str(error))
         elif ours:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ktls_host.jsonserver import JsonServer, listen
 from ktls_host.jsonsock import IDLE_TIMEOUT_S, Peer, RequestError
 
+from .leave import USUAL
 from .metrics import render
 from .report import OK, Report, status
 
@@ -15,11 +16,14 @@ from .report import OK, Report, status
 class Service(Protocol):
     """What is controlled: the supervisor, or one server alone."""
 
-    async def order(self, mode: object, share: object) -> None:
-        """Change the mode for new connections, everywhere, before this returns. Raises RequestError."""
+    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+        """Change the mode for all that is accepted after this returns. Raises RequestError.
 
-    async def report(self) -> Report:
-        """Return everything, now."""
+        ``drain_s``: how long connections whose kTLS is then no longer ordered may go on.
+        """
+
+    async def report(self, fresh: bool = True) -> Report:
+        """Return everything, now. Without ``fresh`` nobody is waited for: counts may be those of a second ago."""
 
 
 async def serve_control(service: Service, path: str, group: str | None) -> JsonServer:
@@ -35,8 +39,8 @@ async def answer(service: Service, request: dict[str, Any]) -> dict[str, Any]:
     """Answer one request. Raises RequestError: ``bad_verb`` and those of :meth:`Service.order`."""
     verb = request.get("verb")
     if verb == "mode":
-        await service.order(request.get("mode"), request.get("share", 1.0))
-        return status(await service.report())
+        await service.order(request.get("mode"), request.get("share", 1.0), request.get("drain_s", USUAL))
+        return status(await service.report(fresh=False))
     if verb == "status":
         return status(await service.report())
     if verb == "metrics":

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .leave import is_ordered
 from .merge import Counts
 
 USERSPACE = "userspace"
@@ -40,6 +41,11 @@ class Tally:
         """True when the kernel encrypts what is sent."""
         return self.path in (KTLS_TX, KTLS_TX_RX)
 
+    @property
+    def in_kernel(self) -> tuple[bool, bool]:
+        """Whether the kernel encrypts what is sent, and decrypts what is received."""
+        return self.sends_in_kernel, self.path in (KTLS_RX, KTLS_TX_RX)
+
 
 @dataclass
 class Counters:
@@ -55,7 +61,7 @@ class Counters:
     """Connections that the client broke: scans, failed handshakes, resets, timeouts."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
-    """kTLS connections that we ended early, by cause: ``age`` or ``bytes``."""
+    """kTLS connections that we ended early, by cause: ``age``, ``bytes`` or ``drained``."""
     requests: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
     _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
@@ -86,6 +92,10 @@ class Counters:
             self._ktls_tx_open -= 1
             if self._ktls_tx_open == 0:
                 self._ktls_tx_zero_at = self.clock()
+
+    def not_ordered(self, mode: str) -> int:
+        """Return the number of open connections whose kTLS is not what ``mode`` orders."""
+        return sum(row.connections for row in self._table.values() if not is_ordered(mode, *row.in_kernel))
 
     def snapshot(self) -> Counts:
         """Return all of it as plain JSON."""

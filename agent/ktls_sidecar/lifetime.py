@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 
-AGE, BYTES = "age", "bytes"
+AGE, BYTES, DRAINED = "age", "bytes", "drained"
+"""Why a kTLS connection was ended: it was old, it had sent much, or kTLS was left and its time to finish was over."""
 
 
 class Lifetime:

@@ -110,6 +110,11 @@ class Linger:
         self.unsent = queued > 0
         return True
 
+    @property
+    def delivered(self) -> bool:
+        """True when the client has all of it, the goodbye included. Raises OSError."""
+        return self._notified and self._queued() == 0
+
     def _queued(self) -> int:
         """Bytes that TCP has and the client has not acknowledged. SIOCOUTQ of tcp(7)."""
         count = ctypes.c_int(0)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
+from .leave import is_ordered
+
 
 class Row(TypedDict):
     """One row of the connection table; see :class:`ktls_sidecar.counters.Tally`."""
@@ -91,6 +93,15 @@ def ended(counts: Counts, now: float) -> Counts:
 def ktls_tx_open(counts: Counts) -> int:
     """Return the number of open connections that send in the kernel."""
     return sum(row["connections"] for row in counts["rows"] if sends_in_kernel(row))
+
+
+def not_ordered(counts: Counts, mode: str) -> int:
+    """Return the number of open connections whose kTLS is not what ``mode`` orders."""
+    return sum(
+        row["connections"]
+        for row in counts["rows"]
+        if not is_ordered(mode, sends_in_kernel(row), receives_in_kernel(row))
+    )
 
 
 def connections_open(counts: Counts) -> int:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .faults import KERNEL_KINDS
 from .mode import MODES
-from .report import OK, Report
+from .report import OK, Report, drain
 
 _Sample = tuple[Mapping[str, str], float]
 
 
 def render(report: Report) -> str:
     """Return the whole exposition."""
-    counts = report["counts"]
+    counts, left = report["counts"], drain(report)
     rows = [
         ({"assigned": r["assigned"], "path": r["path"], "protocol": r["protocol"], "cipher": r["cipher"]}, r)
         for r in counts["rows"]
@@ -53,9 +54,23 @@ def render(report: Report) -> str:
             "HTTP bytes received through TLS.",
             [(labels, row["received_total"]) for labels, row in rows],
         ),
+        _family(
+            "drain_connections", "gauge", "Open connections whose kTLS is no longer ordered.", [({}, left["left"])]
+        ),
+        _family(
+            "drain_deadline_seconds",
+            "gauge",
+            "Until the rest of those is cut; absent where there is no deadline.",
+            [({}, left["deadline_left_s"])] if left["deadline_left_s"] is not None else [],
+        ),
         _counted("fallbacks_total", "reason", "kTLS was wanted and not had.", counts["fallbacks"]),
         _counted("limited_total", "cause", "kTLS connections ended early by a limit.", counts["limited"]),
-        _counted("errors_total", "kind", "Faults of the server, TLS or the kernel.", counts["errors"]),
+        _counted(
+            "errors_total",
+            "kind",
+            "Faults of the server, TLS or the kernel.",
+            {**dict.fromkeys(KERNEL_KINDS, 0), **counts["errors"]},
+        ),
         _counted("client_aborts_total", "kind", "Connections that the client broke.", counts["client_aborts"]),
         _counted("requests_total", "code", "Responses by status.", counts["requests"]),
         _family(

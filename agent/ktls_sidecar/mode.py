@@ -8,20 +8,18 @@ from collections.abc import Callable, Sequence
 
 from ktls_host.jsonsock import RequestError
 
+from .page import MODES, RX, SHARE_STEPS, TX, USERSPACE, Order, OrderPage, pack, unpack
 from .ulp import flag_exists
 
-USERSPACE = "userspace"
-TX = "tx"
-RX = "rx"
-MODES = (USERSPACE, TX, RX)
-"""In the order of the phase ladder; ``rx`` is both directions."""
+__all__ = ["MODES", "RX", "TX", "USERSPACE", "ModeFollower", "ModeSwitch"]
+
 _LATER = ("hw",)
 # The kernel's generator: forked workers share the state of any other, and a client could learn its sequence.
 _RANDOM = random.SystemRandom().random
 
 
-class ModeSwitch:
-    """The ordered mode. It starts in userspace.
+class ModeFollower:
+    """The ordered mode as a worker sees it: what the page says, until it meets a flag.
 
     A flag does not hide the order, it ends it: when the flag goes away the mode stays userspace until somebody
     orders again. ``generation`` grows with each change; connections of an older one are to end.
@@ -31,28 +29,41 @@ class ModeSwitch:
         self,
         off_flags: Sequence[str],
         changed: Callable[[str], None],
+        page: OrderPage,
         chance: Callable[[], float] = _RANDOM,
     ) -> None:
         """Watch the paths ``off_flags``. ``changed`` is called with the mode after each change of mode or share.
 
-        ``chance`` returns numbers from 0 up to, not including, 1.
+        It is called from :meth:`follow`, and so from whatever calls that. ``chance`` returns numbers from 0 up to, not
+        including, 1.
         """
         self._off_flags = tuple(off_flags)
         self._changed = changed
         self._chance = chance
-        self.ordered = USERSPACE
-        self.share = 1.0
-        """The part of new connections, 0 to 1, that takes the ordered mode; the others are userspace."""
-        self.generation = 0
+        self._page = page
+        order = page.read()
+        self._word = pack(order)
+        self.ordered, self.share, self.generation = order
+        """The mode; the part of new connections, 0 to 1, that takes it (the others are userspace); its number."""
 
     def off_flag(self) -> bool:
         """Look for a flag, by stat, now."""
         return any(flag_exists(path) for path in self._off_flags)
 
+    def follow(self) -> None:
+        """Take what is ordered now, if it is another order than before."""
+        while self._page.word != self._word:
+            word = self._page.word
+            order = unpack(word)
+            if order is not None:
+                self._word = word
+                self._take(order)
+
     def effective(self) -> str:
         """Return the mode in force now. Ends a kTLS order when a flag is there."""
+        self.follow()
         if self.ordered != USERSPACE and self.off_flag():
-            self._set(USERSPACE, 1.0)
+            self._end()
         return self.ordered
 
     def draw(self) -> str:
@@ -61,6 +72,30 @@ class ModeSwitch:
         if mode == USERSPACE or self.share >= 1.0 or self._chance() < self.share:
             return mode
         return USERSPACE
+
+    def _end(self) -> None:
+        # The page stays: it is the supervisor's, and the next order is another word.
+        self._take(Order(USERSPACE, 1.0, self.generation))
+
+    def _take(self, order: Order) -> None:
+        before = (self.ordered, self.share)
+        self.ordered, self.share, self.generation = order
+        if before != (self.ordered, self.share):
+            self._changed(self.ordered)
+
+
+class ModeSwitch(ModeFollower):
+    """The same where orders are given. It starts in userspace, and a flag that it meets ends the order for all."""
+
+    def __init__(
+        self,
+        off_flags: Sequence[str],
+        changed: Callable[[str], None],
+        chance: Callable[[], float] = _RANDOM,
+        page: OrderPage | None = None,
+    ) -> None:
+        """As :class:`ModeFollower`; nobody else may write to ``page``."""
+        super().__init__(off_flags, changed, page or OrderPage(), chance)
 
     def order(self, mode: object, share: object = 1.0) -> None:
         """Change the mode. Raises RequestError ``bad_mode``, ``bad_share``, ``unsupported_mode``, ``off_latched``."""
@@ -74,10 +109,14 @@ class ModeSwitch:
         if mode != USERSPACE and self.off_flag():
             self.effective()
             raise RequestError("off_latched", "the off flag is set on this host; clear it as root before ordering kTLS")
-        self._set(mode, 1.0 if mode == USERSPACE else float(share))
+        self._set(mode, 1.0 if mode == USERSPACE else round(share * SHARE_STEPS) / SHARE_STEPS)
+
+    def _end(self) -> None:
+        self._set(USERSPACE, 1.0)
 
     def _set(self, mode: str, share: float) -> None:
         if (mode, share) != (self.ordered, self.share):
-            self.ordered, self.share = mode, share
-            self.generation += 1
-            self._changed(mode)
+            order = Order(mode, share, self.generation + 1)
+            self._page.write(order)
+            self._word = pack(order)
+            self._take(order)

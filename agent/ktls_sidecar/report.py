@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-from .merge import Counts, Row, ktls_tx_open, receives_in_kernel, sends_in_kernel
+from .merge import Counts, Row, ktls_tx_open, not_ordered, receives_in_kernel, sends_in_kernel
 
 OK = "ok"
 
@@ -33,6 +33,8 @@ class Report(TypedDict):
     share: float
     effective_mode: str
     off_flag: bool
+    drain_until: float | None
+    """When connections whose kTLS is no longer ordered are cut; None: never."""
     health: str
     """``ok``, or why nobody is served: ``starting``, ``draining``, ``no_worker``."""
     workers: list[WorkerRow]
@@ -55,6 +57,7 @@ def status(report: Report) -> dict[str, Any]:
         "openssl": report["openssl"],
         "health": report["health"],
         "workers": report["workers"],
+        "drain": drain(report),
         "connections": _by_sending(counts, lambda row: row["connections"]),
         "connections_total": _by_sending(counts, lambda row: row["connections_total"]),
         "bytes": _by_sending(counts, lambda row: row["bytes_total"]),
@@ -67,6 +70,26 @@ def status(report: Report) -> dict[str, Any]:
         "last_ktls_tx_established_age_s": _age(now, counts["ktls_tx_at"]),
         "ktls_tx_zero_age_s": _age(now, zero_at),
         "by": counts["rows"],
+    }
+
+
+class Drain(TypedDict):
+    """Connections whose kTLS is no longer ordered: how many are open, and in how many seconds the rest is cut.
+
+    None: never, or there are none.
+    """
+
+    left: int
+    deadline_left_s: float | None
+
+
+def drain(report: Report) -> Drain:
+    """Return the countdown after kTLS was left."""
+    left, until = not_ordered(report["counts"], report["effective_mode"]), report["drain_until"]
+    counting = left > 0 and until is not None
+    return {
+        "left": left,
+        "deadline_left_s": round(max(0.0, until - report["now"]), 3) if counting and until is not None else None,
     }
 
 

@@ -19,9 +19,11 @@ from .accesslog import AccessLog
 from .config import Config
 from .connection import Connection, Shared
 from .counters import Counters
+from .leave import USUAL, Leave, seconds_of
 from .merge import connections_open
-from .mode import MODES, RX, TX, USERSPACE, ModeSwitch
+from .mode import MODES, RX, TX, USERSPACE, ModeFollower, ModeSwitch
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
+from .page import OrderPage
 from .peers import Peers
 from .poller import Poller
 from .report import OK, Report
@@ -45,8 +47,15 @@ class Server:
         complain: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
         context: ServerContext | None = None,
         mode_changed: Callable[[str], None] = lambda _mode: None,
+        page: OrderPage | None = None,
+        *,
+        poller: Poller,
     ) -> None:
-        """Take ``context``, or read certificate and key. Raises KtlsError ``bad_certificate``, ``bad_config``."""
+        """Take ``context``, or read certificate and key. Raises KtlsError ``bad_certificate``, ``bad_config``.
+
+        ``page``: where somebody else orders the mode; without it that is for :meth:`order`. ``poller``: the selector of
+        the loop that it is started in.
+        """
         self._config = config
         self._lib = lib
         self._complain = complain
@@ -54,8 +63,16 @@ class Server:
         check_root(config.root)
         self._started_at, self._started = time.monotonic(), time.time()
         self._tell_mode = mode_changed
+        self._poller = poller
         self._previous_mode = USERSPACE
-        self.mode = ModeSwitch(config.off_flags, self._mode_changed)
+        self.leave = Leave(config.ktls_drain_s)
+        self.mode: ModeFollower = (
+            ModeSwitch(config.off_flags, self._mode_changed)
+            if page is None
+            else ModeFollower(config.off_flags, self._mode_changed, page)
+        )
+        if self.mode.ordered != USERSPACE:
+            self._previous_mode = self.mode.ordered
         self.counters = Counters()
         self._site = Site(config.root, config.files)
         self._log = AccessLog(log if config.access_log else None)
@@ -91,9 +108,10 @@ class Server:
             fault=lambda kind, remote, detail: complain(f"{kind} {remote}: {detail}"),
             can_rekey=ulp.can_rekey(self._lib.version),
             loop=loop,
-            poller=Poller(loop),
+            poller=self._poller,
             site=self._site,
             peers=Peers(self._config.key_update_memory_s),
+            look=self.mode.effective,
         )
         for sock in self._listeners:
             # Inherited by what is accepted (net/ipv4/tcp_minisocks.c copies the listener).
@@ -116,8 +134,7 @@ class Server:
             self.cut()
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._shared is not None:
-            self._shared.poller.close()
+        self._poller.forget()
         self._log.flush()
 
     def cut(self) -> None:
@@ -139,11 +156,15 @@ class Server:
 
     # --- seen by the control socket, when this process is the whole sidecar ------------------------------------------
 
-    async def order(self, mode: object, share: object) -> None:
-        """Change the mode; see :meth:`ModeSwitch.order`."""
+    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+        """Change the mode; see :meth:`ModeSwitch.order`. Raises RequestError ``bad_drain`` too."""
+        assert isinstance(self.mode, ModeSwitch)  # others are told by their page
+        seconds = None if drain_s is USUAL else seconds_of(drain_s)
         self.mode.order(mode, share)
+        if drain_s is not USUAL:
+            self.leave.begin(seconds, time.monotonic())
 
-    async def report(self) -> Report:
+    async def report(self, fresh: bool = True) -> Report:
         """Return everything, now."""
         effective, counts, now = self.mode.effective(), self.counters.snapshot(), time.monotonic()
         connections = connections_open(counts)
@@ -159,6 +180,7 @@ class Server:
             "share": self.mode.share,
             "effective_mode": effective,
             "off_flag": self.mode.off_flag(),
+            "drain_until": self.leave.until,
             "health": OK if serving else "draining",
             "workers": [
                 {
@@ -234,8 +256,9 @@ class Server:
 
     def _mode_changed(self, mode: str) -> None:
         # A handshake under way keeps what it drew only if the host does not go back a step.
-        allowed = mode != USERSPACE and MODES.index(mode) >= MODES.index(self._previous_mode)
-        self._previous_mode = mode
+        before, self._previous_mode = self._previous_mode, mode
+        allowed = mode != USERSPACE and MODES.index(mode) >= MODES.index(before)
+        self.leave.moved(before, mode, time.monotonic())
         for connection in list(self._connections):
             connection.retire(ktls_allowed=allowed)
         self._tell_mode(mode)
@@ -243,10 +266,12 @@ class Server:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.mode.effective()
-            now = time.monotonic()
+            mode, now = self.mode.effective(), time.monotonic()
             for connection in list(self._connections):
                 connection.check(now)
+            if self.leave.until is not None and now >= self.leave.until and self.counters.not_ordered(mode):
+                for connection in list(self._connections):
+                    connection.drop_unordered(mode)
             self._log.flush()
 
     def _close_listeners(self) -> None:

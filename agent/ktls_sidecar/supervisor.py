@@ -19,7 +19,6 @@ from typing import TextIO
 
 from ktls_host.errors import KtlsError
 from ktls_host.jsonserver import JsonServer
-from ktls_host.jsonsock import RequestError
 
 from . import certificates
 from .channel import Message
@@ -28,21 +27,24 @@ from .control import serve_control
 from .counters import Counters
 from .crew import WorkerProcess, fork_worker
 from .health import HttpServer, serve_http
+from .leave import USUAL, Leave, seconds_of
 from .listeners import Listeners, open_listeners
 from .merge import empty, ended, merge
 from .mode import USERSPACE, ModeSwitch
 from .notify import notify
 from .openssl import Library
+from .page import OrderPage
 from .process import cpu_count
 from .report import OK, Report
-from .server import TICK_S, check_root
+from .server import check_root
 from .version import VERSION
 from .worker import Job, part_of
 
-_TAKE_MODE_S = 1.5  # below the agent's patience
 _COUNT_S = 0.5
 _RELOAD_S = 10.0
-_HANG_TICKS = round(30 / TICK_S)
+_LOOK_S = 1.0
+"""How often the supervisor looks around. Workers look for flags themselves, at each connection."""
+_HANG_TICKS = round(30 / _LOOK_S)
 _KILL_AFTER_DRAIN_S = 2.0
 _HURRY_S = 0.5
 _STEADY_S = 10.0
@@ -66,8 +68,10 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._due = set(range(self._size))
         self._crashes = [0] * self._size
-        self.mode = ModeSwitch(config.off_flags, self._mode_changed)
-        self._taken: list[asyncio.Future[Message]] = []
+        self._page = OrderPage()
+        self.mode = ModeSwitch(config.off_flags, self._mode_changed, page=self._page)
+        self._before = self.mode.ordered
+        self._leave = Leave(config.ktls_drain_s)
         self._ready = self._stopping = self._broken = False
         self._reloading = self._reload_wanted = False
         self._loop = asyncio.new_event_loop()
@@ -124,27 +128,26 @@ class Supervisor:
 
     # --- the control socket -----------------------------------------------------------------------------------------
 
-    async def order(self, mode: object, share: object) -> None:
-        """Change the mode, and return when every worker has taken it.
+    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+        """Change the mode: what any worker accepts after this has it, however busy that worker is.
 
-        Raises RequestError: those of :meth:`ModeSwitch.order`, and ``workers_late``: the order stands, but a worker
-        is stuck and may take a client the old way when it comes back. (The off flag it sees by itself.)
+        Raises RequestError: those of :meth:`ModeSwitch.order`, and ``bad_drain``.
         """
+        seconds = None if drain_s is USUAL else seconds_of(drain_s)
         self.mode.order(mode, share)
-        if not self._taken:
-            return
-        done, late = await asyncio.wait(self._taken, timeout=_TAKE_MODE_S)
-        if any(future.result().get("code") == "off_latched" for future in done):
-            raise RequestError("off_latched", "the off flag is set on this host; clear it as root before ordering kTLS")
-        if late:
-            message = f"{len(late)} of {self._size} workers did not take the mode within {_TAKE_MODE_S:g} s"
-            raise RequestError("workers_late", f"{message}; look for slow disks, and order again")
+        if drain_s is not USUAL:
+            self._leave.begin(seconds, time.monotonic())
+            self._tell()
 
-    async def report(self) -> Report:
-        """Return everything. A worker that does not answer in time counts with what it said last."""
-        asked = [worker.ask(self._loop, {"verb": "counts"}) for worker in self._workers.values() if worker.serving]
-        if asked:
-            await asyncio.wait(asked, timeout=_COUNT_S)
+    async def report(self, fresh: bool = True) -> Report:
+        """Return everything. A worker that does not answer in time counts with what it said last, a second ago.
+
+        Without ``fresh`` none is asked, so that nobody waits for one that is busy.
+        """
+        if fresh:
+            asked = [worker.ask(self._loop, {"verb": "counts"}) for worker in self._workers.values() if worker.serving]
+            if asked:
+                await asyncio.wait(asked, timeout=_COUNT_S)
         effective, now = self.mode.effective(), time.monotonic()
         workers = [self._workers[slot] for slot in sorted(self._workers)]
         return {
@@ -158,6 +161,7 @@ class Supervisor:
             "share": self.mode.share,
             "effective_mode": effective,
             "off_flag": self.mode.off_flag(),
+            "drain_until": self._leave.until,
             "health": self._health(),
             "workers": [worker.row() for worker in workers],
             "counts": merge([self._gone, self._counters.snapshot(), *(worker.counts for worker in workers)]),
@@ -173,11 +177,16 @@ class Supervisor:
     # --- mode -------------------------------------------------------------------------------------------------------
 
     def _order_message(self) -> Message:
-        mode = self.mode
-        return {"verb": "mode", "mode": mode.ordered, "share": mode.share, "generation": mode.generation}
+        return {"verb": "mode", "generation": self.mode.generation, "drain_until": self._leave.until}
+
+    def _tell(self) -> None:
+        for worker in self._workers.values():
+            worker.ask(self._loop, self._order_message())
 
     def _mode_changed(self, mode: str) -> None:
-        self._taken = [worker.ask(self._loop, self._order_message()) for worker in self._workers.values()]
+        before, self._before = self._before, mode
+        self._leave.moved(before, mode, time.monotonic())
+        self._tell()
         self._complain(
             f"mode is now {mode}" + (f" for {self.mode.share:g} of connections" if self.mode.share < 1 else "")
         )
@@ -196,7 +205,7 @@ class Supervisor:
         for slot in sorted(self._due):
             self._due.discard(slot)
             worker = fork_worker(slot, lambda slot=slot: self._job(slot))  # type: ignore[misc]
-            # From here on it hears of every change, after the order that is in force now.
+            # From here on it hears of every change.
             self._workers[slot] = worker
             worker.ask(self._loop, self._order_message())
             worker.channel.attach(
@@ -207,11 +216,12 @@ class Supervisor:
 
     def _job(self, slot: int) -> Job:
         config, sockets = part_of(self._config, self._size), self._listeners.of_worker[slot]
-        return Job(config, self._lib, self._context, sockets, self._listeners.shared, self._log, self._complain)
+        shared = self._listeners.shared
+        return Job(config, self._lib, self._context, sockets, shared, self._log, self._complain, self._page)
 
     def _heard(self, worker: WorkerProcess, message: Message) -> None:
         worker.heard(message)
-        if message.get("event") == "off" or message.get("code") == "off_latched":
+        if message.get("event") == "off":
             self._off_seen(message["generation"])
         serving = sum(worker.serving for worker in self._workers.values())
         if not self._ready and serving == self._size:
@@ -253,7 +263,7 @@ class Supervisor:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(_LOOK_S)
             self.mode.effective()
             self._reap()
             for worker in self._workers.values():
@@ -327,7 +337,8 @@ class Supervisor:
         if asked:
             _, late = await asyncio.wait(asked, timeout=_RELOAD_S)
             if late:
-                raise KtlsError("workers_late", f"{len(late)} workers did not answer; look for slow disks, and reload")
+                silent = f"{len(late)} workers did not answer; look for slow disks, and reload"
+                raise KtlsError("reload_failed", silent)
         return [future.result() for future in asked]
 
 

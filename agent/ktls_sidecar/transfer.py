@@ -16,6 +16,7 @@ from typing import Union
 
 from .counters import Tally
 from .openssl import WANT_WRITE, TlsConnection
+from .openssl.library import READ_SIZE
 from .web.files import OpenFile
 
 BUFFER_SIZE = 256 * 1024
@@ -67,7 +68,7 @@ class BufferPool:
 
 
 class SmallTransfer:
-    """A response that is all in memory; with kTLS only when it has no part of a file.
+    """A response that is all in memory; with kTLS in one record, or with no part of a file.
 
     ``sent`` counts bytes handed to TLS; the row ``tally`` is kept up to date while sending.
     """
@@ -308,6 +309,12 @@ def transfer(
     """Choose how to send ``pieces``. ``kernel``: the kernel encrypts what this connection sends."""
     if file is None:
         return SmallTransfer(tls, tally, b"".join(piece for piece in pieces if isinstance(piece, bytes)))
+    content = file.content
+    if content is not None:
+        whole = b"".join([piece if isinstance(piece, bytes) else content[piece[0] : sum(piece)] for piece in pieces])
+        # The kernel takes any number of records at once, OpenSSL gives it one after the other.
+        many = kernel and len(whole) > READ_SIZE
+        return KernelTransfer(tls, sock, tally, [whole], file) if many else SmallTransfer(tls, tally, whole)
     if kernel:
         return KernelTransfer(tls, sock, tally, pieces, file)
     if len(pieces) == 2:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process: one server, told what to do by the supervisor over a channel.
 
-The first message on the channel is the order in force, and nothing is accepted before it is taken. The channel's end
+The order in force lies in memory that the supervisor shares, and is looked at for each connection; a message on the
+channel follows, for what an order means to older connections. The first one lets the worker serve. The channel's end
 means that the supervisor is gone, however it went: then the worker goes too, at once.
 """
 
@@ -13,7 +14,7 @@ import os
 import socket
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from ktls_host.errors import KtlsError
@@ -23,6 +24,8 @@ from .channel import Channel, Message
 from .config import Config
 from .mode import USERSPACE
 from .openssl import Library, ServerContext
+from .page import OrderPage
+from .poller import Poller, new_loop
 from .server import Server
 
 REPORT_EVERY_S = 1.0
@@ -41,6 +44,8 @@ class Job:
     """Whether other workers accept from the same sockets."""
     log: TextIO | None
     complain: Callable[[str], None]
+    page: OrderPage = field(default_factory=OrderPage)
+    """What the supervisor orders."""
 
 
 def part_of(config: Config, workers: int) -> Config:
@@ -51,13 +56,13 @@ def part_of(config: Config, workers: int) -> Config:
 class Worker:
     """One worker's life. :meth:`run` returns when it has drained."""
 
-    def __init__(self, job: Job, channel: Channel) -> None:
-        """Prepare; nothing is accepted yet."""
+    def __init__(self, job: Job, channel: Channel, poller: Poller) -> None:
+        """Prepare; nothing is accepted yet. ``poller``: the selector of the loop that it will run in."""
         self._job = job
         self._channel = channel
-        self._server = Server(job.config, job.lib, job.log, job.complain, job.context, self._mode_changed)
-        self._generation = -1
-        self._ordering = False
+        self._server = Server(
+            job.config, job.lib, job.log, job.complain, job.context, self._mode_changed, job.page, poller=poller
+        )
         self._serving = False
         self._prepared: ServerContext | None = None
         self._beginning: asyncio.Task[None] | None = None
@@ -81,7 +86,7 @@ class Worker:
         try:
             answer = self._obey(message)
         except KtlsError as error:
-            answer = {"ok": False, "code": error.code, "message": error.message, "generation": self._generation}
+            answer = {"ok": False, "code": error.code, "message": error.message}
         self._channel.send({"id": message["id"], **answer})
 
     def _obey(self, message: Message) -> Message:
@@ -105,14 +110,11 @@ class Worker:
         raise KtlsError("bad_verb", f"a worker knows no verb {verb!r}")
 
     def _order(self, message: Message) -> None:
-        self._generation = message["generation"]
-        self._ordering = True
-        try:
-            self._server.mode.order(message["mode"], message["share"])
-        finally:
-            self._ordering = False
-            # Refused because of the off flag: in userspace then, which may be served as well.
-            self._serve()
+        """What an order means for older connections; new ones have it since it was written to the page."""
+        self._server.mode.effective()
+        if message["generation"] == self._server.mode.generation:
+            self._server.leave.until = message["drain_until"]
+        self._serve()
 
     def _prepare(self, ticket_keys: bytes, digest: str) -> ServerContext:
         """Load what the supervisor has loaded. Raises KtlsError, also when the files are others by now."""
@@ -133,9 +135,9 @@ class Worker:
         self._channel.send({"event": "serving"})
 
     def _mode_changed(self, mode: str) -> None:
-        if not self._ordering and mode == USERSPACE:
-            # Seen here first, and perhaps only here: the others have to end their order too.
-            self._channel.send({"event": "off", "generation": self._generation})
+        if mode == USERSPACE and self._job.page.read().mode != USERSPACE:
+            # A flag, seen here first and perhaps only here: the others have to end their order too.
+            self._channel.send({"event": "off", "generation": self._server.mode.generation})
 
     def _counts(self) -> Message:
         return {"event": "counts", "counts": self._server.counters.snapshot()}
@@ -167,9 +169,10 @@ class Worker:
 def work(job: Job, channel: Channel) -> int:
     """Be a worker until it ends. Returns the exit status of the process."""
     try:
-        worker = Worker(job, channel)
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(worker.run())
+        loop, poller = new_loop()
+        asyncio.set_event_loop(loop)
+        with contextlib.closing(loop), contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(Worker(job, channel, poller).run())
     except KtlsError as error:
         job.complain(error.message)
         return 1

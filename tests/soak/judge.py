@@ -25,8 +25,6 @@ class Record:
     flaps: list[tuple[float, float]] = field(default_factory=list)
     modes: list[tuple[float, str]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    late: int = 0
-    """Orders that a worker took later than the supervisor waits for."""
     before: list[dict[str, Any]] = field(default_factory=list)
     """Samples without load, after the warm-up."""
     samples: list[dict[str, Any]] = field(default_factory=list)

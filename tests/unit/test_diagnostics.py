@@ -22,6 +22,7 @@ OTHERS = (
     "jsonsock.py",
     "order.py",
     "sock_diag.py",
+    "sock_diag_rows.py",
     "probe_object.py",
     "flag_document.py",
     "flag_signature.py",

@@ -54,3 +54,35 @@ def test_an_ordinary_user_is_told_what_root_has_to_install(tree: Path) -> None:
     assert done.returncode == 1
     assert "only root can install them: apt-get install qemu-system-x86" in done.stderr
     assert [path.name for path in (tree / "clone").iterdir()] == ["tools"]
+
+
+def test_no_service_of_what_is_installed_starts(tree: Path) -> None:
+    """Prometheus is wanted for its commands. While apt-get runs a policy forbids services, and a mask does at boot."""
+    policy, units = tree / "policy-rc.d", tree / "units"
+    script = tree / "clone" / "tools" / "prepare"
+    text = script.read_text()
+    for path, instead in (("/usr/sbin/policy-rc.d", policy), ("/etc/systemd/system", units)):
+        assert path in text
+        text = text.replace(path, str(instead))
+    script.write_text(text)
+    for tool in ("chmod", "ln", "rm"):
+        (tree / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    (tree / "bin" / "id").unlink()
+    for name, body in (
+        ("id", "echo 0"),
+        ("apt-get", f'sh {policy}; echo "$* policy $?" >> {tree}/said; [ "$2" = update ]'),
+    ):
+        (tree / "bin" / name).write_text(f"#!{tree}/bin/sh\n{body}\n")
+        (tree / "bin" / name).chmod(0o755)
+    done = prepare(tree, "ID=debian\nVERSION_ID=13\n")
+    assert "apt-get install failed" in done.stderr
+    update, install = (tree / "said").read_text().splitlines()
+    assert "--no-install-recommends" in install
+    assert "prometheus" in install.split()
+    assert install.endswith("policy 101"), "invoke-rc.d(8): 101 forbids"
+    assert not policy.exists(), "it goes, whatever happened"
+    assert (units / "prometheus.service").readlink() == Path("/dev/null")
+    assert update.startswith("-q update")
+    policy.write_text("#!/bin/sh\nexit 7\n")
+    prepare(tree, "ID=debian\nVERSION_ID=13\n")
+    assert policy.read_text().endswith("exit 7\n"), "a policy that was there stays"

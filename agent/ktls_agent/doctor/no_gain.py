@@ -51,6 +51,7 @@ def walk(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is known of each cause."""
     yield from _on(evidence)
     yield from _fallbacks(evidence)
+    yield from _ciphers(evidence)
     yield from _undecided(evidence)
     yield from _small(evidence)
     yield from _others(evidence)
@@ -112,38 +113,41 @@ def _fallbacks(evidence: Evidence) -> Iterator[Finding]:
     reasons = evidence.sidecar.get("fallbacks")
     counts = {str(name): int(n) for name, n in reasons.items() if n} if isinstance(reasons, dict) else {}
     opened = max(total(evidence.ordered_rows(), "connections_total"), 1)
+    never, others = _never(evidence)
     for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-        if name.startswith("rx:"):
-            continue
+        if name.startswith("rx:") or (name == "other" and others and count <= sum(never.values())):
+            continue  # the other direction; or told better below, by the cipher
         likelihood = CONFIRMED if count >= _MANY * opened else POSSIBLE
         what = f"{count} of {opened} connections that should have been kTLS were not"
         why, run, cure = _reason(name)
         code = f"fallback_{name.partition(':')[0]}"
         yield _found(code, likelihood, f"{what}: {why}", run or "ktls-agent status --json", cure)
-    yield from _ciphers(evidence)
     if not any(not name.startswith("rx:") for name in counts):
         yield _found("fallbacks", RULED_OUT, f"none of {opened} connections fell back to userspace")
 
 
-def _ciphers(evidence: Evidence) -> Iterator[Finding]:
-    """Ciphers that never went to the kernel, while others do: the sidecar's reason may only say that it could not."""
+def _never(evidence: Evidence) -> tuple[dict[str, int], int]:
+    """Connections by suite (protocol and cipher) where none went to the kernel, and how many others did."""
     kernel: dict[str, int] = {}
     plain: dict[str, int] = {}
     for row in evidence.ordered_rows():
         into = kernel if in_kernel(row) else plain
         suite = f"{row.get('protocol')} {row.get('cipher')}"
         into[suite] = into.get(suite, 0) + total([row], "connections_total")
-    whole = sum(kernel.values()) + sum(plain.values())
-    for suite, count in sorted(plain.items()):
-        if count and not kernel.get(suite):
-            yield _found(
-                "cipher_not_in_kernel",
-                CONFIRMED if kernel and count >= _FEW else LIKELY if kernel else POSSIBLE,
-                f"none of {count} connections with {suite} went to the kernel, {sum(kernel.values())} of {whole} with"
-                " other ciphers did",
-                "ktls preflight --hosts; cat /proc/crypto",
-                "load the kernel's module of that cipher, or let servers choose AES-GCM (docs/compatibility.md)",
-            )
+    return {suite: count for suite, count in plain.items() if count and not kernel.get(suite)}, sum(kernel.values())
+
+
+def _ciphers(evidence: Evidence) -> Iterator[Finding]:
+    """Ciphers that never went to the kernel: the sidecar's own reason may only say that it could not."""
+    never, others = _never(evidence)
+    for suite, count in sorted(never.items()):
+        yield _found(
+            "cipher_not_in_kernel",
+            CONFIRMED if others and count >= _FEW else LIKELY if others else POSSIBLE,
+            f"none of {count} connections with {suite} went to the kernel; {others} with other ciphers did",
+            "ktls preflight --hosts; cat /proc/crypto",
+            "load the kernel's module of that cipher, or let servers choose AES-GCM (docs/compatibility.md)",
+        )
 
 
 def _reason(name: str) -> tuple[str, str, str]:

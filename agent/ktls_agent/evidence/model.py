@@ -12,8 +12,8 @@ class Kind:
     """What evidence tells connections apart by.
 
     ``process``: the systemd unit that serves, without ``.service``, else the program's name. ``version``: ``TLSv1.2``,
-    ``TLSv1.3``, or empty where the kernel does not know, which is so in userspace TLS. ``cipher``: likewise.
-    ``tx`` and ``rx``: ``none``, ``sw`` or ``hw``.
+    ``TLSv1.3``, or empty where the kernel does not know, which is so in userspace TLS and for what was inferred.
+    ``cipher``: likewise. ``tx`` and ``rx``: ``none``, ``sw`` or ``hw``.
     """
 
     port: int
@@ -46,10 +46,14 @@ class Snapshot:
     """What the observer knows at one moment. ``at_s`` is CLOCK_BOOTTIME.
 
     ``namespaces``: tls_stat by network namespace (its inode number, as text; ``host`` is our own), empty where the
-    kernel has none. ``connections``: open now. ``volumes``: cumulative, exact for what is attributed.
-    ``unattributed``: bytes of connections that came and went unseen. ``lost_events``: times that the kernel dropped
-    destroy events. ``nic``: TLS counters of ``ethtool -S`` by interface. ``kernel_warnings``: kernel log lines that
-    warn and name tls, since the start; ``kernel_warning``: the last of them.
+    kernel has none. ``connections``: open now. ``volumes``: cumulative, exact for what is attributed; ``inferred`` is
+    the part of it whose kind follows from the counters of the kernel and was not seen. ``unattributed``: bytes of
+    connections that came and went unseen; ``held``: bytes of which the next full scan will tell. ``destroyed``: closed
+    connections of serving ports. ``lost_events``: times that the kernel dropped destroy events. ``vanished``:
+    connections that went without one. ``nic``: TLS counters of ``ethtool -S`` by interface. ``kernel_warnings``: kernel
+    log lines that warn and name tls, since the start; ``kernel_warning``: the last of them. ``since_s``: when the
+    observer started, on the same clock; another value means that all counters began anew. ``problems``: what could not
+    be looked at, a line each.
     """
 
     at_s: float
@@ -64,3 +68,8 @@ class Snapshot:
     scan_cpu_s: float = 0.0
     kernel_warnings: int = 0
     kernel_warning: str = ""
+    since_s: float = 0.0
+    inferred: Volume = Volume()
+    held: Volume = Volume()
+    vanished: int = 0
+    problems: tuple[str, ...] = ()

@@ -50,7 +50,10 @@ class OpenFile:
     ``path``: the whole path it was opened by, or empty. The other fields are those of fstat(2) at the opening.
     """
 
-    __slots__ = ("_seal", "ctime_ns", "fd", "ids", "inode", "mtime_ns", "name", "nlink", "path", "size")
+    __slots__ = ("_seal", "content", "ctime_ns", "fd", "ids", "inode", "mtime_ns", "name", "nlink", "path", "size")
+
+    content: bytes | None
+    """All of it where it is held in memory; then there is no descriptor."""
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class OpenFile:
         self.nlink = nlink
         self.path = path
         self.ids = ids
+        self.content = None
         self._seal: str | None = None
 
     @property
@@ -128,6 +132,23 @@ class OpenFile:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class HeldFile(OpenFile):
+    """A file whose content is in memory. It cannot change any more, and closing it means nothing: it may be shared."""
+
+    __slots__ = ()
+
+    def __init__(self, file: OpenFile, content: bytes) -> None:
+        """Be what ``file`` was when ``content`` was read from it."""
+        super().__init__(
+            -1, file.name, file.size, file.mtime_ns, file.inode, file.ctime_ns, file.nlink, file.path, file.ids
+        )
+        self.content = content
+
+    def changed(self) -> bool:
+        """Return False."""
+        return False
 
 
 def parse_target(target: bytes) -> Target:

@@ -2,8 +2,9 @@
 """A served tree: from a request to the response that it gets.
 
 The root is looked up at each request, so a root that is a link may be switched to another tree at any time; the next
-request sees it. What is kept between requests is only text: which path a target means, and the header lines of a file
-as long as inode, size and both times stay what they were. No descriptor and no content is kept.
+request sees it. What is kept between requests is which path a target means, the header lines of a file as long as
+inode, size and both times stay what they were, and the content of small files (:mod:`.contents`). No descriptor is
+kept.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .contents import Contents
 from .encodings import IDENTITY, SUFFIXES, acceptable, may_have_sibling
 from .files import OpenFile, RefusedError, Target, open_any, open_below, parse_target, walk
 from .listing import listing, redirect
@@ -63,6 +65,7 @@ class Site:
         self._settings = settings
         self._index = os.fsencode(settings.index)
         self._places: Recent[bytes, _Place] = Recent(_KEPT)
+        self._contents: Contents[_Place] = Contents()
         self._special = SPECIAL | {"accept-encoding"} if settings.precompressed else SPECIAL
 
     def answer(self, method: str, target: bytes, fields: Mapping[str, str]) -> Answer:
@@ -73,6 +76,11 @@ class Site:
         if method != "GET" and method != "HEAD":
             raise RefusedError(405, "only GET and HEAD are served")
         key = target if b"?" not in target else target[: target.index(b"?")]
+        held = self._contents.find(key)
+        if held is not None:
+            if method == "GET" and self._special.isdisjoint(fields):
+                return Answer(held.place.found.whole, held.file)
+            return self._negotiated(method, fields, key, held.place, held.file)
         place = self._places.get(key)
         file = self._again(place) if place is not None else None
         if place is None or file is None:
@@ -89,8 +97,18 @@ class Site:
             if len(key) <= _TARGET_KEPT_MAX:
                 self._places.put(key, place)
         if method == "GET" and self._special.isdisjoint(fields):
-            return Answer(place.found.whole, file)
-        return self._negotiated(method, fields, place, file)
+            return Answer(place.found.whole, self._held(key, place, file))
+        return self._negotiated(method, fields, key, place, file)
+
+    def _held(self, key: bytes, place: _Place, file: OpenFile) -> OpenFile:
+        """Keep the content of ``file`` for the next request, if it is small and at rest. Returns what to send from."""
+        if file.content is not None or len(key) > _TARGET_KEPT_MAX:
+            return file
+        held = self._contents.keep(key, place, file, self._root, place.segments)
+        if held is None:
+            return file
+        file.close()
+        return held
 
     def _again(self, place: _Place) -> OpenFile | None:
         """Open what was there before; None when it is not there as it was."""
@@ -158,7 +176,7 @@ class Site:
         kind = media_type(os.fsdecode(segments[-1]), self._settings.types)
         return Representation(file, kind, coding, negotiable, cache_control)
 
-    def _negotiated(self, method: str, fields: Mapping[str, str], place: _Place, file: OpenFile) -> Answer:
+    def _negotiated(self, method: str, fields: Mapping[str, str], key: bytes, place: _Place, file: OpenFile) -> Answer:
         try:
             found = place.found
             wanted = fields.get("accept-encoding") if place.negotiable else None
@@ -182,7 +200,7 @@ class Site:
         if method == "HEAD" or not (plan.length or plan.parts):
             file.close()
             return Answer(plan, None)
-        return Answer(plan, file)
+        return Answer(plan, self._held(key, place, file) if plan is place.found.whole else file)
 
     def _sibling(self, place: _Place, file: OpenFile, coding: str) -> OpenFile | None:
         """Return the precompressed form, open; None where there is none, it may not be served, or it is outdated."""

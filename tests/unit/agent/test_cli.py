@@ -75,7 +75,10 @@ def test_order_and_confirm_send_what_was_typed(server: Any) -> None:
 
 def test_a_stuck_host_says_so(server: Any) -> None:
     failed = {"step": "nic", "result": "failed", "detail": "no answer", "at": 0.0, "by": "agent"}
-    shown = cli.render({**STATUS, "order": "stuck", "revert_reason": "lease_expired", "revert": [failed]})
+    shown = cli.render(
+        {**STATUS, "order": "stuck", "revert_reason": "lease_expired", "revert": [failed], "lapsed": True}
+    )
+    assert "userspace until the next order" in shown
     assert "order stuck (o1, tx, epoch 4)" in shown
     assert ": lease_expired" in shown
     assert "revert: nic FAILED: no answer" in shown

@@ -82,6 +82,44 @@ def test_client_asks_the_helper_where_the_kernel_hides(tmp_path: Path, monkeypat
         assert not thread.is_alive()
 
 
+class Looking(diag.Watch):
+    """Counts how often it was its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+        self.asked = 0
+
+    def answer(self) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked == 2:
+            raise KtlsError("need_net_admin", "the kernel hides it")
+        return {"evidence": {"at_s": 1}}
+
+    def step(self, at_most_s: float) -> float:
+        self.steps += 1
+        return min(at_most_s, 0.05)
+
+
+def test_helper_looks_while_it_waits_and_answers_with_what_it_saw(tmp_path: Path) -> None:
+    path, watch = str(tmp_path / "diag.sock"), Looking()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=diag.serve, args=(8443, listener, 0.5, watch))
+        thread.start()
+        assert jsonsock.call(path, {"verb": "evidence"})["evidence"] == {"at_s": 1}
+        with pytest.raises(jsonsock.JsonSockError, match="hides"):
+            jsonsock.call(path, {"verb": "evidence"})
+        with pytest.raises(jsonsock.JsonSockError, match="answers"):
+            jsonsock.call(path, {"verb": "evidence", "ports": [22]})
+        assert watch.asked == 2
+        time.sleep(0.2)
+        assert watch.steps > 4, "it looks without being asked"
+        thread.join(5)
+        assert not thread.is_alive(), "and ends when nobody asks"
+
+
 def test_without_helper_the_view_is_unknown_not_zero() -> None:
     with pytest.raises(KtlsError) as caught:
         diag.DiagClient("/nowhere/diag.sock", 8443, hidden).summary()

@@ -104,6 +104,16 @@ def test_the_deadline_for_the_shell_is_never_later_than_ours() -> None:
     assert text.endswith("\n")
 
 
+def test_userspace_needs_no_lever(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+        host.helpers.broken = {"arm", "load", "off"}
+        await agent.order(order("o2", 2, "userspace"))
+        assert (agent.state.status, agent.state.wanted) == ("pending", "userspace")
+
+    run(host, scenario)
+
+
 @pytest.mark.parametrize("verb", ["arm", "load", "off"])
 @pytest.mark.parametrize("before", ["none", "committed", "pending"])
 def test_a_lever_that_fails_refuses_the_order_and_changes_nothing(host: Host, verb: str, before: str) -> None:

@@ -168,6 +168,28 @@ def test_the_datapath_waits_neither_for_the_nic_nor_for_the_disk(host: Host) -> 
     asyncio.run(main())
 
 
+def test_a_disk_that_hangs_does_not_stop_the_watch(host: Host) -> None:
+    import threading
+
+    async def main() -> None:
+        agent = host.agent()
+        await agent.start()
+        await agent.order(order())
+        release = threading.Event()
+        agent._disk._thread.submit(release.wait, 5)
+        for _ in range(3):
+            host.now += 1
+            host.sidecar.mode = "userspace"  # it has restarted
+            agent.tick()
+            await asyncio.sleep(0.02)
+            assert host.sidecar.mode == "tx"
+        release.set()
+        await drained(agent)
+        agent.close()
+
+    asyncio.run(main())
+
+
 def test_a_nic_that_answers_late_is_heard_with_the_next_try(host: Host) -> None:
     async def scenario(host: Host, agent: Agent) -> None:
         await commit(agent)
@@ -184,7 +206,10 @@ def test_a_nic_that_answers_late_is_heard_with_the_next_try(host: Host) -> None:
         agent._levers._call = slow
         await agent.revert("test")
         assert results(agent)["nic"] == "failed"
+        await tried(host, agent, UNDO_TRIES + 1)
+        assert agent.state.status == "reverted", "waiting for it is not another try"
         answer.set()
+        await asyncio.sleep(0)
         await tried(host, agent, 1)
         assert results(agent)["nic"] == "done"
         assert asked.count("off") == 1, "one that hangs is not asked again"
@@ -299,5 +324,40 @@ def test_a_refused_order_names_what_is_stuck(host: Host) -> None:
         await tried(host, agent, UNDO_TRIES)
         with pytest.raises(RefusedError, match=r"nic.*ktls-agent clear"):
             await agent.order(order("o2", 2))
+
+    run(host, scenario)
+
+
+def test_what_a_slow_revert_still_has_to_write_does_not_hit_the_next_order(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        real, release = host.call_sidecar, asyncio.Event()
+
+        async def slow(request: dict[str, Any]) -> dict[str, Any]:
+            if request.get("mode") == "userspace":
+                await release.wait()
+            return await real(request)
+
+        agent._call_sidecar = slow
+        reverting = asyncio.ensure_future(agent.revert("test"))
+        await asyncio.sleep(0)
+        ordering = asyncio.ensure_future(agent.order(order("o2", 2)))
+        await asyncio.sleep(0.05)
+        release.set()
+        await asyncio.gather(reverting, ordering)
+        await drained(agent)
+        assert agent.state.status == "pending"
+        assert (host.state_dir / "lease").read_text().startswith("id=o2\n")
+        assert (host.state_dir / "intent.json").exists()
+        assert host.helpers.armed
+
+    run(host, scenario)
+
+
+def test_a_timer_that_an_order_needs_is_not_stopped(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+        await agent._disarm(())  # of the order before, and late
+        assert host.helpers.armed
 
     run(host, scenario)

@@ -32,6 +32,7 @@ OFF_SERVICES = ("ktls-lease.service", "ktls-boot.service")
 EXPOSURE = {
     "ktls-agent.service": 10,
     "ktls-diag.service": 20,
+    "ktls-pull.service": 15,
     "ktls-sidecar.service": 15,
     "ktls-pull.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
@@ -90,9 +91,12 @@ def test_fetcher_can_only_raise_the_flag() -> None:
     assert values("ktls-pull.service", "Unit")["StartLimitIntervalSec"] == ["0"]
 
 
-def test_helper_has_one_capability_and_no_agent_identity() -> None:
+def test_helper_has_what_it_needs_and_no_agent_identity() -> None:
     service = values("ktls-diag.service", "Service")
-    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == ["CAP_NET_ADMIN"]
+    needed = ["CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE"]
+    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == needed
+    assert service["RestrictNamespaces"] == ["net"]
+    assert any("@debug" in line and line.startswith("~") for line in service["SystemCallFilter"])
     assert service["DynamicUser"] == ["yes"]
     assert "User" not in service
     assert "PrivateUsers" not in service, "netlink asks for the capability in the user namespace of the network"

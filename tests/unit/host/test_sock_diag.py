@@ -376,7 +376,7 @@ def test_no_ports_is_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hidden_ulp_is_refused_unless_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sock_diag, "_ulp_for_all", lambda release: False)
+    monkeypatch.setattr(sock_diag, "ulp_for_all", lambda release=None: False)
     monkeypatch.setattr(socket, "socket", FakeKernel([ONE, DONE], [DONE]))
     with pytest.raises(KtlsError, match="AmbientCapabilities=CAP_NET_ADMIN") as caught:
         tcp_connections()

@@ -42,6 +42,7 @@ class Service:
         raw = {
             "socket": str(directory / "a.sock"), "state_dir": str(directory / "lib"), "run_dir": str(directory / "run"),
             "sidecar_socket": str(directory / "s.sock"), "group": None, "probe": probe,
+            "lease_socket": None, "module_socket": None, "nic_socket": None,
         }  # fmt: skip
         (directory / "agent.json").write_text(json.dumps(raw))
         self.process: subprocess.Popen[bytes] | None = None

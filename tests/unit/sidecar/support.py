@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ktls_host.jsonsock import call
 from ktls_sidecar import config as sidecar_config
 from ktls_sidecar.control import serve_control
+from ktls_sidecar.merge import Counts
 from ktls_sidecar.openssl import load
+from ktls_sidecar.poller import new_loop
+from ktls_sidecar.report import Report
 from ktls_sidecar.server import Server
 from ktls_sidecar.web.files import OpenFile, RefusedError, Target, open_below
 
@@ -111,6 +114,27 @@ class Client:
         return self.stream.read(1) == b""
 
 
+def report_of(counts: Counts, **changes: Any) -> Report:
+    """A report with ``counts``, and everything else as on a quiet day."""
+    report: Report = {
+        "now": 100.0,
+        "version": "1",
+        "openssl": "OpenSSL 3",
+        "pid": 1,
+        "port": 8443,
+        "uptime_s": 1.0,
+        "mode": "tx",
+        "share": 1.0,
+        "effective_mode": "tx",
+        "off_flag": False,
+        "drain_until": None,
+        "health": "ok",
+        "workers": [{"pid": 2, "connections": 0, "started": 1.0, "serving": True}],
+        "counts": counts,
+    }
+    return cast(Report, {**report, **changes})
+
+
 class Sidecar:
     """A running server with its control socket."""
 
@@ -133,8 +157,8 @@ class Sidecar:
         self.config = sidecar_config.parse(settings)
         self.log = io.StringIO()
         self.complaints: list[str] = []
-        self.server = Server(self.config, load(), log=self.log, complain=self.complaints.append)
-        self._loop = asyncio.new_event_loop()
+        self._loop, poller = new_loop()
+        self.server = Server(self.config, load(), log=self.log, complain=self.complaints.append, poller=poller)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None

@@ -25,7 +25,8 @@ from ktls_sidecar.merge import Counts, Row, empty, ended, merge
 from ktls_sidecar.metrics import render
 from ktls_sidecar.mode import ModeSwitch
 from ktls_sidecar.output import LineWriter
-from ktls_sidecar.report import Report, status
+from ktls_sidecar.report import status
+from tests.unit.sidecar.support import report_of
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,9 @@ from ktls_sidecar.report import Report, status
         ({"workers": 10_000}, "'workers'"),
         ({"http_socket": "x"}, "'http_socket'"),
         ({"ktls_max_age_s": 0}, "'ktls_max_age_s'"),
+        ({"ktls_drain_s": -1}, "'ktls_drain_s'"),
+        ({"ktls_drain_s": "300"}, "'ktls_drain_s'"),
+        ({"ktls_drain_s": True}, "'ktls_drain_s'"),
         ({"ktls_max_bytes": 0.5}, "'ktls_max_bytes'"),
         ({"files": []}, "'files'"),
         ({"certificates": {}}, "'certificates'"),
@@ -70,7 +74,10 @@ def test_bad_configuration_is_named(tmp_path: Path, data: Any, says: str) -> Non
 def test_defaults_are_those_of_an_installed_host() -> None:
     settings = config.parse({})
     assert [(item.host, item.port) for item in settings.listen] == [("0.0.0.0", 8443), ("::", 8443)]
-    assert settings.off_flags == ("/run/ktls/off", "/var/lib/ktls/off")
+    assert settings.off_flags == ("/run/ktls/off", "/var/lib/ktls/off", "/run/ktls/lapsed")
+    assert settings.ktls_drain_s == 300.0
+    assert config.parse({"ktls_drain_s": None}).ktls_drain_s is None
+    assert config.parse({"ktls_drain_s": 0}).ktls_drain_s == 0.0
 
 
 def test_the_key_comes_from_the_credential(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,25 +103,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def report_of(counts: Counts, **changes: Any) -> Report:
-    report: Report = {
-        "now": 100.0,
-        "version": "1",
-        "openssl": "OpenSSL 3",
-        "pid": 1,
-        "port": 8443,
-        "uptime_s": 1.0,
-        "mode": "tx",
-        "share": 1.0,
-        "effective_mode": "tx",
-        "off_flag": False,
-        "health": "ok",
-        "workers": [{"pid": 2, "connections": 0, "started": 1.0, "serving": True}],
-        "counts": counts,
-    }
-    return cast(Report, {**report, **changes})
 
 
 def test_counters_follow_connections() -> None:

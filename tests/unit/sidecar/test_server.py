@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import email.message
+import errno
 import hashlib
 import itertools
 import json
@@ -27,6 +28,7 @@ from ktls_sidecar import ulp
 from ktls_sidecar.connection import Connection
 from ktls_sidecar.openssl import TlsConnection
 from ktls_sidecar.poller import Poller
+from ktls_sidecar.transfer import KernelTransfer
 from tests.unit.sidecar.support import Certificate, Client, Sidecar, eventually, running
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -684,6 +686,23 @@ def test_a_failing_sendfile_is_an_error_and_leaks_nothing(sidecar: Sidecar) -> N
     status = sidecar.status()
     assert status["errors"] == {"sendfile_failed": 1}
     assert status["ktls_tx_zero_age_s"] is not None
+
+
+@pytest.mark.usefixtures("pretend_ktls")
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EBADMSG, "bad_record"), (errno.EKEYEXPIRED, "key_expired"), (errno.EMSGSIZE, "too_big")]
+)
+def test_errors_of_the_kernel_have_names_of_their_own(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
+) -> None:
+    def fail(_self: KernelTransfer) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(KernelTransfer, "step", fail)
+    with sidecar.client() as client:
+        client.send(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+        rest(client)
+    eventually(lambda: sidecar.status()["errors"] == {kind: 1})
 
 
 class Relay:

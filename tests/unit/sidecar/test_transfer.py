@@ -12,6 +12,7 @@ import pytest
 
 from ktls_sidecar.counters import Tally
 from ktls_sidecar.openssl import WANT_WRITE
+from ktls_sidecar.openssl.library import READ_SIZE
 from ktls_sidecar.transfer import (
     AGAIN,
     BLOCKED,
@@ -23,7 +24,7 @@ from ktls_sidecar.transfer import (
     TransferError,
     transfer,
 )
-from ktls_sidecar.web.files import OpenFile, parse_target
+from ktls_sidecar.web.files import HeldFile, OpenFile, parse_target
 from tests.unit.sidecar.support import open_target
 
 
@@ -148,3 +149,39 @@ def test_without_a_file_openssl_writes_whoever_encrypts() -> None:
     current = transfer(cast(Any, wire), cast(Any, wire), pool, Tally("tx", "ktls_tx", "", ""), [b"head"], None, True)
     assert current.step() == DONE
     assert wire.calls == [("SSL_write", 4)]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "calls"),
+    [
+        (100, True, ["SSL_write"]),
+        (READ_SIZE - 4, True, ["SSL_write"]),
+        (READ_SIZE, True, ["send"]),
+        (64 * 1024, True, ["send"]),
+        (64 * 1024, False, ["SSL_write"]),
+    ],
+)
+def test_what_is_in_memory_leaves_in_one_call(tmp_path: Path, size: int, kernel: bool, calls: list[str]) -> None:
+    content = os.urandom(size)
+    (tmp_path / "f").write_bytes(content)
+    held = HeldFile(open_target(str(tmp_path), parse_target(b"/f")), content)
+    wire, tally = Wire(ktls=kernel), Tally("tx", "ktls_tx", "", "")
+    pieces: list[Piece] = [b"head", (0, size)]
+    current = transfer(cast(Any, wire), cast(Any, wire), BufferPool(), tally, pieces, held, kernel)
+    assert current.step() == DONE
+    assert wire.bytes == b"head" + content
+    assert [how for how, _ in wire.calls] == calls
+    assert current.sent == tally.bytes_total == size + 4
+
+
+def test_what_is_in_memory_and_does_not_fit_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    content = os.urandom(50_000)
+    (tmp_path / "f").write_bytes(content)
+    held = HeldFile(open_target(str(tmp_path), parse_target(b"/f")), content)
+    wire, tally = Wire(room=20_000), Tally("tx", "ktls_tx", "", "")
+    pieces: list[Piece] = [b"a", (0, 30_000), b"b", (30_000, 20_000)]
+    current = transfer(cast(Any, wire), cast(Any, wire), BufferPool(), tally, pieces, held, True)
+    assert current.step() == BLOCKED
+    wire.room = 1 << 20
+    assert current.step() == DONE
+    assert wire.bytes == b"a" + content[:30_000] + b"b" + content[30_000:]

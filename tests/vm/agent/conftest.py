@@ -9,7 +9,6 @@ import pytest
 
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
-from .on_host import send_guest
 
 
 @pytest.fixture(scope="package")
@@ -18,6 +17,5 @@ def deployed(start_lab: StartLab) -> Iterator[Deployed]:
     fleet = Deployed(start_lab("agent", hosts=1))
     done = fleet.ktls("deploy")
     assert done.returncode == 0, done.stdout + done.stderr
-    send_guest(fleet)
     yield fleet
     fleet.lab.down()

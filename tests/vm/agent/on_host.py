@@ -21,12 +21,14 @@ def shell(deployed: Deployed, script: str) -> str:
 
 
 def send_guest(deployed: Deployed) -> None:
-    """Put the guest's script on the host; /run is empty again after a reboot, and so are its copies."""
+    """Put the guest's script on the host."""
     done = deployed.lab.ssh(HOST, "cat >/run/guest.py", stdin=GUEST.read_text())
     assert done.returncode == 0, done.stderr
 
 
 def guest(deployed: Deployed, verb: str) -> dict[str, Any]:
     """What a verb of the guest's script found."""
+    if deployed.lab.ssh(HOST, "test -e /run/guest.py").returncode != 0:
+        send_guest(deployed)  # the host was booted since
     answer: dict[str, Any] = json.loads(shell(deployed, f"python3 /run/guest.py {verb}"))
     return answer

@@ -47,9 +47,9 @@ def doctor(fleet: Deployed) -> dict[str, Any]:
 
 
 def downloads(cipher: str) -> str:
-    """A script: four downloads with this cipher suite, certificate and name verified."""
+    """A script: three downloads with this cipher suite, certificate and name verified."""
     return (
-        "name=$(hostname -f); for n in 1 2 3 4; do"
+        "name=$(hostname -f); for n in 1 2 3; do"
         " printf 'GET /medium.bin HTTP/1.1\\r\\nHost: %s\\r\\nConnection: close\\r\\n\\r\\n' $name |"
         " openssl s_client -quiet -verify_quiet -verify_return_error -CAfile /etc/ktls/tls/ca.pem -tls1_3"
         f" -ciphersuites {cipher} -verify_hostname $name -servername $name -connect 127.0.0.1:8443"
@@ -57,16 +57,18 @@ def downloads(cipher: str) -> str:
     )
 
 
-def settled(fleet: Deployed, identity: str) -> None:
-    """Clear whatever was latched, and order tx anew."""
-    sh(fleet, "ktls-agent clear --json && ktls-agent revert --reason between-tests --json")
-    epoch = fleet.agent(HOST, "status")["epoch"]
-    assert fleet.order(HOST, "tx", epoch + 1, lease_s=600, identity=identity)["order"] == "pending"
-    assert fleet.agent(HOST, "confirm", "--id", identity, "--epoch", str(epoch + 1))["order"] == "committed"
+def settled(fleet: Deployed, epoch: int) -> None:
+    """Clear whatever was latched, and have tx ordered and confirmed anew."""
+    order = f"--id o{epoch} --epoch {epoch}"
+    sh(
+        fleet,
+        "ktls-agent clear && ktls-agent revert --reason between-tests &&"
+        f" ktls-agent order {order} --phase tx --lease 600 --plan-sha256 {'0' * 64} && ktls-agent confirm {order}",
+    )
 
 
 def test_the_doctor_finds_nothing_on_a_healthy_host_and_the_cipher_on_an_ill_one(guarded: Deployed) -> None:
-    settled(guarded, "doctor")
+    settled(guarded, 1)
     sh(guarded, downloads("TLS_AES_128_GCM_SHA256"))
     told = doctor(guarded)
     assert told["healthy"], told["causes"]
@@ -76,59 +78,55 @@ def test_the_doctor_finds_nothing_on_a_healthy_host_and_the_cipher_on_an_ill_one
     sh(guarded, f"modprobe -r chacha20poly1305 || true; echo 'install chacha20poly1305 /bin/false' > {rule}")
     try:
         sh(guarded, downloads("TLS_CHACHA20_POLY1305_SHA256"))
-        told = doctor(guarded)
-        cause = told["causes"]["cipher_not_in_kernel"]
-        assert cause["likelihood"] == "confirmed"
-        assert "4 connections with TLSv1.3 TLS_CHACHA20_POLY1305_SHA256" in cause["what"]
         shown = guarded.lab.ssh(HOST, "ktls-agent doctor")
         print(shown.stdout)
         assert shown.returncode == 1
         assert "cipher_not_in_kernel (confirmed)" in shown.stdout
+        assert "none of 3 connections with TLSv1.3 TLS_CHACHA20_POLY1305_SHA256" in " ".join(shown.stdout.split())
     finally:
         sh(guarded, f"rm {rule}")
 
 
 def test_a_damaged_object_switches_off_and_leaves_proof(guarded: Deployed) -> None:
-    settled(guarded, "damage")
+    settled(guarded, 2)
     assert new_connection_is_ktls(guarded, HOST)
     sh(guarded, f"cp -p {OBJECT} /root/kept && printf X | dd of={OBJECT} bs=1 seek=100000 conv=notrunc status=none")
-    guarded.wait("a guard trips", lambda: guarded.agent(HOST, "status")["off"]["flag"], 60)
+    guarded.wait(
+        "a guard trips", lambda: sh(guarded, "ls /var/lib/ktls/guards 2>/dev/null || true").count("trip-") == 1, 60
+    )
     status = guarded.agent(HOST, "status")
     assert (status["phase"], status["guards"]["tripped"]) == ("userspace", "probe_damaged")
     assert status["off"]["reason"].startswith("guard probe_damaged: 1 self-probes that arrived damaged")
     assert not new_connection_is_ktls(guarded, HOST)
-    guarded.wait("its evidence is kept", lambda: bool(guarded.agent(HOST, "status")["guards"]["last_trip"]["file"]), 10)
     kept = json.loads(sh(guarded, "cat /var/lib/ktls/guards/trip-*.json"))
-    assert (kept["guard"], kept["order"]["id"]) == ("probe_damaged", "damage")
+    assert (kept["guard"], kept["order"]["id"]) == ("probe_damaged", "o2")
     assert kept["readings"][-1]["values"]["probe_damaged"] >= 1
 
     # Latched: over a restart, and against a new order.
     sh(guarded, f"cat /root/kept > {OBJECT}; systemctl restart ktls-agent")
     guarded.wait("the agent answers", lambda: guarded.agent(HOST, "status")["ok"], 30)
     assert guarded.agent(HOST, "status")["guards"]["tripped"] == "probe_damaged"
-    refused = guarded.order(HOST, "tx", status["epoch"] + 1, identity="too-soon")
+    refused = guarded.order(HOST, "tx", 3, identity="too-soon")
     assert refused["error"]["code"] == "off_latched"
-    causes = doctor(guarded)["causes"]
-    assert "guard probe_damaged" in causes["off_latched"]["what"]
-    settled(guarded, "again")
+    settled(guarded, 4)
     assert new_connection_is_ktls(guarded, HOST)
 
 
 def test_the_trail_has_it_and_an_edit_is_found(guarded: Deployed) -> None:
-    assert "guard_trip" in sh(guarded, "ktls-agent audit show")
-    assert "whole: records 1 to" in sh(guarded, "ktls-agent audit verify")
+    shown = sh(guarded, "ktls-agent audit show && ktls-agent audit verify")
+    assert "guard_trip" in shown
+    assert "whole: records 1 to" in shown
     # The journal, which is another user's, has the same head.
     query = "journalctl -q -o json --output-fields=KTLS_AUDIT_SHA256 MESSAGE_ID=6f1d3c0b9a5e4c7f8d2b41e07a93c5f6 -n 1"
     head = json.loads(sh(guarded, query))["KTLS_AUDIT_SHA256"]
-    assert guarded.lab.ssh(HOST, f"ktls-agent audit verify --head {head}").returncode == 0
     trail = "/var/lib/ktls/audit/audit.jsonl"
     sh(guarded, f"cp -p {trail} /root/trail; sed -i 's/probe_damaged/probe_perfect/' {trail}")
     edited = guarded.lab.ssh(HOST, "ktls-agent audit verify")
     assert edited.returncode == 1
     assert "was changed: its hash does not match" in edited.stdout
     sh(guarded, f"sed '$d' /root/trail > {trail}")
+    assert "the end was cut off" in guarded.lab.ssh(HOST, "ktls-agent audit verify").stdout
     cut = guarded.lab.ssh(HOST, f"ktls-agent audit verify --anchor /nowhere --head {head}")
     assert cut.returncode == 1
     assert "the end was cut off" in cut.stdout
-    sh(guarded, f"cat /root/trail > {trail}")
-    assert guarded.lab.ssh(HOST, "ktls-agent audit verify").returncode == 0
+    assert "whole" in sh(guarded, f"cat /root/trail > {trail} && ktls-agent audit verify")

@@ -46,3 +46,28 @@ def test_a_built_daemon_has_them(tmp_path: Path) -> None:
     assert found.records >= 1
     # The head is beside the agent's socket.
     assert (tmp_path / "audit.head").read_text().split()[1] == found.head.sha256
+
+
+def test_a_trail_that_cannot_be_written_is_a_problem_of_the_host_and_stops_nothing(tmp_path: Path) -> None:
+    for name in ("lib", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lib/audit").write_text("in the way")
+
+    async def main() -> None:
+        daemon = build(config(tmp_path))
+        ready = asyncio.Event()
+        task = asyncio.ensure_future(daemon.run(ready.set))
+        await asyncio.wait_for(ready.wait(), 5)
+        request = {"verb": "off", "reason": "drill"}
+        status = await asyncio.to_thread(jsonsock.call, daemon.config.socket, request, 10.0)
+        assert status["off"]["flag"] is True
+        for _ in range(100):
+            status = await asyncio.to_thread(jsonsock.call, daemon.config.socket, {"verb": "status"}, 10.0)
+            if any("takes no audit records" in problem for problem in status["problems"]):
+                break
+        else:
+            raise AssertionError(status["problems"])
+        daemon.stop()
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())

@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose bytes they were: dumps and destroy notices of one network namespace, added up by kind. Pure.
+
+Each socket has a cookie, which no other socket ever gets, and counters that only grow. A dump shows the counters and
+the ULP; the destroy notice shows the last counters alone, for the ULP is gone by then. So:
+
+- growth that a dump shows belongs to the kind that this dump shows. Kernel TLS begins after the handshake and does not
+  end before the application closes the socket: a connection goes from userspace to kTLS once, and never back;
+- what a connection grew between the last dump and its end belongs to the kind last seen, if that was final;
+- where no kind was seen, or one that was not final, the connection is a *candidate*: its bytes are held until the next
+  full dump, when :mod:`.infer` says what is certain. What is not certain is unattributed.
+
+When is a kind final? With kTLS in both directions at once. Else when the handshake is surely over, because keys are
+given to the kernel at its end: after ``HANDSHAKE_BYTES``, or when the kind was the same in dumps ``HANDSHAKE_S`` apart.
+A socket without inode tells nothing: either nobody accepted it yet, or the application has closed it and the ULP is
+gone while the last bytes are still on their way.
+
+A notice may be late, since the kernel sends it from a work queue (net/core/sock_diag.c). Until :meth:`Ledger.settle`,
+which the caller calls ``GRACE_S`` after a full dump, a new candidate may be of the time before that dump or after it,
+and is judged by both.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ktls_host.sock_diag_rows import CLOSE_WAIT, ESTABLISHED, Row, port_of, ulp_of
+
+from . import infer
+from .infer import Bounds, Contexts
+from .model import Kind, Volume
+
+HANDSHAKE_BYTES = 64 * 1024
+HANDSHAKE_S = 10.0
+LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
+GRACE_S = 0.05
+_MOST_FORGOTTEN = 65536
+_INTERVALS = 64  # remembered for connections that their application closes late
+_DELAY_S = 2.0  # from the end of a socket to the moment that its notice is read
+
+Group = tuple[int, str]  # local port, process
+Owner = Callable[[int, int, bytes], "str | None"]
+"""From local port, address family and local address to the process that serves there; None: not ours to count."""
+
+
+class _Ulp(NamedTuple):
+    version: str = ""
+    cipher: str = ""
+    tx: str = "none"
+    rx: str = "none"
+
+
+_PLAIN = _Ulp()
+
+
+class _Tally:
+    """What one kind has: bytes sent and received, connections open."""
+
+    __slots__ = ("open", "received", "sent")
+
+    def __init__(self) -> None:
+        self.sent = self.received = self.open = 0
+
+    def add(self, sent: int, received: int) -> None:
+        self.sent += sent
+        self.received += received
+
+    def volume(self) -> Volume:
+        return Volume(self.sent, self.received)
+
+
+class _Socket:
+    """One open socket as last seen.
+
+    Its growth goes to ``tally``: that of its kind while ``counted``, else one of its own that is held until its kind
+    is known. ``closing``: the application has closed it. ``judged``: :meth:`Ledger.settle` is about to say its kind.
+    """
+
+    __slots__ = (
+        "acked", "closing", "contexts", "counted", "family", "final", "group", "judged", "raw_port", "received",
+        "seen_s", "source", "tail", "tally", "turn", "ulp",
+    )  # fmt: skip
+
+    def __init__(self, raw_port: int, family: int, source: bytes, group: Group | None, turn: int) -> None:
+        self.raw_port, self.family, self.source, self.group, self.turn = raw_port, family, source, group, turn
+        self.acked = self.received = self.contexts = 0
+        self.tail = b""
+        self.tally = _Tally()
+        self.ulp: _Ulp | None = None
+        self.seen_s = 0.0
+        self.counted = self.closing = self.judged = self.final = False
+
+
+class _Past(NamedTuple):
+    """The time between two full dumps, and what was opened unseen in it."""
+
+    began_s: float
+    ended_s: float
+    unseen: Bounds
+
+
+@dataclass
+class _Candidates:
+    """Connections that ended without a final kind.
+
+    ``groups``: bytes by port and process. ``halves``: those that were seen with kTLS in one direction, and
+    their bytes. ``others``: how many there are on ports that are not ours.
+    """
+
+    groups: dict[Group, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    halves: list[tuple[_Socket, int, int]] = field(default_factory=list)
+    others: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.others + len(self.halves) + sum(map(len, self.groups.values()))
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        volumes = [volume for group in self.groups.values() for volume in group]
+        return (
+            sum(v[0] for v in volumes) + sum(h[1] for h in self.halves),
+            sum(v[1] for v in volumes) + sum(h[2] for h in self.halves),
+        )
+
+
+class Ledger:
+    """The books of one network namespace."""
+
+    def __init__(self, owner: Owner, harmless: Callable[[int], bool] = lambda port: False) -> None:
+        """Start with nothing; what the first dump shows was there before and does not count.
+
+        ``harmless``: whether a local port is served by a program that has no TLS. Should kernel TLS be seen there all
+        the same, that is believed instead.
+        """
+        self.destroyed = 0
+        self.vanished = 0
+        self._owner = owner
+        self._harmless = harmless
+        self._suspects: set[int] = set()  # ports that are not ours, with kernel TLS
+        self._unattributed, self._inferred, self._elsewhere = _Tally(), _Tally(), _Tally()
+        self._tallies: dict[Kind, _Tally] = {}
+        self._sockets: dict[int, _Socket] = {}
+        self._forgotten: dict[int, tuple[int, int]] = {}
+        self._turn = 0  # full dumps so far
+        self._now_s = self._full_s = self._before_s = 0.0
+        self._past: deque[_Past] = deque(maxlen=_INTERVALS)
+        self._full = False
+        self._uncertain = 0  # full dumps until it is certain again that no notice is missing
+        self._seen = [0, 0, 0, 0]  # contexts first seen since the last full dump
+        self._counted: tuple[Contexts, Contexts] | None = None  # before and after the last full dump
+        self._began = Contexts()
+        # Candidates since the last full dump was settled, and while it was not.
+        self._clear, self._border = _Candidates(), _Candidates()
+        self._wide = _Candidates()  # the border of the dump before
+        self._judged: tuple[_Candidates, list[_Socket]] | None = None
+        self._bounds, self._before, self._before_count = Bounds(), Bounds(), 0
+
+    # what happens
+
+    def begin(self, now_s: float, opened: Contexts, full: bool) -> None:
+        """A dump begins, ``full`` if it is of every port. ``opened``: contexts that the namespace has opened so far."""
+        if full:
+            self.settle()
+            self._turn += 1
+            self._before_s, self._full_s = self._full_s, now_s
+        self._now_s, self._full, self._began = now_s, full, opened
+
+    def dump(self, rows: Iterable[Row]) -> None:
+        """Take some sockets of the dump."""
+        get, turn = self._sockets.get, self._turn
+        for row in rows:
+            cookie, acked, received, tail, inode, state, _, _, _, _ = row
+            found = get(cookie)
+            if found is None:
+                self._first_sight(row)
+                continue
+            found.turn = turn
+            if not found.final:
+                self._look(found, tail, inode, state, acked, received)
+            if acked != found.acked or received != found.received:
+                tally = found.tally
+                tally.sent += acked - found.acked
+                tally.received += received - found.received
+                found.acked, found.received = acked, received
+
+    def end(self, opened: Contexts) -> None:
+        """The dump is complete. After a full one, :meth:`settle` is due."""
+        if not self._full:
+            return
+        if self._counted is not None:
+            self._bounds = infer.bounds(*self._counted, self._began, opened, self._seen, not self._uncertain)
+        self._counted, self._seen = (self._began, opened), [0, 0, 0, 0]
+        orphans = []
+        for cookie, socket in list(self._sockets.items()):
+            missing = self._turn - socket.turn
+            if missing >= 2 and self._uncertain == 1:
+                self._vanish(cookie, socket)
+                continue
+            if missing:
+                # Its notice is on the way; or the connection was reset, and the application has not closed it yet.
+                self._close(socket)
+            if socket.closing and not (socket.judged or socket.final):
+                if socket.group is None and self._cannot_be_tls(socket.raw_port):
+                    socket.tally, socket.final = self._elsewhere, True
+                    continue
+                socket.judged = True
+                orphans.append(socket)
+        self._uncertain = max(0, self._uncertain - 1)
+        self._past.append(_Past(self._before_s, self._now_s, self._bounds))
+        self._judged = (self._clear, orphans)
+        self._clear, self._wide, self._border = _Candidates(), self._border, _Candidates()
+
+    def gone(self, rows: Iterable[Row], now_s: float) -> None:
+        """Take destroy notices."""
+        for cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms in rows:
+            socket = self._sockets.pop(cookie, None)
+            if socket is None:
+                if cookie in self._forgotten:
+                    before = self._forgotten.pop(cookie)
+                    self._unattributed.add(acked - before[0], received - before[1])
+                    continue
+                group = self._group(raw_port, family, source)
+                self.destroyed += group is not None
+                if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < self._full_s:
+                    self._closed_late(group, acked, received, now_s - quiet_ms / 1000)
+                    continue
+                if group is not None or not self._cannot_be_tls(raw_port):
+                    self._candidate(group, None, acked, received, received)
+                continue
+            self.destroyed += socket.group is not None
+            self._uncount(socket)
+            sent, got = acked - socket.acked, received - socket.received
+            if socket.final or socket.judged or (socket.group is None and self._cannot_be_tls(raw_port)):
+                socket.tally.add(sent, got)
+            elif socket.ulp is None or socket.closing:
+                self._candidate(socket.group, socket, socket.tally.sent + sent, socket.tally.received + got, received)
+            else:
+                self._candidate(socket.group, socket, sent, got, received)
+
+    def lost(self) -> None:
+        """The kernel dropped notices: connections may have ended of which nothing will ever be known."""
+        self._uncertain = 2
+
+    def settle(self) -> None:
+        """Judge the candidates of the time before the last full dump."""
+        if self._judged is None:
+            return
+        clear, orphans = self._judged
+        self._judged = None
+        wide = self._wide
+        count = clear.count + wide.count + self._border.count + len(orphans)
+        closing: dict[Group, list[_Socket]] = defaultdict(list)
+        for orphan in orphans:
+            if orphan.group is None:
+                orphan.tally, orphan.final = self._elsewhere, True
+            elif orphan.contexts:
+                held, orphan.final = orphan.tally, True
+                orphan.tally = self._half(orphan, self._bounds)
+                orphan.tally.add(held.sent, held.received)
+            else:
+                closing[orphan.group].append(orphan)
+        for group in {*clear.groups, *closing}:
+            self._judge(group, clear.groups.get(group, []), closing.get(group, []), count, self._bounds)
+        both = self._bounds + self._before
+        for group, volumes in wide.groups.items():
+            self._judge(group, volumes, [], count + self._before_count - wide.count, both)
+        for candidates, unseen in ((clear, self._bounds), (wide, both)):
+            for socket, sent, received in candidates.halves:
+                self._half(socket, unseen).add(sent, received)
+        self._wide = _Candidates()
+        self._before, self._before_count = self._bounds, count
+
+    def reassign(self) -> None:
+        """Ask anew who serves each open socket: listeners came or went. What was counted stays where it is."""
+        for socket in self._sockets.values():
+            group = self._group(socket.raw_port, socket.family, socket.source)
+            if group != socket.group:
+                self._uncount(socket)
+                socket.group = group
+                if socket.ulp is not None and not socket.closing:
+                    self._count(socket)
+
+    def finish(self) -> None:
+        """Nobody looks at the namespace any longer: what waits for a judgement will not get one."""
+        held = self.held()
+        self._unattributed.add(held.sent, held.received)
+        for tally in self._tallies.values():
+            tally.open = 0
+        self._sockets.clear()
+        self._clear, self._border, self._wide, self._judged = _Candidates(), _Candidates(), _Candidates(), None
+
+    def absorb(self, other: Ledger) -> None:
+        """Add the sums of a finished ledger to these."""
+        for kind, tally in other._tallies.items():
+            self._of(kind).add(tally.sent, tally.received)
+        self._unattributed.add(other._unattributed.sent, other._unattributed.received)
+        self._inferred.add(other._inferred.sent, other._inferred.received)
+        self.destroyed += other.destroyed
+        self.vanished += other.vanished
+
+    # what is known
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether :meth:`settle` has something to do."""
+        return self._judged is not None
+
+    @property
+    def unseen(self) -> int:
+        """Connections of serving ports that ended since the last full dump with their kind unknown."""
+        return sum(found.count - found.others for found in (self._clear, self._border))
+
+    @property
+    def open(self) -> int:
+        """Sockets that are known, those of other ports too."""
+        return len(self._sockets)
+
+    @property
+    def unattributed(self) -> Volume:
+        """Bytes of which nobody knows whether they were kTLS."""
+        return self._unattributed.volume()
+
+    @property
+    def inferred(self) -> Volume:
+        """The part of :meth:`volumes` that follows from the kernel's counters."""
+        return self._inferred.volume()
+
+    def connections(self) -> dict[Kind, int]:
+        """Return how many connections are open, as far as their kind was seen."""
+        return {kind: tally.open for kind, tally in self._tallies.items() if tally.open}
+
+    def volumes(self) -> dict[Kind, Volume]:
+        """Return what is attributed."""
+        return {kind: tally.volume() for kind, tally in self._tallies.items()}
+
+    def held(self) -> Volume:
+        """Return the bytes that wait for the next judgement."""
+        waiting = [self._clear, self._border, self._wide]
+        held = _Tally()
+        if self._judged is not None:
+            waiting.append(self._judged[0])
+            for orphan in self._judged[1]:
+                if orphan.group is not None:
+                    held.add(orphan.tally.sent, orphan.tally.received)
+        for candidates in waiting:
+            held.add(*candidates.bytes)
+        for socket in self._sockets.values():
+            if socket.group is not None and not (socket.counted or socket.final or socket.judged):
+                held.add(socket.tally.sent, socket.tally.received)
+        return held.volume()
+
+    # how
+
+    def _group(self, raw_port: int, family: int, source: bytes) -> Group | None:
+        port = port_of(raw_port)
+        process = self._owner(port, family, source)
+        return None if process is None else (port, process)
+
+    def _first_sight(self, row: Row) -> None:
+        cookie, acked, received, tail, inode, state, family, raw_port, source, _ = row
+        group = self._group(raw_port, family, source)
+        socket = self._sockets[cookie] = _Socket(raw_port, family, source, group, self._turn)
+        self._look(socket, tail, inode, state, acked, received)
+        if self._counted is None:  # it was there before us, and so were its bytes
+            if socket.closing:
+                socket.tally, socket.final = (self._elsewhere if group is None else self._unattributed), True
+        else:
+            socket.tally.add(acked, received)
+        socket.acked, socket.received = acked, received
+
+    def _look(self, socket: _Socket, tail: bytes, inode: int, state: int, acked: int, received: int) -> None:
+        """See what the socket is, as long as that may change."""
+        if inode == 0:
+            if state not in (ESTABLISHED, CLOSE_WAIT):
+                self._close(socket)
+            return
+        if socket.ulp is None or tail != socket.tail:
+            socket.tail = tail
+            ulp = _read(tail)
+            if ulp != socket.ulp:
+                held = socket.tally if socket.ulp is None else _Tally()
+                self._uncount(socket)
+                socket.ulp, socket.seen_s = ulp, self._now_s
+                self._see_contexts(socket, ulp)
+                self._count(socket)
+                socket.tally.add(held.sent, held.received)
+        assert socket.ulp is not None
+        socket.final = (
+            (socket.ulp.tx != "none" and socket.ulp.rx != "none")
+            or acked >= HANDSHAKE_BYTES
+            or received >= HANDSHAKE_BYTES
+            or self._now_s - socket.seen_s >= HANDSHAKE_S
+        )
+
+    def _see_contexts(self, socket: _Socket, ulp: _Ulp) -> None:
+        """Count each context of the socket once; offload that was lost later is still the same context."""
+        if socket.group is None and ulp is not _PLAIN:
+            self._suspects.add(socket.raw_port)
+        for direction, place in enumerate((ulp.tx, ulp.rx)):
+            if place in ("sw", "hw") and not socket.contexts & (1 << direction):
+                socket.contexts |= 1 << direction
+                self._seen[2 * direction + (place == "hw")] += 1
+
+    def _count(self, socket: _Socket) -> None:
+        """Let the socket be one of its kind."""
+        assert socket.ulp is not None
+        socket.tally = self._elsewhere if socket.group is None else self._of(Kind(*socket.group, *socket.ulp))
+        socket.tally.open += 1
+        socket.counted = True
+
+    def _uncount(self, socket: _Socket) -> None:
+        if socket.counted:
+            socket.tally.open -= 1
+            socket.counted = False
+
+    def _close(self, socket: _Socket) -> None:
+        """The application is done with it. Unless its kind was final, what it moves from now on is held."""
+        self._uncount(socket)
+        if not (socket.closing or socket.final):
+            if socket.ulp is not None:
+                socket.tally = _Tally()
+            socket.closing = True
+
+    def _of(self, kind: Kind) -> _Tally:
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = _Tally()
+        return tally
+
+    def _cannot_be_tls(self, raw_port: int) -> bool:
+        """Return whether connections of a port that is not ours open no contexts."""
+        return raw_port not in self._suspects and self._harmless(port_of(raw_port))
+
+    def _candidate(self, group: Group | None, socket: _Socket | None, sent: int, got: int, received: int) -> None:
+        """Hold what a connection had, or its last growth, until the next judgement; ``received`` is since its start."""
+        target = self._clear if self._judged is None else self._border
+        if socket is not None and socket.contexts:
+            if socket.group is None or socket.ulp is None:
+                target.others += 1
+            else:
+                target.halves.append((socket, sent, got))
+        elif received < LEAST_TLS_BYTES:
+            if group is not None:
+                self._of(Kind(*group, *_PLAIN)).add(sent, got)
+        elif group is None:
+            target.others += 1
+        else:
+            target.groups[group].append((sent, got))
+
+    def _judge(
+        self, group: Group, gone: list[tuple[int, int]], closing: list[_Socket], count: int, unseen: Bounds
+    ) -> None:
+        volumes = gone + [(socket.tally.sent, socket.tally.received) for socket in closing]
+        parts = infer.attribute(volumes, count - len(volumes), unseen)
+        sent, received = sum(volume[0] for volume in volumes), sum(volume[1] for volume in volumes)
+        rest = self._unattributed
+        for part in parts:
+            tally = self._of(Kind(*group, "", "", part.tx, part.rx))
+            for target in (tally, self._inferred):
+                target.add(part.sent, part.received)
+            sent, received = sent - part.sent, received - part.received
+            if part.number == len(volumes):
+                rest = tally
+        self._unattributed.add(sent, received)
+        for socket in closing:
+            socket.tally, socket.final, socket.judged = rest, True, False
+
+    def _half(self, socket: _Socket, unseen: Bounds) -> _Tally:
+        """Return who gets the last bytes of a socket that was seen with one direction in the kernel.
+
+        It stayed so unless the other direction followed.
+        """
+        assert socket.group is not None and socket.ulp is not None
+        tx, rx = socket.contexts & 1, socket.contexts & 2
+        open_to = (0 if tx else unseen.most.tx_sw + unseen.most.tx_hw) + (
+            0 if rx else unseen.most.rx_sw + unseen.most.rx_hw
+        )
+        return self._unattributed if open_to else self._of(Kind(*socket.group, *socket.ulp))
+
+    def _closed_late(self, group: Group | None, sent: int, received: int, data_s: float) -> None:
+        """Take a connection that was alive at ``data_s``, before the last full dump, and was in no dump.
+
+        It had ended before, and the application has closed it only now. Between the dumps around ``data_s`` it was
+        opened, so its context, if it had one, was counted then.
+        """
+        if group is None:
+            return
+        bounds = [past.unseen for past in self._past if past.began_s <= data_s and data_s - _DELAY_S <= past.ended_s]
+        known = bool(bounds) and self._past[0].began_s <= data_s - _DELAY_S
+        if known and not any(number for bound in bounds for number in bound.most):
+            self._of(Kind(*group, *_PLAIN)).add(sent, received)
+            self._inferred.add(sent, received)
+        else:
+            self._unattributed.add(sent, received)
+
+    def _vanish(self, cookie: int, socket: _Socket) -> None:
+        """It is in no dump, and notices were lost: its own was one of them, and its last bytes are lost with it."""
+        del self._sockets[cookie]
+        if socket.group is None:
+            return
+        self.vanished += 1
+        held = not (socket.counted or socket.final)
+        self._uncount(socket)
+        if held:
+            self._unattributed.add(socket.tally.sent, socket.tally.received)
+        # Should the notice come after all, the bytes that are counted already must not count again.
+        if len(self._forgotten) >= _MOST_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._forgotten[cookie] = (socket.acked, socket.received)
+
+
+def _read(tail: bytes) -> _Ulp:
+    ulp = ulp_of(tail)
+    if ulp is None or ulp.name != "tls":
+        return _PLAIN
+    if ulp.tx == ulp.rx == "none":
+        return _PLAIN  # the ULP is there and no key yet
+    return _Ulp(ulp.version or "", ulp.cipher or "", ulp.tx, ulp.rx)

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The books: nothing is counted twice, nothing is lost, and what is attributed is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktls_agent.evidence.infer import Contexts
+from ktls_agent.evidence.ledger import HANDSHAKE_BYTES
+from ktls_agent.evidence.model import Kind, Volume
+
+from .world import OTHER, SSH, World
+
+PLAIN, TX, BOTH = ("none", "none"), ("sw", "none"), ("sw", "sw")
+BIG = HANDSHAKE_BYTES
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.scan()
+    return made
+
+
+def check(world: World, *, all_attributed: bool = False) -> None:
+    world.end_all()
+    attributed, unattributed = world.attributed(), world.ledger.unattributed
+    sent = sum(volume.sent for volume in attributed.values()) + unattributed.sent
+    received = sum(volume.received for volume in attributed.values()) + unattributed.received
+    assert world.ledger.held() == Volume()
+    assert Volume(sent, received) == world.total(), "all bytes are somewhere, once"
+    possible = world.possible()
+    for key, volume in attributed.items():
+        most = possible.get(key, Volume())
+        assert volume.sent <= most.sent and volume.received <= most.received, (key, volume, most)
+    assert not any(world.ledger.connections().values())
+    if all_attributed:
+        assert unattributed == Volume()
+
+
+def established(world: World, *directions: str, port: int = 443) -> int:
+    conn = world.open(port)
+    conn.accepted = True
+    world.grow(conn, 0, 300)
+    for direction in directions:
+        world.keys(conn, direction)
+    return conn.cookie
+
+
+def test_a_connection_is_counted_as_it_grows_and_once_more_when_it_ends(world: World) -> None:
+    conn = world.conns[established(world, "tx", "rx")]
+    world.scan()
+    kind = Kind(443, "web", "TLSv1.3", "AES-256-GCM", "sw", "sw")
+    assert world.ledger.volumes() == {kind: Volume(0, 300)}
+    assert world.ledger.connections() == {kind: 1}
+    world.grow(conn, 5000, 7)
+    world.scan()
+    world.grow(conn, 100, 0)
+    world.destroy(conn)
+    world.drain()
+    assert world.ledger.volumes() == {kind: Volume(5100, 307)}
+    assert world.ledger.destroyed == 1
+    check(world, all_attributed=True)
+
+
+def test_what_was_there_before_does_not_count() -> None:
+    world = World()
+    conn = world.conns[established(world, "tx", "rx")]
+    world.grow(conn, 10**6, 0)
+    closing = world.open()
+    closing.closed = True
+    world.scan()
+    world.grow(conn, 5, 0)
+    check(world)
+    assert world.attributed() == {(443, BOTH): Volume(5, 0)}
+
+
+def test_growth_belongs_to_the_kind_that_the_dump_shows(world: World) -> None:
+    conn = world.conns[established(world)]
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(0, 300)}
+    world.keys(conn, "tx")
+    world.grow(conn, 9000, 0)
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(0, 300), (443, TX): Volume(9000, 0)}
+    check(world, all_attributed=True)
+
+
+def test_without_the_module_every_short_connection_is_userspace(world: World) -> None:
+    for size in (10, 1000, 10**6):
+        world.short(443, size, 300)
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(1001010, 900)}
+    assert world.ledger.inferred == Volume(1001010, 900)
+    check(world, all_attributed=True)
+
+
+@pytest.mark.parametrize(("directions", "place"), [(("tx",), "sw"), (("tx", "rx"), "sw"), (("tx",), "hw")])
+def test_if_as_many_contexts_as_connections_all_were_ktls(
+    world: World, directions: tuple[str, ...], place: str
+) -> None:
+    for size in (10, 1000, 10**6):
+        world.short(443, size, 300, *directions, place=place)
+    world.scan()
+    expected = (place, place if "rx" in directions else "none")
+    assert world.attributed() == {(443, expected): Volume(1001010, 900)}
+    assert [kind.version for kind in world.ledger.volumes()] == [""], "the counters know no version"
+    check(world, all_attributed=True)
+
+
+def test_a_mixture_is_attributed_as_far_as_its_number_tells(world: World) -> None:
+    for number in range(9):
+        world.short(443, 1000, 300, *(["tx"] if number < 8 else []))
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(8000, 2400), (443, PLAIN): Volume(1000, 300)}
+    world.short(443, 5000, 300, "tx")
+    world.short(443, 1000, 300)
+    world.scan()
+    # One of the two was kTLS: at least the smaller.
+    assert world.attributed() == {(443, TX): Volume(9000, 2700), (443, PLAIN): Volume(2000, 600)}
+    assert world.ledger.unattributed == Volume(4000, 0)
+    check(world)
+
+
+def test_connections_of_other_ports_may_have_been_the_ktls_ones(world: World) -> None:
+    world.short(443, 1000, 300, "tx")
+    world.short(OTHER, 10, 300)
+    world.scan()
+    assert world.attributed() == {}
+    assert world.ledger.unattributed == Volume(1000, 300)
+    check(world)
+
+
+def test_programs_without_tls_open_no_contexts_unless_they_are_seen_to(world: World) -> None:
+    world.short(443, 1000, 300, "tx")
+    world.short(SSH, 10, 300)
+    closing = world.conns[established(world, port=SSH)]
+    closing.closed = True
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}
+    established(world, "tx", port=SSH)
+    world.scan()
+    world.short(443, 1000, 300, "tx")
+    world.short(SSH, 10, 300)
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}, "any of the two may have been kTLS now"
+    check(world)
+
+
+def test_a_connection_that_received_nothing_was_no_tls(world: World) -> None:
+    world.short(443, 0, 0)
+    world.short(OTHER, 0, 20)
+    world.short(443, 1000, 300, "tx")
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}
+    check(world, all_attributed=True)
+
+
+def test_seen_in_the_handshake_and_ktls_after(world: World) -> None:
+    conn = world.conns[established(world)]
+    world.scan()
+    world.keys(conn, "tx")
+    world.grow(conn, 8000, 100)
+    world.destroy(conn)
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(0, 300), (443, TX): Volume(8000, 100)}
+    check(world, all_attributed=True)
+
+
+def test_transmit_seen_and_receive_may_have_followed(world: World) -> None:
+    conn = world.conns[established(world, "tx")]
+    world.scan()
+    world.keys(conn, "rx")
+    world.grow(conn, 8000, 100)
+    world.destroy(conn)
+    world.scan()
+    assert world.ledger.unattributed == Volume(8000, 100)
+    check(world)
+
+
+def test_bytes_on_their_way_after_the_application_closed(world: World) -> None:
+    """The ULP is gone, the socket is not: it must not look like userspace."""
+    conn = world.conns[established(world, "tx")]
+    world.grow(conn, 100, 0)
+    conn.closed = True
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(100, 300)}, "it was opened, closed and inferred"
+    assert not world.ledger.connections(), "no application has it"
+    world.grow(conn, 10**6, 0)
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000100, 300)}
+    check(world, all_attributed=True)
+
+
+def test_half_seen_closing_keeps_its_kind(world: World) -> None:
+    conn = world.conns[established(world, "tx")]
+    world.scan()
+    conn.closed = True
+    world.grow(conn, 1000, 0)
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}
+    check(world, all_attributed=True)
+
+
+def test_closing_while_the_judgement_is_out(world: World) -> None:
+    conn = world.conns[established(world, "tx")]
+    conn.closed = True
+    world.dump()
+    world.grow(conn, 1000, 0)
+    world.destroy(conn)
+    world.drain()
+    assert world.ledger.held() == Volume(1000, 300)
+    world.ledger.settle()
+    assert world.attributed() == {(443, TX): Volume(1000, 300)}
+    check(world, all_attributed=True)
+
+
+def test_seen_contexts_prove_nothing_about_the_unseen(world: World) -> None:
+    established(world, "tx")
+    world.short(443, 1000, 300)
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(0, 300), (443, PLAIN): Volume(1000, 300)}
+
+
+def test_not_accepted_yet(world: World) -> None:
+    conn = world.open()
+    world.grow(conn, 0, 400)
+    world.scan()
+    assert world.attributed() == {} and world.ledger.held() == Volume(0, 400)
+    conn.accepted = True
+    world.keys(conn, "tx")
+    world.scan()
+    assert world.attributed() == {(443, TX): Volume(0, 400)}
+    check(world, all_attributed=True)
+
+
+def test_a_late_notice_is_judged_by_both_times(world: World) -> None:
+    """Its context is of the time before the dump, its notice comes after: the quiet time after must not judge it."""
+    world.short(443, 1000, 300, "tx")
+    late, world.notices = world.notices, []
+    world.dump()
+    world.notices = late
+    world.drain()
+    world.ledger.settle()
+    world.scan()
+    assert (443, PLAIN) not in world.attributed()
+    check(world)
+
+
+def test_lost_notices_make_nothing_certain_from_below(world: World) -> None:
+    world.short(443, 10**6, 300)  # its notice is lost
+    world.notices.clear()
+    world.ledger.lost()
+    world.short(443, 1000, 300, "tx")
+    world.scan()
+    assert world.attributed() == {}
+    assert world.ledger.unattributed == Volume(1000, 300)
+
+
+def test_a_socket_whose_notice_was_lost_is_given_up(world: World) -> None:
+    conn = world.conns[established(world, "tx", "rx")]
+    world.scan()
+    world.destroy(conn)
+    world.notices.clear()
+    world.ledger.lost()
+    world.scan()
+    assert world.ledger.vanished == 0, "the notice may be late"
+    world.scan()
+    assert world.ledger.vanished == 1 and not world.ledger.connections()
+    world.ledger.gone([conn.notice(world.now_s)], world.now_s)
+    assert sum(volume.received for volume in world.attributed().values()) == 300, "counted once, though it came at last"
+
+
+@pytest.mark.parametrize("directions", [(), ("tx",), ("tx", "rx")])
+def test_reset_and_not_closed_yet(world: World, directions: tuple[str, ...]) -> None:
+    """It is in no dump, and its notice comes when the application closes it, be it hours later."""
+    conn = world.conns[established(world)]
+    world.scan()
+    for direction in directions:
+        world.keys(conn, direction)
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(5):
+        world.scan()
+    assert not world.ledger.connections() and world.ledger.vanished == 0
+    world.destroy(conn)
+    world.scan()
+    kind = ("sw" if "tx" in directions else "none", "sw" if "rx" in directions else "none")
+    assert world.attributed()[(443, kind)].sent == 5000
+    check(world, all_attributed=True)
+
+
+def test_a_module_loaded_anew_says_nothing(world: World) -> None:
+    world.short(443, 10, 300, "tx")
+    world.scan()
+    world.opened = [0, 0, 0, 0]
+    world.short(443, 1000, 300)
+    world.scan()
+    assert world.ledger.unattributed == Volume(1000, 300)
+
+
+def test_new_listeners_take_their_open_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    conn = world.conns[established(world, "tx", "rx", port=9443)]
+    world.scan()
+    assert world.ledger.connections() == {}
+    monkeypatch.setitem(__import__("tests.unit.agent.evidence.world", fromlist=["PORTS"]).PORTS, 9443, "new")
+    world.ledger.reassign()
+    world.grow(conn, 77, 0)
+    world.scan()
+    kind = Kind(9443, "new", "TLSv1.3", "AES-256-GCM", "sw", "sw")
+    assert world.ledger.volumes() == {kind: Volume(77, 0)}
+    assert world.ledger.connections() == {kind: 1}
+
+
+def test_a_namespace_that_is_left_keeps_its_bytes(world: World) -> None:
+    established(world, "tx", "rx")
+    world.scan()
+    world.short(443, 1000, 300)
+    world.drain()
+    total = world.total()
+    world.ledger.finish()
+    attributed = world.attributed()[(443, BOTH)]
+    assert Volume(attributed.sent + 1000, attributed.received + 300) == total
+    assert world.ledger.unattributed == Volume(1000, 300)
+    assert not world.ledger.connections()
+
+
+def test_reset_before_it_was_ever_seen_and_closed_much_later(world: World) -> None:
+    """Its context was counted in another interval: the quiet one in which it is closed must not call it userspace."""
+    conn = world.conns[established(world, "tx")]
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(3):
+        world.scan()
+    world.destroy(conn)
+    world.scan()
+    assert world.attributed() == {} and world.ledger.unattributed == Volume(5000, 300)
+    check(world)
+
+
+def test_ended_before_it_was_ever_seen_and_closed_late_where_nothing_was_opened() -> None:
+    """As programs do that keep a closed connection for its TIME_WAIT."""
+    world = World()
+    for _ in range(3):
+        world.now_s += 10
+        world.scan()
+    conn = world.conns[established(world)]
+    world.grow(conn, 5000, 0)
+    conn.reset = True
+    for _ in range(3):
+        world.now_s += 10
+        world.scan()
+    world.destroy(conn)
+    world.scan()
+    assert world.attributed() == {(443, PLAIN): Volume(5000, 300)}
+    check(world, all_attributed=True)
+
+
+ACTIONS = (
+    "open",
+    "other",
+    "accept",
+    "tx",
+    "rx",
+    "hw",
+    "small",
+    "big",
+    "close",
+    "reset",
+    "destroy",
+    "short",
+    "shortk",
+    "later",
+)
+STEP = st.tuples(st.sampled_from((*ACTIONS, "drain", "fast", "scan", "dump", "settle")), st.integers(0, 7))
+
+
+def act(world: World, action: str, pick: int) -> None:
+    conns = list(world.conns.values())
+    if action in ("open", "other"):
+        world.open(OTHER if action == "other" else (443, 8443)[pick % 2])
+    elif action in ("short", "shortk"):
+        world.short(
+            (443, 8443, OTHER)[pick % 3],
+            1000 << pick,
+            300,
+            *(["tx", "rx"][: 1 + pick % 2] if action == "shortk" else []),
+        )
+    elif action == "later":
+        world.now_s += pick
+    elif conns:
+        conn = conns[pick % len(conns)]
+        if action == "accept":
+            conn.accepted = True
+        elif action in ("tx", "rx", "hw"):
+            world.keys(conn, "tx" if action == "hw" else action, "hw" if action == "hw" else "sw")
+        elif action in ("small", "big"):
+            world.grow(conn, (100 if action == "small" else BIG) + pick, 60)
+        elif action == "close":
+            conn.closed = conn.accepted
+        elif action == "reset":
+            # Not before it was seen at all: docs/evidence.md, "What cannot be known".
+            conn.reset = conn.reset or conn.cookie in world.ledger._sockets
+        elif action == "destroy":
+            world.destroy(conn)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(STEP, max_size=60), st.lists(st.tuples(st.sampled_from(ACTIONS[:-1]), st.integers(0, 7)), max_size=30))
+def test_any_interleaving(steps: list[tuple[str, int]], during: list[tuple[str, int]]) -> None:
+    """Connections open, grow, take keys and end at any time, in the middle of dumps too."""
+    world = World()
+    act(world, "open", 0)
+    between = iter(during)
+
+    def meanwhile() -> None:
+        for action, pick in between:
+            act(world, action, pick)
+            return
+
+    world.scan()
+    run: dict[str, Callable[[], None]] = {
+        "drain": world.drain,
+        "fast": lambda: world.dump(full=False, meanwhile=meanwhile),
+        "scan": world.scan,
+    }
+    for action, pick in steps:
+        if action == "dump":
+            world.drain()
+            world.dump(meanwhile=meanwhile)
+        elif action == "settle":
+            world.drain()
+            world.ledger.settle()
+        elif action in run:
+            if action == "fast":
+                world.drain()
+            run[action]()
+        else:
+            act(world, action, pick)
+    check(world)
+
+
+def test_contexts_of_a_kernel_without_tls() -> None:
+    from ktls_agent.evidence import infer
+
+    assert infer.contexts(None) == infer.contexts({}) == Contexts()
+    assert infer.contexts({"TlsTxSw": 3, "TlsRxDevice": 1, "TlsFuture": 9}) == Contexts(3, 0, 0, 1)
