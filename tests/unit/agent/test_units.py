@@ -34,7 +34,6 @@ EXPOSURE = {
     "ktls-diag.service": 20,
     "ktls-pull.service": 15,
     "ktls-sidecar.service": 15,
-    "ktls-pull.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }
 
