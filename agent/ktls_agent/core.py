@@ -443,7 +443,9 @@ class Agent:
     def _overtaken(self, order: Order, before: State, backs: int) -> None:
         """Raise if anything has asked for userspace since ``before``."""
         self._look()
-        if self.state == before and self._backs == backs and (order.phase == USERSPACE or not self._flag()):
+        # The last revert may still be under way, and note its progress in the state.
+        same = replace(self.state, revert=None) == replace(before, revert=None)
+        if same and self._backs == backs and (order.phase == USERSPACE or not self._flag()):
             return
         code = "off_latched" if self.state.latched or self._flag() else "apply_failed"
         raise RefusedError(code, f"order {order.id} was overtaken: {self.state.reason or 'taken back'}")

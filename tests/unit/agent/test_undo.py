@@ -411,6 +411,35 @@ def test_what_is_done_is_not_done_again_for_what_failed(host: Host) -> None:
     run(host, scenario)
 
 
+def test_a_revert_that_makes_progress_does_not_stop_the_next_order(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        host.helpers.broken = {"off"}
+        await agent.revert("test")
+        host.helpers.broken = set()
+        entered, release = asyncio.Event(), asyncio.Event()
+        real = host.helpers.call
+
+        async def slow(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            if request["verb"] == "arm":
+                entered.set()
+                await release.wait()
+            return await real(path, request, timeout_s)
+
+        agent._levers._call = slow
+        ordering = asyncio.ensure_future(agent.order(order("o2", 2)))
+        await entered.wait()
+        host.now += 5
+        agent.tick()
+        await asyncio.sleep(0.02)
+        assert results(agent)["nic"] == "nothing", "the next try has worked"
+        release.set()
+        await ordering
+        assert (agent.state.status, host.sidecar.mode) == ("pending", "tx")
+
+    run(host, scenario)
+
+
 def test_an_answer_to_an_earlier_revert_does_not_count_for_the_next(host: Host) -> None:
     async def scenario(host: Host, agent: Agent) -> None:
         await commit(agent)
