@@ -367,7 +367,7 @@ class Agent:
         idle = not self._undo_lock.locked() and not self._undoer.busy and self.clock() >= self._undo_at_s
         if revert is not None and revert.open and revert.steps and idle:
             self._task(self._undo(self._switch()))
-        if self._armed and self.state.status != "pending" and not self._lease_kept:
+        if self._armed and self.state.status != "pending" and not self._lease_kept and not self._timer_lock.locked():
             self._task(self._disarm(()))
         if self.state.status == "pending" and (self._keeping is None or self._keeping.done()):
             self._keeping = self._task(self._disk.run(self._keep_lease))  # a disk that hangs holds up nothing else
@@ -443,7 +443,9 @@ class Agent:
     def _overtaken(self, order: Order, before: State, backs: int) -> None:
         """Raise if anything has asked for userspace since ``before``."""
         self._look()
-        if self.state == before and self._backs == backs and (order.phase == USERSPACE or not self._flag()):
+        # The last revert may still be under way, and note its progress in the state.
+        same = replace(self.state, revert=None) == replace(before, revert=None)
+        if same and self._backs == backs and (order.phase == USERSPACE or not self._flag()):
             return
         code = "off_latched" if self.state.latched or self._flag() else "apply_failed"
         raise RefusedError(code, f"order {order.id} was overtaken: {self.state.reason or 'taken back'}")

@@ -23,7 +23,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Revert:
-    """How far the undoing of ``order`` has come. Every step is idempotent, so all of them are tried again."""
+    """How far the undoing of ``order`` has come. Every step is idempotent; what failed is tried again."""
 
     order: Order | None
     reason: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a revert, once around: NIC, receive, transmit, policy, module. Each is idempotent.
+"""The steps of a revert, once around: NIC, receive, transmit, policy, module. Each is idempotent; done is done.
 
 The datapath is what counts, and waits for nothing: its switch is under way before the NIC is asked, and if the
 sidecar does not say within a tick that it has obeyed, a mark that it looks at for each connection says it instead.
@@ -35,12 +35,12 @@ class Undoer:
         self._marks = marks
         self._switch = switch
         self._wait_s = wait_s
-        self._nic: asyncio.Task[Done] | None = None
+        self._asked: dict[str, asyncio.Future[Done]] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a helper is still at work: to ask it again would only be slower, and is not another try."""
-        return self._nic is not None and not self._nic.done()
+        return any(not task.done() for task in self._asked.values())
 
     async def datapath(self) -> tuple[str, str]:
         """Switch, and return result and detail. Raises nothing but what kills a process."""
@@ -60,44 +60,47 @@ class Undoer:
         return ("failed", f"{problem}; {by_mark}") if problem else ("done", "")
 
     async def once(self, revert: Revert, datapath: Awaitable[tuple[str, str]]) -> tuple[StepResult, ...]:
-        """Try every step of ``revert`` once; ``datapath`` is under way. Takes a few seconds at most."""
+        """Try once what ``revert`` has not done yet; ``datapath`` is under way. Takes a few seconds at most."""
         phase = revert.order.phase if revert.order else USERSPACE
-        if self._nic is None and phase != USERSPACE:
-            self._nic = asyncio.ensure_future(self._levers.offload_off())
-            self._nic.add_done_callback(_retrieve)
+        if revert.tries == 0:  # what was asked for another revert, and has ended since, says nothing of this one
+            self._asked = {step: task for step, task in self._asked.items() if not task.done()}
+        before = {one.step: one for one in revert.steps if one.result != "failed"}
+        if phase != USERSPACE and "nic" not in before:
+            self._begin("nic", self._levers.offload_off)
+        if revert.unload and "module" not in before:
+            self._begin("module", self._levers.unload)
         result, detail = await datapath
-        tx = _step("tx", result, detail)
-        rx = _step("rx", result if phase == "rx" else "nothing", detail if phase == "rx" else "")
-        policy = _step("policy", "kept", "no order changes it")
-        nic = await self._nic_step()
-        return (nic, rx, tx, policy, await self._module(revert))
+        return (
+            before.get("nic") or await self._finish("nic", "the order did not touch it"),
+            _step("rx", result if phase == "rx" else "nothing", detail if phase == "rx" else ""),
+            _step("tx", result, detail),
+            _step("policy", "kept", "no order changes it"),
+            before.get("module") or await self._finish("module", "nobody asked for its removal"),
+        )
 
-    async def _nic_step(self) -> StepResult:
-        task = self._nic
+    def _begin(self, step: str, call: Callable[[], Awaitable[Done]]) -> None:
+        """Ask a helper, unless one that was asked in an earlier try is still to be heard."""
+        if step not in self._asked:
+            self._asked[step] = asyncio.ensure_future(call())
+            self._asked[step].add_done_callback(_retrieve)
+
+    async def _finish(self, step: str, otherwise: str) -> StepResult:
+        """Return what the helper says; ``otherwise`` is why none was asked."""
+        task = self._asked.get(step)
         if task is None:
-            return _step("nic", "nothing", "the order did not touch it")
+            return _step(step, "nothing" if step == "nic" else "kept", otherwise)
         await asyncio.wait({task}, timeout=self._wait_s)
         if not task.done():
             # It goes on: what it comes to is looked at with the next try.
-            return _step("nic", "failed", f"no answer within {self._wait_s:g} s")
-        self._nic = None
+            return _step(step, "failed", f"no answer within {self._wait_s:g} s")
+        del self._asked[step]
         try:
             done = task.result()
         except KtlsError as error:
-            return _step("nic", "failed", error.message)
-        return _step("nic", done.result, done.detail)
-
-    async def _module(self, revert: Revert) -> StepResult:
-        if not revert.unload:
-            return _step("module", "kept", "nobody asked for its removal")
-        try:
-            done = await asyncio.wait_for(self._levers.unload(), self._wait_s)
-        except asyncio.TimeoutError:
-            return _step("module", "failed", f"no answer within {self._wait_s:g} s")
-        except KtlsError as error:
-            # A refusal is an answer: connections under way still use it.
-            return _step("module", "failed" if error.code in _NO_ANSWER else "kept", error.message)
-        return _step("module", done.result, done.detail)
+            # A module that is in use is an answer, not a failure.
+            refused = step == "module" and error.code not in _NO_ANSWER
+            return _step(step, "kept" if refused else "failed", error.message)
+        return _step(step, done.result, done.detail)
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:

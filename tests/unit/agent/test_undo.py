@@ -361,3 +361,103 @@ def test_a_timer_that_an_order_needs_is_not_stopped(host: Host) -> None:
         assert host.helpers.armed
 
     run(host, scenario)
+
+
+def test_helpers_that_take_their_time_are_asked_once_each(host: Host) -> None:
+    """As on an emulated host, where one takes five seconds: no pile of them, and nobody is stuck."""
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        agent._undoer._wait_s = 0.02
+        asked: list[str] = []
+        go_on = asyncio.Event()
+
+        async def slow(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            asked.append(request["verb"])
+            await go_on.wait()
+            return {"ok": True, "changed": True}
+
+        agent._levers._call = slow
+        agent._armed = True
+        await agent.revert("test", unload=True)
+        for _ in range(10):
+            host.now += 60
+            agent.tick()
+            await asyncio.sleep(0.01)
+        assert sorted(asked) == ["disarm", "off", "unload"]
+        go_on.set()
+        await asyncio.sleep(0.01)
+        await tried(host, agent, 2)
+        assert (results(agent)["nic"], results(agent)["module"]) == ("done", "done")
+        assert sorted(asked) == ["disarm", "off", "unload"]
+        assert (agent.state.status, agent.problems, agent._armed) == ("reverted", [], False)
+
+    run(host, scenario)
+
+
+def test_what_is_done_is_not_done_again_for_what_failed(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        host.helpers.hanging = {"unload"}
+        agent._levers._call = lambda path, request, timeout_s: host.helpers.call(path, request, 0.0)
+        host.helpers.calls.clear()
+        await agent.revert("test", unload=True)
+        await tried(host, agent, 2)
+        assert (host.helpers.calls.count("off"), host.helpers.calls.count("unload")) == (1, 3)
+        host.helpers.hanging = set()
+        await tried(host, agent, 1)
+        assert results(agent)["module"] == "done"
+
+    run(host, scenario)
+
+
+def test_a_revert_that_makes_progress_does_not_stop_the_next_order(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        host.helpers.broken = {"off"}
+        await agent.revert("test")
+        host.helpers.broken = set()
+        entered, release = asyncio.Event(), asyncio.Event()
+        real = host.helpers.call
+
+        async def slow(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            if request["verb"] == "arm":
+                entered.set()
+                await release.wait()
+            return await real(path, request, timeout_s)
+
+        agent._levers._call = slow
+        ordering = asyncio.ensure_future(agent.order(order("o2", 2)))
+        await entered.wait()
+        host.now += 5
+        agent.tick()
+        await asyncio.sleep(0.02)
+        assert results(agent)["nic"] == "nothing", "the next try has worked"
+        release.set()
+        await ordering
+        assert (agent.state.status, host.sidecar.mode) == ("pending", "tx")
+
+    run(host, scenario)
+
+
+def test_an_answer_to_an_earlier_revert_does_not_count_for_the_next(host: Host) -> None:
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        agent._undoer._wait_s = 0.02
+        answer = asyncio.Event()
+
+        async def slow(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            await answer.wait()
+            return await host.helpers.call(path, request, timeout_s)
+
+        agent._levers._call = slow
+        await agent.revert("first", unload=True)
+        answer.set()
+        await asyncio.sleep(0.01)  # unloaded, but nobody has heard of it
+        assert not host.ktls
+        await agent.order(order("o2", 2))
+        assert host.ktls
+        await agent.revert("second", unload=True)
+        assert (results(agent)["module"], host.ktls) == ("done", False)
+
+    run(host, scenario)
