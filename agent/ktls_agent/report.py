@@ -136,7 +136,8 @@ def _shares(shares: Mapping[str, Any]) -> Iterator[str]:
             share = found[direction]
             lost = share.get("unattributed_bytes")
             rest = "" if lost is None else _bytes(lost)
-            rows.append((witness, direction, "all", _percent(share["ktls_ratio"]), _total(share), rest))
+            whole = _bytes(share["ktls_bytes"] + share["userspace_bytes"] + (lost or 0))
+            rows.append((witness, direction, "all", _percent(share["ktls_ratio"]), whole, rest))
             rows.extend(("", "", _kind(one), _percent(one["ktls_ratio"]), _total(one), "") for one in share["by"])
     yield ""
     yield "Bytes by kTLS"

@@ -10,7 +10,7 @@ from ktls_agent.evidence.model import Kind, ProcessUse, Snapshot, Volume
 from ktls_agent.metrics.state import SelfUse
 
 NOW_S = 5000.0
-AES = "AES_128_GCM"
+AES = "AES-128-GCM"
 SENT = Kind(8443, "ktls-sidecar", "TLSv1.3", AES, "sw", "none")
 BOTH = Kind(8443, "ktls-sidecar", "TLSv1.2", AES, "hw", "sw")
 PLAIN = Kind(8443, "ktls-sidecar", "", "", "none", "none")

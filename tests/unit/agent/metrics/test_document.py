@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ktls_agent.evidence.model import Kind, Snapshot
+from ktls_agent.evidence.model import Kind, Snapshot, Volume
 from ktls_agent.metrics.document import document
 from ktls_agent.report import render
 
@@ -81,6 +81,12 @@ def test_page_names_what_is_wrong() -> None:
         assert words in page
     page = render(made(order="pending", lease_left_s=12.0))
     assert "reverts in 12 s unless confirmed" in page
+
+
+def test_page_says_of_how_much_a_share_is() -> None:
+    huge = replace(SNAPSHOT, unattributed=Volume(30_000, 0))
+    (line,) = [line for line in render(made(huge)).splitlines() if "kernel" in line and "sent" in line]
+    assert line.split()[2:] == ["all", "23.75", "%", "39.1", "KiB", "29.3", "KiB"], "the unattributed are of the whole"
 
 
 def test_page_without_evidence_says_so() -> None:
