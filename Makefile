@@ -53,7 +53,7 @@ vm-levers: prepare
 	@$(BIN)/pytest -q tests/vm/levers
 
 vm-sidecar: prepare
-	@$(BIN)/pytest -q tests/vm/sidecar
+	@$(BIN)/pytest -q tests/vm/sidecar tests/vm/evidence
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
 	@$(BIN)/ktls lab build --image debian13-gnutls

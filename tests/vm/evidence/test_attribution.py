@@ -249,7 +249,7 @@ def test_a_kernel_warning_that_names_tls_is_counted(host: Deployed) -> None:
     assert "suppressed" in said, said
     after = evidence(host)
     assert after.kernel_warnings == before + 1
-    assert after.kernel_warning.startswith("tls_noise")
+    assert "tls_noise" in after.kernel_warning
 
 
 def test_without_the_helper_the_agent_says_so(host: Deployed) -> None:
