@@ -46,17 +46,20 @@ orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q tests/orchestration
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
-	@echo 'vm: levers and sidecar at the same time; each shows what it did when it is done, in some ten minutes'
-	@$(MAKE) --no-print-directory -j2 -O vm-levers vm-sidecar
+	@echo 'vm: levers, sidecar and agent, two at the same time; each shows what it did when it is done, in some ten minutes'
+	@$(MAKE) --no-print-directory -j2 -O vm-levers vm-sidecar vm-agent
 
 vm-fleet: prepare
-	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab tests/vm/metrics
+	@$(BIN)/pytest -q tests/vm/fleet tests/vm/lab
 
 vm-levers: prepare
 	@$(BIN)/pytest -q tests/vm/levers
 
 vm-sidecar: prepare
-	@$(BIN)/pytest -q tests/vm/sidecar tests/vm/pull
+	@$(BIN)/pytest -q tests/vm/sidecar
+
+vm-agent: prepare
+	@$(BIN)/pytest -q tests/vm/agent tests/vm/evidence tests/vm/guards tests/vm/metrics tests/vm/pull
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
 	@$(BIN)/ktls lab build --image debian13-gnutls
@@ -72,4 +75,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration vm vm-fleet vm-levers vm-sidecar vm-gnutls bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration vm vm-fleet vm-levers vm-sidecar vm-agent vm-gnutls bench molecule clean

@@ -225,7 +225,9 @@ class Ledger:
                     continue
                 group = self._group(raw_port, family, source)
                 self.destroyed += group is not None
-                if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < self._full_s:
+                # Until the judgement a notice may be of the time before the last full dump without being late.
+                due_s = self._full_s if self._judged is None else self._before_s
+                if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < due_s:
                     self._closed_late(group, acked, received, now_s - quiet_ms / 1000)
                     continue
                 if group is not None or not self._cannot_be_tls(raw_port):

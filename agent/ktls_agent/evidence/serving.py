@@ -245,22 +245,27 @@ def choose(
     ``held``: which sockets of some a process is known to hold. One that several hold belongs to the first of those that
     map a TLS library: the others, like the one that opened it for them, only keep it.
     """
-    wanted = frozenset(listening)
     ordered = sorted(processes, key=lambda process: (not process.maps_tls, process.pid))
-    chosen = []
+    able: dict[int, list[Process]] = {}
+    chosen: dict[int, Process] = {}
+    undecided: set[int] = set()
     for inode, socket in listening.items():
-        able = [
+        able[inode] = [
             process
             for process in ordered
             if process.maps_tls or process.name in config.processes or socket.port in config.ports
         ]
-        here = [process for process in able if socket.cgroup in process.groups]
-        if len({process.name for process in here}) != 1:
-            # No group tells, or there is more than one program in it.
-            here = [process for process in able if inode in held(process, wanted)] or here
+        here = [process for process in able[inode] if socket.cgroup in process.groups]
         if here:
-            chosen.append((socket.port, socket.address, here[0]))
-    return chosen
+            chosen[inode] = here[0]
+        if len({process.name for process in here}) != 1:
+            undecided.add(inode)  # no group tells, or there is more than one program in it
+    wanted = frozenset(undecided)
+    for process in reversed(ordered) if wanted else ():
+        for inode in held(process, wanted):
+            if process in able[inode]:
+                chosen[inode] = process
+    return [(listening[inode].port, listening[inode].address, process) for inode, process in chosen.items()]
 
 
 def plain_address(family: int, source: bytes) -> bytes:

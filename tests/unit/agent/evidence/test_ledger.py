@@ -360,6 +360,22 @@ def test_ended_before_it_was_ever_seen_and_closed_late_where_nothing_was_opened(
     check(world, all_attributed=True)
 
 
+def test_ended_just_before_the_dump_and_noticed_after_it(world: World) -> None:
+    """It is not late, and its context is of this interval: the userspace one beside it must not be taken for it."""
+    world.now_s += 10
+    world.scan()
+    conn = world.short(443, 100, 300, "tx")
+    world.notices.clear()
+    world.short(443, 7000, 300)
+    world.drain()
+    world.now_s += 5
+    world.dump()
+    world.ledger.gone([conn.notice(world.now_s)], world.now_s)
+    world.ledger.settle()
+    assert (443, TX) not in world.attributed()
+    check(world)
+
+
 ACTIONS = (
     "open",
     "other",
