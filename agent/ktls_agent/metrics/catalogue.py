@@ -62,11 +62,28 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
             ("direction",),
             "bytes",
         ),
+        Metric(
+            "ktls_inferred_bytes_total",
+            _COUNTER,
+            "Bytes of ktls_bytes_total whose mode follows from the kernel's counters and was not seen.",
+            ("direction",),
+            "bytes",
+        ),
+        Metric("ktls_held_bytes", _GAUGE, "Bytes whose mode the next full look will tell.", ("direction",), "bytes"),
+        Metric("ktls_vanished_connections_total", _COUNTER, "Connections that went without a report of their end."),
         Metric("ktls_destroyed_connections_total", _COUNTER, "Serving connections whose end the kernel reported."),
         Metric("ktls_lost_events_total", _COUNTER, "Times that the kernel dropped reports of ended connections."),
         Metric("ktls_kernel_warnings_total", _COUNTER, "Kernel log lines that warn and name tls."),
         Metric(
             "ktls_evidence_age_seconds", _GAUGE, "Age of the evidence that these metrics are made from.", (), "seconds"
+        ),
+        Metric("ktls_evidence_problems", _GAUGE, "Things that the evidence could not look at."),
+        Metric(
+            "ktls_evidence_start_boottime_seconds",
+            _GAUGE,
+            "When the observer started, on CLOCK_BOOTTIME; its counters begin there.",
+            (),
+            "seconds",
         ),
         Metric("ktls_scan_cpu_seconds_total", _COUNTER, "CPU time spent looking at connections.", (), "seconds"),
     ),

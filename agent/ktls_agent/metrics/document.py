@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..evidence.model import Kind, Snapshot
+from ..evidence.model import Kind, Snapshot, Volume
 from .kernel import DIRECTIONS, bytes_by_path
 from .serving import HAVE, activation, rows
 from .state import SelfUse, drift, observed_phase, ordered_phase
@@ -152,7 +152,12 @@ def _evidence(snapshot: Snapshot, now_s: float) -> dict[str, Any]:
             {**_kind(kind), "sent": volume.sent, "received": volume.received}
             for kind, volume in sorted(snapshot.volumes.items())
         ],
-        "unattributed": {"sent": snapshot.unattributed.sent, "received": snapshot.unattributed.received},
+        "since_s": snapshot.since_s,
+        "unattributed": _both(snapshot.unattributed),
+        "inferred": _both(snapshot.inferred),
+        "held": _both(snapshot.held),
+        "vanished": snapshot.vanished,
+        "problems": list(snapshot.problems),
         "nic": {interface: dict(counters) for interface, counters in snapshot.nic.items()},
         "destroyed": snapshot.destroyed,
         "lost_events": snapshot.lost_events,
@@ -160,6 +165,10 @@ def _evidence(snapshot: Snapshot, now_s: float) -> dict[str, Any]:
         "kernel_warnings": snapshot.kernel_warnings,
         "kernel_warning": snapshot.kernel_warning,
     }
+
+
+def _both(volume: Volume) -> dict[str, int]:
+    return {"sent": volume.sent, "received": volume.received}
 
 
 def _kind(kind: Kind) -> dict[str, Any]:

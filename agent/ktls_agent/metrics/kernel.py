@@ -33,11 +33,16 @@ def from_snapshot(snapshot: Snapshot, now_s: float) -> Iterator[Family]:
         "ktls_bytes_total",
         (Sample(count, dict(zip(_BYTES, key))) for key, count in bytes_by_path(snapshot).items()),
     )
-    unattributed = {"sent": snapshot.unattributed.sent, "received": snapshot.unattributed.received}
-    yield family(
-        "ktls_unattributed_bytes_total",
-        (Sample(count, {"direction": direction}) for direction, count in unattributed.items()),
-    )
+    for name, volume in (
+        ("ktls_unattributed_bytes_total", snapshot.unattributed),
+        ("ktls_inferred_bytes_total", snapshot.inferred),
+        ("ktls_held_bytes", snapshot.held),
+    ):
+        counts = (("sent", volume.sent), ("received", volume.received))
+        yield family(name, (Sample(count, {"direction": direction}) for direction, count in counts))
+    yield family("ktls_vanished_connections_total", [Sample(snapshot.vanished)])
+    yield family("ktls_evidence_problems", [Sample(len(snapshot.problems))])
+    yield family("ktls_evidence_start_boottime_seconds", [Sample(snapshot.since_s)])
     yield family("ktls_destroyed_connections_total", [Sample(snapshot.destroyed)])
     yield family("ktls_lost_events_total", [Sample(snapshot.lost_events)])
     yield family("ktls_kernel_warnings_total", [Sample(snapshot.kernel_warnings)])

@@ -18,7 +18,7 @@ from .scraper import METRICS_SOCKET, Prometheus, wait
 
 ME = f'job="ktls",instance="{HOST}"'
 #: The agent collects evidence from the kernel: connections, bytes, cost.
-EVIDENCE = False
+EVIDENCE = True
 
 
 def ordered(deployed: Deployed, epoch: int) -> int:
