@@ -138,7 +138,7 @@ class Agent:
         self._watching: asyncio.Future[Any] | None = None
         self._keeping: asyncio.Future[Any] | None = None
         self._clearing = False
-        self._armed = False
+        self._armed: bool | None = None  # not known: an agent before us may have done it
         self._intent: PutIntent | None = None  # of the pending order, as it is on disk
         self._touched = False  # the intent on disk may be another than that of the pending order
         self._applying: Order | None = None
@@ -634,7 +634,7 @@ class Agent:
         for future in after:
             await _landed(future)
         async with self._timer_lock:
-            if self._applying is not None or self.state.status == "pending":
+            if self._applying is not None or self.state.status == "pending" or self._armed is False:
                 return
             try:
                 await self._levers.disarm()

@@ -14,7 +14,7 @@ HelperCall = Callable[[str, "dict[str, Any]", float], Awaitable["dict[str, Any]"
 """``call(path, request, timeout_s)``: the answer, or KtlsError."""
 
 # A helper is a process that systemd starts for one answer; on a loaded or emulated host that takes seconds.
-TIMEOUT_S = 20.0
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
