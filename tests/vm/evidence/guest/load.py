@@ -55,6 +55,7 @@ def fetch(job: dict[str, Any], contexts: dict[str, ssl.SSLContext]) -> tuple[int
             while left > 0:
                 left -= len(until(lambda: tls.read(65536)))
         if job.get("abort"):
+            time.sleep(0.5)  # delayed acknowledgements are sent: what the peer has not heard of is in no count
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return sent, received
         if job.get("hang_up"):  # the server waits for that
