@@ -116,7 +116,7 @@ def other(port: int, connections: int, size: int = SMALL) -> dict[str, JSON]:
 MIX = [
     https("10.99.0.1", 12),
     https("fd99::1", 8),
-    https("10.99.0.1", 1, size=LARGE),
+    https("10.99.0.1", 1, size=LARGE, requests=2, pause_s=2 * INTERVAL_S),  # a full scan sees it
     https("fd99::1", 1, requests=4, pause_s=1.0),
     https("10.99.0.1", 2, abort=True),
 ]
@@ -184,8 +184,8 @@ def test_what_is_attributed_is_what_was_on_the_wire(host: Deployed) -> None:
     sent, _ = check_total(total, rest, results)
     print(f"  {found}; unattributed {rest.sent / sent:.2%}")
     assert set(found) <= {("sw", "none"), ("none", "none")}
-    # Without samples, which an emulated CPU is too slow for, the large one is open if it ends just after a scan.
-    assert found[("sw", "none")].sent >= 0.25 * sent
+    # The long one is seen and exact. Of the short ones as much as the counters prove, on a CPU too slow for samples.
+    assert found[("sw", "none")].sent >= 2 * LARGE
     # In userspace nothing but handshakes that a dump happened to see.
     assert found.get(("none", "none"), Volume()).sent <= 10_000
     assert {kind.process for kind in after.volumes if kind.port == SIDECAR and kind.tx == "sw"} == {"ktls-sidecar"}
