@@ -20,7 +20,11 @@ SHORT_S = 45  # an emulated helper may take ten seconds, and an order waits for 
 
 @pytest.fixture(autouse=True)
 def helper_is_warm(deployed: Deployed) -> None:
-    """The first answer of the kernel's reader takes longer than a self-test waits on an emulated CPU."""
+    """The first answer of the kernel's reader takes longer than a self-test waits on an emulated CPU.
+
+    What another test has switched off is clear again.
+    """
+    shell(deployed, "ktls-agent clear --json; ktls-agent revert --reason between-tests --json")
     deployed.wait("the probe", lambda: deployed.agent(HOST, "probe")["probe"]["ktls_tx"] is not None, 60)
 
 

@@ -58,7 +58,7 @@ def test_a_host_without_the_module_is_refused_with_the_cure(deployed: Deployed) 
         assert rule in said, "the file that blocks the module is named"
         refused = deployed.ktls(*ROLLOUT, "--limit", "web3")
         assert refused.returncode == 1
-        assert "modprobe tls" in " ".join(refused.stdout.split())
+        assert f"module tls is blocked by {rule}" in " ".join(refused.stdout.split())
     finally:
         deployed.lab.ssh("web3", f"rm {rule}; modprobe tls")
     assert "tls" in deployed.lab.ssh("web3", "cat /proc/sys/net/ipv4/tcp_available_ulp").stdout
