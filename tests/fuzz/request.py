@@ -127,7 +127,9 @@ class RequestTarget:
             if plan.status not in STATUSES:
                 broken(f"status {plan.status}")
             if file is not None:
-                real = os.readlink(f"/proc/self/fd/{file.fd}").encode()
+                # What is held in memory has no descriptor, but the path that it was found by.
+                held = file.content is not None
+                real = os.path.realpath(file.path) if held else os.readlink(f"/proc/self/fd/{file.fd}".encode())
                 if not real.startswith(self._real) or b"/." in real[len(self._real) - 1 :]:
                     broken(f"{request.target!r} opens {real!r}")
             self._check(pieces(plan, request.method == "HEAD", not parsed.keep_alive), request.method, file)
