@@ -7,7 +7,7 @@ The two objects are the agent's answer right after the order took effect (``befo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ def judge_host(
     if before is None or after is None:
         check = Check("reachable", "fail", "the host did not answer during the soak")
         return Verdict("fail", (check,), None, 0, 0)
-    moved = _bytes_moved(before, after)
+    moved = _bytes_moved(phase, before, after)
     checks = [
         Check("reachable", "pass", "agent answered"),
         _order_check(phase, after),
@@ -115,13 +115,32 @@ def _worst(checks: list[Check]) -> Outcome:
     return "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
-def _bytes_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
+def _bytes_moved(phase: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
     """Bytes by path between two readings; empty when a reading lacks them or the sidecar restarted."""
     first, last = _sidecar(before), _sidecar(after)
     if first is None or last is None or first.get("pid") != last.get("pid"):
         return {}
-    moved = {key: last["bytes"][key] - first["bytes"].get(key, 0) for key in last["bytes"]}
+    earlier, later = _sent_under(phase, first), _sent_under(phase, last)
+    if earlier is None or later is None:
+        earlier, later = first["bytes"], last["bytes"]
+    moved = {key: count - earlier.get(key, 0) for key, count in later.items()}
     return {} if any(count < 0 for count in moved.values()) else moved
+
+
+def _sent_under(phase: str, sidecar: Mapping[str, Any]) -> Mapping[str, int] | None:
+    """Bytes by path of the connections that drew the phase's mode; None when that cannot be told.
+
+    What was accepted before the order goes on as it began and says nothing about the phase. While the share is one,
+    nothing that is accepted after the order draws another mode.
+    """
+    rows = sidecar.get("by")
+    if phase == "userspace" or not isinstance(rows, Sequence) or sidecar.get("share") != 1:
+        return None
+    sent = {"ktls_tx": 0, "userspace": 0}
+    for row in rows:
+        if row["assigned"] == phase:
+            sent["ktls_tx" if row["path"].startswith("ktls_tx") else "userspace"] += row["bytes_total"]
+    return sent
 
 
 def _sidecar(status: Mapping[str, Any]) -> Mapping[str, Any] | None:

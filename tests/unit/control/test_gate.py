@@ -42,6 +42,33 @@ def test_a_healthy_host_passes_and_shows_its_numbers() -> None:
     assert verdict.share == pytest.approx(0.999, abs=1e-4)
 
 
+def row(assigned: str, path: str, sent: int) -> dict[str, Any]:
+    return {"assigned": assigned, "path": path, "bytes_total": sent}
+
+
+@pytest.mark.parametrize(
+    ("share", "rows", "outcome"),
+    [
+        (1.0, [row("tx", "ktls_tx", 99_000), row("userspace", "userspace", 90_000)], "pass"),
+        (1.0, [row("tx", "ktls_tx", 90_000), row("tx", "userspace", 9_000)], "fail"),
+        (1.0, [row("userspace", "userspace", 99_000)], "inconclusive"),
+        (0.5, [row("tx", "ktls_tx", 99_000), row("userspace", "userspace", 90_000)], "fail"),
+    ],
+    ids=["begun before the order", "fell back", "nothing under the order", "others drew userspace on purpose"],
+)
+def test_what_was_accepted_before_the_order_does_not_count(
+    share: float, rows: list[dict[str, Any]], outcome: str
+) -> None:
+    before, after = copy.deepcopy(BEFORE), copy.deepcopy(AFTER)
+    before["sidecar"].update(share=share, by=[row("userspace", "userspace", 10_000)])
+    sent = {name: sum(one["bytes_total"] for one in rows if one["path"] == name) for name in ("ktls_tx", "userspace")}
+    sent["userspace"] += 10_000
+    after["sidecar"].update(
+        share=share, by=[row("userspace", "userspace", 10_000), *rows], bytes={**sent, "ktls_tx": sent["ktls_tx"] + 500}
+    )
+    assert judge_host("tx", before, after, POLICY).outcome == outcome
+
+
 def change(edit: Callable[[Status], object]) -> Status:
     after = copy.deepcopy(AFTER)
     edit(after)
