@@ -128,7 +128,7 @@ def test_link_down_on_the_canary_stops_the_run_and_its_lease_takes_it_back(deplo
             (deployed.status()["web1"].get("order"), deployed.status()["web1"].get("phase"))
             == ("reverted", "userspace")
         ),
-        120,
+        180,
     )
     assert "lease" in deployed.status()["web1"]["revert_reason"]
 
