@@ -19,7 +19,7 @@ from .audit_trail import AuditTrail
 from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
-from .doctor.digest import Ledger
+from .doctor.digest import History
 from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
@@ -49,13 +49,13 @@ class Daemon:
         agent: Agent,
         observer: Observer,
         parts: Sequence[Part] = (),
-        ledger: Ledger | None = None,
+        history: History | None = None,
     ) -> None:
         """Join everything; :meth:`run` brings it to life."""
         self.config = config
         self.agent = agent
         self.parts = Parts(parts)
-        self._ledger = ledger or Ledger()
+        self._history = history or History()
         self._observer = observer
         self._stop = asyncio.Event()
 
@@ -120,7 +120,7 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         await action(request)
-        more = {"digest": self._ledger.as_dict()} if verb == "doctor" else {}
+        more = {"digest": self._history.as_dict()} if verb == "doctor" else {}
         return {**await self.status(), **more}
 
     async def status(self, sockets: bool = True) -> dict[str, Any]:
@@ -177,16 +177,16 @@ def build(config: AgentConfig) -> Daemon:
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
-    ledger = Ledger()
+    history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
-    guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, ledger=ledger)
+    guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
     parts: list[Part] = [evidence, guards, audit, PullPart()]
     service: Daemon
     collector = Collector(
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock
     )
     parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
-    service = Daemon(config, agent, Observer(agent, diag), parts, ledger)
+    service = Daemon(config, agent, Observer(agent, diag), parts, history)
     return service
 
 

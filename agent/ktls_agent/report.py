@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ktls_host.errors import KtlsError
+from ktls_host.exchange import exchange
 
 UNKNOWN = "unknown"  # what the kernel does not tell of userspace TLS; metrics/kernel.py
 LIMIT = 16 * 1024 * 1024
@@ -23,19 +22,8 @@ def fetch(path: str, timeout_s: float) -> dict[str, Any]:
 
     Raises :class:`KtlsError`: unreachable, timeout, protocol.
     """
-    deadline = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.settimeout(timeout_s)
-            _connect(sock, path)
-            sock.sendall(b"GET /report.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = _all(sock, deadline)
-        except socket.timeout as error:
-            message = f"{path} did not answer within {timeout_s:g} s; look at the log of ktls-agent"
-            raise KtlsError("timeout", message) from error
-        except OSError as error:
-            message = f"lost the connection to {path} ({error.strerror}); look at the log of ktls-agent"
-            raise KtlsError("protocol", message) from error
+    request = b"GET /report.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = exchange(path, request, LIMIT, timeout_s)
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b"\r\n")[0].split(b" ")[1:2]
     try:
@@ -45,31 +33,6 @@ def fetch(path: str, timeout_s: float) -> dict[str, Any]:
     if status != [b"200"] or not isinstance(document, dict) or "schema" not in document:
         raise KtlsError("protocol", f"{path} answered without a report; see the log of ktls-agent")
     return document
-
-
-def _connect(sock: socket.socket, path: str) -> None:
-    try:
-        sock.connect(path)
-    except socket.timeout:
-        raise
-    except OSError as error:
-        denied = error.errno == errno.EACCES
-        cure = "run this as root or as a member of group ktls" if denied else "start ktls-agent"
-        raise KtlsError("unreachable", f"cannot connect to {path} ({error.strerror}): {cure}") from error
-
-
-def _all(sock: socket.socket, deadline: float) -> bytes:
-    chunks = bytearray()
-    while len(chunks) <= LIMIT:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout
-        sock.settimeout(left)
-        chunk = sock.recv(65536)
-        if not chunk:
-            break
-        chunks += chunk
-    return bytes(chunks)
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -95,7 +58,7 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _activation(report["activation"])
     yield from _counts(report)
     yield ""
-    memory = _bytes(agent["resident_bytes"])
+    memory = "not known" if agent["resident_bytes"] is None else _bytes(agent["resident_bytes"])
     yield f"Agent: {memory} resident, {agent['cpu_s']:.1f} s of CPU in {_age(agent['uptime_s'])}"
     for problem in report["problems"]:
         yield f"PROBLEM: {problem}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .errors import KtlsError
-from .jsonsock import reason
+from .exchange import reason
 from .unixsock import listening_place
 
 TIMEOUT_S = 10.0

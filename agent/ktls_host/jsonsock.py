@@ -8,16 +8,13 @@ from the kernel (``SO_PEERCRED``, unix(7)), so authority needs no secret.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import socket
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
 from .errors import KtlsError
+from .exchange import exchange
 
 if TYPE_CHECKING:
     from .jsonserver import JsonServer
@@ -58,21 +55,10 @@ def call(path: str, request: JsonObject, timeout_s: float = 5.0) -> JsonObject:
     ``timeout_s`` bounds the whole exchange in seconds. Raises :class:`JsonSockError`, also for an answer with
     ``"ok": false``.
     """
-    deadline = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.settimeout(timeout_s)
-            _connect(sock, path)
-            # A server that refuses early may close before it has read everything: its answer still counts.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(encode(request))
-            line = _read_line(sock, deadline)
-        except socket.timeout as error:
-            message = f"{path} did not answer within {timeout_s:g} s; look at the log of its service"
-            raise JsonSockError("timeout", message) from error
-        except OSError as error:
-            message = f"lost the connection to {path} ({reason(error)}); look at the log of its service"
-            raise JsonSockError("protocol", message) from error
+    try:
+        line = exchange(path, encode(request), MAX_LINE, timeout_s, lambda data: b"\n" in data)
+    except KtlsError as error:
+        raise JsonSockError(error.code, error.message) from error
     return _checked(path, line)
 
 
@@ -82,36 +68,6 @@ def encode(message: JsonObject) -> bytes:
     if len(line) > MAX_LINE:
         raise ValueError(f"a message of {len(line)} bytes is over the limit of {MAX_LINE}")
     return line
-
-
-def _connect(sock: socket.socket, path: str) -> None:
-    try:
-        sock.connect(path)
-    except socket.timeout:
-        raise
-    except OSError as error:
-        cure = (
-            "run this as root or as a member of the socket's group"
-            if error.errno == errno.EACCES
-            else "start the service that owns it"
-        )
-        raise JsonSockError("unreachable", f"cannot connect to {path} ({reason(error)}): {cure}") from error
-
-
-def _read_line(sock: socket.socket, deadline: float) -> bytes:
-    data = bytearray()
-    while b"\n" not in data:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout
-        sock.settimeout(left)
-        chunk = sock.recv(65536)
-        if not chunk:
-            break
-        data += chunk
-        if len(data) > MAX_LINE:
-            break
-    return bytes(data)
 
 
 def _checked(path: str, line: bytes) -> JsonObject:
@@ -132,11 +88,6 @@ def _checked(path: str, line: bytes) -> JsonObject:
     if not isinstance(error_part, dict) or not error_part.get("code"):
         raise JsonSockError("protocol", f"{path} refused the request without saying why")
     raise JsonSockError(str(error_part["code"]), str(error_part.get("message") or error_part["code"]))
-
-
-def reason(error: OSError) -> str:
-    """Return what an operating system error says, without its number."""
-    return error.strerror or str(error) or type(error).__name__
 
 
 async def serve_unix(

@@ -9,7 +9,7 @@ import socket
 import stat
 
 from .errors import KtlsError
-from .jsonsock import reason
+from .exchange import reason
 
 _MAX_UNIX_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its final zero (unix(7))
 

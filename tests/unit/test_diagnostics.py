@@ -18,6 +18,7 @@ OTHERS = (
     "release.py",
     "certificate.py",
     "unixsock.py",
+    "exchange.py",
     "httpserver.py",
     "jsonserver.py",
     "jsonsock.py",

@@ -61,12 +61,7 @@ def digest(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def observer_start(snapshot: Snapshot) -> float:
-    """When the observer of ``snapshot`` started, where it says so: another value means that its counters began anew."""
-    return float(getattr(snapshot, "since_s", 0.0))
-
-
-class Ledger:
+class History:
     """Follows snapshots: the first under the present phase, the newest, and the cost of each phase."""
 
     def __init__(self) -> None:
@@ -84,7 +79,7 @@ class Ledger:
         if phase != self._phase:
             # The first stretch under a new phase has something of both: it counts for neither.
             self._phase, self._start = phase, snapshot
-        elif last is not None and observer_start(snapshot) == observer_start(last):
+        elif last is not None and snapshot.since_s == last.since_s:
             cost = self._cost.setdefault(phase, {"cpu_s": 0.0, "sent": 0.0, "seconds": 0.0})
             before = {use.process: use.cpu_s for use in last.processes}
             cost["cpu_s"] += sum(max(0.0, use.cpu_s - before.get(use.process, use.cpu_s)) for use in snapshot.processes)

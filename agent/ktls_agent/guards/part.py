@@ -21,7 +21,7 @@ from ktls_host import tls_stat
 from ktls_host.errors import KtlsError
 
 from ..core import Agent, boot_id
-from ..doctor.digest import Ledger
+from ..doctor.digest import History
 from ..evidence.model import Snapshot
 from ..machine import USERSPACE
 from ..metrics.family import Family, Sample
@@ -59,9 +59,9 @@ class GuardPart:
         keep: Keep,
         latest: Callable[[], Snapshot | None] = _no_snapshot,
         stat_path: str = tls_stat.PATH,
-        ledger: Ledger | None = None,
+        history: History | None = None,
     ) -> None:
-        """``probes`` is told of every self-probe of ``agent`` by whoever runs it; ``ledger`` of every snapshot.
+        """``probes`` is told of every self-probe of ``agent`` by whoever runs it; ``history`` of every snapshot.
 
         ``latest`` returns the newest evidence, or None before the first.
         """
@@ -71,7 +71,7 @@ class GuardPart:
         self._keep = keep
         self._latest = latest
         self._stat_path = stat_path
-        self._ledger = ledger or Ledger()
+        self._history = history or History()
         self._watch = Watch(config.rules)
         self._reader = Reader()
         self._series: deque[Reading] = deque(maxlen=_SERIES)
@@ -150,7 +150,7 @@ class GuardPart:
             snapshot = self._latest()
             if snapshot is not None:
                 self._reader.snapshot(snapshot)
-                self._ledger.take(snapshot, self._agent.state.wanted)
+                self._history.take(snapshot, self._agent.state.wanted)
             if snapshot is None or not snapshot.namespaces or self._agent.clock() - snapshot.at_s > _OLD_S:
                 # Without the observer we still see our own network namespace.
                 counters = await self._agent.in_thread(tls_stat.read, self._stat_path)

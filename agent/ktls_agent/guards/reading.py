@@ -13,7 +13,6 @@ from typing import Any
 
 from ktls_host.tls_stat import GAUGE_PREFIX
 
-from ..doctor.digest import observer_start
 from ..evidence.model import Snapshot
 from ..probe_log import Tally
 from .model import KERNEL, LOG, PROBE, SIDECAR, Reading
@@ -73,7 +72,7 @@ class Reader:
         if snapshot.at_s == self._snapshot_s:
             return
         self._snapshot_s = snapshot.at_s
-        since = observer_start(snapshot)
+        since = snapshot.since_s
         fresh, self._since_s = self._since_s is not None and since != self._since_s, since
         for namespace, counters in snapshot.namespaces.items():
             self.tls_stat(namespace, counters, snapshot.at_s)

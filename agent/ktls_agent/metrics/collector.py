@@ -91,10 +91,10 @@ def _of_part(part: Part) -> list[Family]:
 
 def self_use(started_s: float) -> SelfUse:
     """Return what this process uses (getrusage(2), proc_pid_statm(5))."""
-    resident = 0
+    resident = None
     try:
         with open("/proc/self/statm", encoding="ascii") as handle:
             resident = int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
-        pass  # shown as 0, which no process has
+        pass  # not known is not shown
     return SelfUse(time.process_time(), resident, started_s)

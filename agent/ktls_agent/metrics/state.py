@@ -17,10 +17,10 @@ _LIVE = ("pending", "committed")
 
 @dataclass(frozen=True)
 class SelfUse:
-    """What the agent's own process uses: CPU seconds, resident bytes, and its start as Unix time in seconds."""
+    """What the agent's own process uses: CPU seconds, resident bytes if known, its start as Unix time in seconds."""
 
     cpu_s: float
-    resident_bytes: int
+    resident_bytes: int | None
     started_s: float
 
 
@@ -76,7 +76,7 @@ def from_status(status: Mapping[str, Any]) -> Iterator[Family]:
 def from_self(use: SelfUse) -> Iterator[Family]:
     """Return what the agent costs."""
     yield family("ktls_agent_cpu_seconds_total", [Sample(round(use.cpu_s, 3))])
-    yield family("ktls_agent_resident_memory_bytes", [Sample(use.resident_bytes)])
+    yield family("ktls_agent_resident_memory_bytes", _known(use.resident_bytes))
     yield family("ktls_agent_start_time_seconds", [Sample(round(use.started_s, 3))])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from ktls_agent.doctor.digest import Ledger, digest
+from ktls_agent.doctor.digest import History, digest
 from ktls_agent.evidence.model import Kind, ProcessUse, Snapshot, Volume
 from ktls_host.jsonsock import MAX_LINE
 
@@ -30,9 +30,9 @@ def test_the_largest_host_fits_one_line_twice() -> None:
         nic=nic,
         kernel_warning="w" * 9999,
     )
-    ledger = Ledger()
-    ledger.take(huge, "tx")
-    assert len(json.dumps(ledger.as_dict())) < MAX_LINE * 0.4
+    history = History()
+    history.take(huge, "tx")
+    assert len(json.dumps(history.as_dict())) < MAX_LINE * 0.4
     small = digest(huge)
     assert len(small["kinds"]) == 25
     assert not any(name.startswith(("tx0_", "rx0_")) for counters in small["nic"].values() for name in counters)
@@ -40,7 +40,7 @@ def test_the_largest_host_fits_one_line_twice() -> None:
 
 
 def test_cost_is_by_phase_and_the_change_counts_for_neither() -> None:
-    ledger = Ledger()
+    history = History()
     for at, sent, cpu, phase in (
         (0.0, 1000, 50.0, "userspace"),
         (10.0, 2000, 60.0, "userspace"),
@@ -49,14 +49,14 @@ def test_cost_is_by_phase_and_the_change_counts_for_neither() -> None:
         (30.0, 99999, 999.0, "tx"),
         (40.0, 9600, 90.0, "tx"),
     ):
-        ledger.take(snapshot(at, sent, cpu), phase)
-    cost = ledger.as_dict()["cost"]
+        history.take(snapshot(at, sent, cpu), phase)
+    cost = history.as_dict()["cost"]
     assert cost == {
         "userspace": {"cpu_s": 10.0, "sent": 1000.0, "seconds": 10.0},
         "tx": {"cpu_s": 1.0, "sent": 600.0, "seconds": 20.0},
     }
-    assert (ledger.as_dict()["start"]["at_s"], ledger.as_dict()["now"]["at_s"]) == (20.0, 40.0)
+    assert (history.as_dict()["start"]["at_s"], history.as_dict()["now"]["at_s"]) == (20.0, 40.0)
 
 
 def test_empty_is_empty() -> None:
-    assert Ledger().as_dict() == {"start": None, "now": None, "cost": {}}
+    assert History().as_dict() == {"start": None, "now": None, "cost": {}}

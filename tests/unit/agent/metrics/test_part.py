@@ -173,7 +173,7 @@ def test_report_for_people_and_programs(tmp_path: Path, capsys: pytest.CaptureFi
 
     served(tmp_path, scenario)
     assert cli.main(["report", "--socket", str(tmp_path / "metrics.sock")]) == 3
-    assert "start ktls-agent" in capsys.readouterr().err
+    assert "start the service that owns it" in capsys.readouterr().err
 
 
 def test_the_order_machine_goes_on_while_a_scraper_holds_the_line(tmp_path: Path) -> None:
