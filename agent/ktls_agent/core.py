@@ -226,6 +226,7 @@ class Agent:
                 if transition.state is before:
                     return
                 await self._prepare(transition, "the confirmation")
+                self._look()  # the shell may have ended the lease while we wrote
                 if self.state != before:
                     message = f"order {name} was reverted meanwhile: {self.state.reason}"
                     raise RefusedError("not_pending", message)
@@ -250,6 +251,7 @@ class Agent:
                 except RefusedError:
                     await self._withdraw()
                     raise
+                self._look()
                 if self.state != before:
                     await self._withdraw()
                     message = f"order {name} was reverted meanwhile: {self.state.reason}"

@@ -414,6 +414,25 @@ def test_a_damaged_lease_is_over(root: Path, shell: str, text: str) -> None:
     assert not list(Path.cwd().glob("pwned"))
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("deadline", "meanwhile"),
+    [
+        ("2000.00", 'rm {lease}; exec /bin/dd "$@"'),
+        ("999.00", '/bin/dd "$@"; rm {lease}'),
+        ("999.00", '/bin/dd "$@"; sed -i s/999.00/2000.00/ {lease}'),
+    ],
+    ids=["confirmed before it is read", "confirmed after it was read", "extended after it was read"],
+)
+def test_a_lease_that_the_agent_deals_with_meanwhile_is_not_over(
+    root: Path, deadline: str, meanwhile: str, shell: str
+) -> None:
+    write(root / "sbin/dd", f"#!/bin/sh\n{meanwhile.format(lease=lease(root, deadline))}\n", 0o755)
+    done = off(root, "--lease", shell=shell)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not flag(root), "kTLS that was confirmed stays"
+
+
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "dangling", "endless"])
 def test_a_lease_that_is_no_file_is_over_and_cannot_hang_it(root: Path, kind: str) -> None:
     path = root / "var/lib/ktls/lease"

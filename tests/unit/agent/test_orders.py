@@ -346,6 +346,32 @@ def test_cancel_is_for_this_order_and_idempotent(host: Host) -> None:
     assert host.audit.names.count("cancel") == 1
 
 
+@pytest.mark.parametrize(("verb", "after"), [("confirm", "after put order.json"), ("extend", "after put lease")])
+def test_what_the_shell_took_back_meanwhile_is_not_promised(host: Host, verb: str, after: str) -> None:
+    """The lease ended, by the other guardian's clock, while the answer was on its way to the disk."""
+    real = host.checkpoint
+
+    def checkpoint(name: str) -> None:
+        real(name)
+        if name == after and host.steps.count("after probe"):
+            (host.run_dir / "lapsed").touch()
+
+    host.checkpoint = checkpoint  # type: ignore[method-assign]
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await agent.order(order())
+        promise = agent.confirm("o1", 1) if verb == "confirm" else agent.extend("o1", 1, 600)
+        assert await refused(promise) == "not_pending"
+        assert (agent.state.status, agent.state.reason, agent.state.wanted) == (
+            "reverted", "lease_expired", "userspace",
+        )  # fmt: skip
+        await drained(agent)
+        assert json.loads((host.state_dir / "order.json").read_text())["status"] == "reverted"
+        assert not (host.state_dir / "lease").exists()
+
+    run(host, scenario)
+
+
 @pytest.mark.parametrize("how", ["cancel", "revert", "off", "lapsed", "flag"])
 def test_an_order_that_is_taken_back_on_its_way_does_not_arrive(host: Host, how: str) -> None:
     """It hangs at the timer, before it is in force; meanwhile somebody wants userspace."""
