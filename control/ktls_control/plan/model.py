@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as plain data. The file form is YAML with the same keys; see :mod:`.file`.
+
+Units: seconds, bytes, shares from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Inconclusive = Literal["pause", "fail"]
+Method = Literal["switchback", "connections", "difference", "none"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a host is not in any wave: ``code`` as in docs/diagnostics.md."""
+
+    code: str
+    message: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class PlannedHost:
+    """A host as it was when the plan was made.
+
+    :param facts: what must not have changed when the plan is applied: ``kernel``, ``openssl``, ``agent``, ``sidecar``.
+    :param labels: what caps go by: ``rack``, ``nic_model``, ``kernel``; empty strings are unknown.
+    :param cpus: online CPUs; None unknown.
+    :param busy: share of its CPUs in use at the time of the plan; None unknown.
+    """
+
+    facts: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int | None = None
+    busy: float | None = None
+
+
+@dataclass(frozen=True)
+class Soak:
+    """How long a wave is watched: over when ``min_s`` has passed AND the traffic is there, or after ``max_s``.
+
+    :param min_connections: connections that the wave has to accept during it, all hosts together.
+    :param min_bytes: bytes that each host has to send during it.
+    """
+
+    min_s: float
+    max_s: float
+    min_connections: int = 0
+    min_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a wave must show. Margins are the harm that is still accepted, as a share: 0.03 is 3 % worse.
+
+    :param min_share: smallest share of bytes that has to take the path of the phase, on each host.
+    :param cpu_margin: CPU time per byte of the serving processes.
+    :param latency_margin: p99 of the self-probe.
+    :param throughput_margin: bytes per second, lower is worse.
+    :param alpha: error rate of a false alarm of the whole gate.
+    :param method: the experiment that compares kTLS with userspace: ``switchback`` (blocks on the same host),
+        ``connections`` (drawn by connection), ``difference`` (before and after, against later waves), ``none``.
+    :param block_s: length of a block of a switchback.
+    :param washout_s: seconds at the start of each block that count for nothing.
+    :param on_inconclusive: what happens when ``max_s`` is over and the gate cannot tell.
+    """
+
+    min_share: float = 0.99
+    cpu_margin: float = 0.03
+    latency_margin: float = 0.05
+    throughput_margin: float = 0.05
+    alpha: float = 0.05
+    method: Method = "switchback"
+    block_s: float = 30.0
+    washout_s: float = 5.0
+    on_inconclusive: Inconclusive = "pause"
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Hosts that take the phase together, in the order in which they are asked.
+
+    :param approve: a person has to promote it before the next one starts.
+    :param detectable: smallest harm that its gate can tell from noise, by metric, as a share; None cannot be said.
+    :param expected_s: how long it takes if nothing is waited for.
+    """
+
+    number: int
+    name: str
+    hosts: tuple[str, ...]
+    soak: Soak
+    approve: bool = False
+    detectable: Mapping[str, float | None] = field(default_factory=dict)
+    expected_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """No wave is started in it (never an obstacle for off): ISO 8601 times with an offset, and why."""
+
+    start: str
+    end: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """CPU if every host went back to userspace TLS at once.
+
+    :param worst: busiest host after that, as a share of its CPUs; None unknown.
+    :param limit: above it no wave is promoted.
+    """
+
+    worst_host: str | None = None
+    worst: float | None = None
+    limit: float = 0.85
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole rollout.
+
+    :param fleet: name under which its runs, epochs and lock are kept on the control node.
+    :param epoch_floor: highest epoch that any host had taken when the plan was made.
+    :param failure_budget: hosts that may fail in the whole run before it ends; 0: the first one ends it.
+    :param sha256: digest of everything else, as :func:`.file.digest` computes it.
+    """
+
+    version: int
+    id: str
+    created: str
+    phase: str
+    inventory: str
+    group: str
+    limit: str | None
+    fleet: str
+    epoch_floor: int
+    lease_s: float
+    failure_budget: int
+    hosts: Mapping[str, PlannedHost]
+    refused: Mapping[str, tuple[Refusal, ...]]
+    waves: tuple[Wave, ...]
+    gates: Gates
+    freezes: tuple[Freeze, ...] = ()
+    headroom: Headroom = Headroom()
+    expected_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""

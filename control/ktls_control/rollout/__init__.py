@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rollout under way: its journal, its state, and what operators ask of it."""

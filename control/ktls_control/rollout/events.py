@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a rollout's journal: their names and what each carries.
+
+A line of the journal is one JSON object: ``seq`` (from 1), ``at`` (seconds since the epoch, control node), ``event``,
+the event's own keys, ``prev`` (``sha256`` of the line before, empty for the first) and ``sha256``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Keys of each event. Those that end in ``?`` may be missing.
+EVENTS: Mapping[str, tuple[str, ...]] = {
+    "run_started": ("run", "fleet", "epoch", "phase", "plan_sha256", "operator", "hosts", "waves"),
+    "run_resumed": ("operator", "epoch"),
+    "wave_opened": ("wave", "name", "hosts", "attempt", "order_id", "epoch", "lease_s"),
+    "host_ordered": ("wave", "host", "ok", "error?", "code?", "ordered_at_s?", "boot_id?"),
+    "soak_started": ("wave", "min_s", "max_s"),
+    # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, error?}}
+    "observed": ("wave", "hosts", "e_value?"),
+    # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why
+    "verdict": ("wave", "outcome", "verdict", "recheck"),
+    # on: approval, paused, inconclusive, freeze; until? seconds since the epoch
+    "waiting": ("wave", "on", "until?"),
+    "waited": ("wave", "on", "by?"),
+    # verb: pause, resume, promote, abort, off
+    "control": ("verb", "by", "why?"),
+    "confirming": ("wave",),
+    "host_confirmed": ("wave", "host", "ok", "error?", "code?"),
+    "wave_promoted": ("wave",),
+    "wave_reverting": ("wave", "why"),
+    # lease_left_s?: what a host that could not be reached will do by itself, and when
+    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?"),
+    "wave_reverted": ("wave", "why"),
+    "notified": ("trigger", "ok", "error?"),
+    # outcome: completed, failed, aborted, off
+    "run_ended": ("outcome", "why?"),
+}

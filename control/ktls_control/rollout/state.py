@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a rollout stands, folded from its journal. Pure: every view and every resume reads the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Of a host: waiting, ordering, soaking, judged, confirmed, reverted, failed, unreachable.
+#: Of a wave: waiting, ordering, soaking, judged, held, confirming, promoted, reverting, reverted.
+#: Of a run: running, completed, failed, aborted, off.
+
+
+@dataclass
+class HostState:
+    """One host; ``info`` is the last thing to say about it."""
+
+    state: str = "waiting"
+    since: float = 0.0
+    info: str = ""
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class WaveState:
+    """One wave; ``waiting`` says what it waits for (``approval``, ``paused``, ``inconclusive``, ``freeze``)."""
+
+    number: int
+    name: str
+    hosts: dict[str, HostState]
+    state: str = "waiting"
+    since: float = 0.0
+    attempt: int = 0
+    order_id: str = ""
+    waiting: str | None = None
+    soak_started: float | None = None
+    soak: tuple[float, float] = (0.0, 0.0)
+    lease_s: float = 0.0
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class RunState:
+    """One run."""
+
+    run: str = ""
+    fleet: str = ""
+    phase: str = ""
+    epoch: int = 0
+    plan_sha256: str = ""
+    operator: str = ""
+    started: float = 0.0
+    ended: float | None = None
+    outcome: str = "running"
+    why: str = ""
+    paused: bool = False
+    aborting: str | None = None
+    waves: list[WaveState] = field(default_factory=list)
+    events: int = 0
+    last: float = 0.0
+
+    def wave(self, number: int) -> WaveState:
+        """The wave of that number."""
+        return next(wave for wave in self.waves if wave.number == number)
+
+
+def fold(events: Iterable[Mapping[str, Any]]) -> RunState:
+    """The state after ``events``."""
+    state = RunState()
+    for event in events:
+        apply(state, event)
+    return state
+
+
+def apply(state: RunState, event: Mapping[str, Any]) -> None:
+    """Change ``state`` by one event."""
+    at, name = float(event["at"]), str(event["event"])
+    state.events += 1
+    state.last = at
+    handler = _HANDLERS.get(name)
+    if handler:
+        handler(state, event, at)
+
+
+def _run_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    for key in ("run", "fleet", "phase", "epoch", "plan_sha256", "operator"):
+        setattr(state, key, event[key])
+    state.started = at
+    state.waves = [
+        WaveState(wave["number"], wave["name"], {host: HostState() for host in wave["hosts"]})
+        for wave in event["waves"]
+    ]
+
+
+def _run_resumed(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    state.epoch, state.ended, state.outcome, state.why = event["epoch"], None, "running", ""
+
+
+def _wave_opened(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.state, wave.since, wave.waiting = "ordering", at, None
+    wave.attempt, wave.order_id, wave.lease_s = event["attempt"], event["order_id"], event["lease_s"]
+    wave.hosts = {name: HostState("ordering", at) for name in event["hosts"]}
+
+
+def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    host = state.wave(event["wave"]).hosts[event["host"]]
+    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
+    host.state, host.since = ("soaking" if event["ok"] else failed), at
+    host.info = str(event.get("error") or "")
+
+
+def _soak_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.state, wave.since, wave.soak_started = "soaking", at, at
+    wave.soak = (event["min_s"], event["max_s"])
+
+
+def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    for name, seen in event["hosts"].items():
+        host = wave.hosts.get(name)
+        if host is None:
+            continue
+        host.seen = {**seen, "at": at}
+        if seen.get("error"):
+            host.info = str(seen["error"])
+
+
+def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.verdicts.append({**event["verdict"], "at": at, "recheck": event["recheck"]})
+    wave.state, wave.since = "judged", at
+    for name, host in wave.hosts.items():
+        why = event["verdict"].get("hosts", {}).get(name)
+        if host.state in ("soaking", "judged"):
+            host.state, host.since = "judged", at
+            host.info = "; ".join(why) if why else str(event["outcome"])
+
+
+def _waiting(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.waiting, wave.state, wave.since = event["on"], "held", at
+
+
+def _waited(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    state.wave(event["wave"]).waiting = None
+
+
+def _control(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    verb = event["verb"]
+    if verb in ("pause", "resume"):
+        state.paused = verb == "pause"
+    elif verb in ("abort", "off"):
+        state.aborting = str(event.get("why") or f"{verb} by {event['by']}")
+
+
+def _confirming(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.state, wave.since = "confirming", at
+
+
+def _host_confirmed(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    host = state.wave(event["wave"]).hosts[event["host"]]
+    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
+    host.state, host.since = ("confirmed" if event["ok"] else failed), at
+    host.info = str(event.get("error") or "")
+
+
+def _wave_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    wave = state.wave(event["wave"])
+    wave.state, wave.since, wave.waiting = event["event"].removeprefix("wave_"), at, None
+
+
+def _host_reverted(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    host = state.wave(event["wave"]).hosts[event["host"]]
+    host.state, host.since = ("reverted" if event["ok"] else "unreachable"), at
+    host.info = str(event.get("error") or "")
+
+
+def _run_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    state.ended, state.outcome, state.why = at, event["outcome"], str(event.get("why") or "")
+
+
+_HANDLERS = {
+    "run_started": _run_started,
+    "run_resumed": _run_resumed,
+    "wave_opened": _wave_opened,
+    "host_ordered": _host_ordered,
+    "soak_started": _soak_started,
+    "observed": _observed,
+    "verdict": _verdict,
+    "waiting": _waiting,
+    "waited": _waited,
+    "control": _control,
+    "confirming": _confirming,
+    "host_confirmed": _host_confirmed,
+    "wave_promoted": _wave_ended,
+    "wave_reverting": _wave_ended,
+    "wave_reverted": _wave_ended,
+    "host_reverted": _host_reverted,
+    "run_ended": _run_ended,
+}
