@@ -57,6 +57,8 @@ class RunState:
     paused: bool = False
     aborting: str | None = None
     waves: list[WaveState] = field(default_factory=list)
+    #: Every host that counts against the failure budget, with why; a new attempt at its wave gives it another chance.
+    failed: dict[str, str] = field(default_factory=dict)
     events: int = 0
     last: float = 0.0
 
@@ -102,13 +104,22 @@ def _wave_opened(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave.state, wave.since, wave.waiting = "ordering", at, None
     wave.attempt, wave.order_id, wave.lease_s = event["attempt"], event["order_id"], event["lease_s"]
     wave.hosts = {name: HostState("ordering", at) for name in event["hosts"]}
+    for name in wave.hosts:
+        state.failed.pop(name, None)
+
+
+def _host_told(state: RunState, event: Mapping[str, Any], at: float, well: str) -> None:
+    name = event["host"]
+    host = state.wave(event["wave"]).hosts[name]
+    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
+    host.state, host.since = (well if event["ok"] else failed), at
+    host.info = str(event.get("error") or "")
+    if not event["ok"]:
+        state.failed[name] = host.info or failed
 
 
 def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    host = state.wave(event["wave"]).hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("soaking" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
+    _host_told(state, event, at, "soaking")
 
 
 def _soak_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -124,8 +135,12 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
         if host is None:
             continue
         host.seen = {**seen, "at": at}
-        if seen.get("error"):
+        if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])
+    for name, why in event.get("failed", {}).items():
+        host = wave.hosts[name]
+        host.state, host.since, host.info = "failed", at, str(why)
+        state.failed[name] = str(why)
 
 
 def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -162,10 +177,7 @@ def _confirming(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 
 def _host_confirmed(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    host = state.wave(event["wave"]).hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("confirmed" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
+    _host_told(state, event, at, "confirmed")
 
 
 def _wave_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
