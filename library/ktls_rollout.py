@@ -28,7 +28,7 @@ options:
     description: Directory of the run, as O(step=begin) returned it. For every other step.
     type: path
   plan:
-    description: A plan of C(ktls plan), as its fields or as the path of its file. Without one, the options below make it.
+    description: A plan of C(ktls plan), as its fields or the path of its file. Without one, the options below make it.
     type: raw
   phase:
     description: Phase that is asked for, if there is no O(plan).

@@ -15,7 +15,7 @@ options:
   step:
     description:
       - V(order) asks for the phase. A host that is not what was planned for refuses before it changes anything.
-      - V(evidence) reads status, a fresh probe and the series of samples, and downloads from the host where it has a URL.
+      - V(evidence) reads status, a fresh probe and the series of samples. From a host with a URL it downloads, too.
       - V(confirm) makes the order durable; a host that has failed within the failure budget goes back instead.
       - V(back) takes the host back to userspace, if the order in force is one of this wave.
     type: str

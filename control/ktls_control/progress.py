@@ -98,7 +98,7 @@ class RolloutProgress:
         if host.state in ("failed", "unreachable"):
             return []
         host.state, host.since = "unreachable" if lost else "failed", float(event["at"])
-        host.info = " ".join(why.split()).removeprefix(f"{name}: ")
+        host.info = " ".join(why.split()).removeprefix(f"{name}: ").removeprefix(f"{name} ")
         return [f"{name} {host.state}: {host.info}"]
 
     def _soaking(self, event: Event) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,14 @@ def _implicit(wanted: Wanted, known: answers.Known) -> Plan:
     implicit.check(wanted.phase, wanted.group, wanted.hosts, wanted.settings)
     statuses: dict[str, Mapping[str, Any]] = {}
     lost: dict[str, str] = {}
-    for name, data, error in Fleet(known.hosts).ask(wanted.hosts, "status"):
-        if data is None:
-            lost[name] = f"{name} cannot be reached: {str(error).removeprefix(f'{name}: ')}"
-        else:
-            statuses[name] = data
+    with closing(Fleet(known.hosts)) as fleet:
+        for reply in fleet.ask(wanted.hosts, "status"):
+            name = reply.host
+            if reply.data is None:
+                why = str(reply.error).removeprefix(f"{name}: ").removeprefix(f"{name} ")
+                lost[name] = f"{name} {'answers, but' if reply.reached else 'cannot be reached:'} {why}"
+            else:
+                statuses[name] = reply.data
     if lost:
         raise ControlError("cut_off", "; ".join(lost[name] for name in wanted.hosts if name in lost))
     return implicit.make(

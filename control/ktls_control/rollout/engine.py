@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ControlError
 from ..files import write
-from ..inventory import Host, host_from_vars
+from ..inventory import host_from_vars
 from ..judge.model import HostSeries, WaveVerdict
 from ..plan import file as plan_file
 from ..plan.model import Plan, Wave
@@ -28,33 +28,44 @@ from .machine import Seen, StopError
 from .state import RunState, WaveState, apply, fold
 from .store import Run
 
+if TYPE_CHECKING:
+    from ..reach import Reach, Reply
+
 #: Seconds between two looks at what operators ask for.
 TICK_S = 0.2
+#: A host that does not answer within this long is asked again at the next look (seconds).
+ANSWER_S = 10.0
 #: Later hosts whose series are read for a comparison, at most.
 MOST_OTHERS = 20
 #: Looks of the judge during one soak, the first when its least time is over: more would be peeking.
 MOST_LOOKS = 4
 
-Reply = Mapping[str, Any]
-Say = Callable[[str], None]
-
 
 class Fleet:
-    """Asks the agents of a run's hosts, outside of Ansible. Tests put a fake in its place."""
+    """Asks the agents of a run's hosts, outside of Ansible; sessions stay open from one question to the next.
+
+    Tests put a fake in its place.
+    """
 
     def __init__(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
         self._hosts = hosts
+        self._reach: Reach | None = None
 
-    def ask(self, names: Sequence[str], verb: str, **arguments: Any) -> Iterator[tuple[str, Reply | None, str | None]]:
-        """Name, answer or None, and why there is none."""
-        from ..reach import Reach
-
+    def ask(self, names: Sequence[str], verb: str, **arguments: Any) -> Iterator[Reply]:
+        """One reply for each name, as they come in."""
         if not names:
-            return
-        hosts: list[Host] = [host_from_vars(name, self._hosts.get(name, {})) for name in names]
-        with Reach(hosts, timeout_s=10.0) as reach:
-            for reply in reach.ask(list(names), verb, **arguments):
-                yield reply.host, reply.data, reply.error
+            return iter(())
+        if self._reach is None:
+            from ..reach import Reach
+
+            hosts = [host_from_vars(name, variables) for name, variables in self._hosts.items()]
+            self._reach = Reach(hosts, timeout_s=ANSWER_S).__enter__()
+        return self._reach.ask(list(names), verb, **arguments)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._reach is not None:
+            self._reach.__exit__(None, None, None)
 
 
 @dataclass
@@ -86,13 +97,19 @@ class Engine:
         """
         with Journal(run.journal) as journal:
             known = answers.load_known(run)
-            yield cls(run, plan_file.load(run.plan), journal, Fleet(known.hosts), known, check)
+            with closing(Fleet(known.hosts)) as fleet:
+                yield cls(run, plan_file.load(run.plan), journal, fleet, known, check)
 
     # Writing
 
     def write(self, name: str, /, **keys: Any) -> None:
         """Append an event, and take it into the state."""
-        apply(self.state, self.journal.append(name, **keys))
+        self.write_all([(name, keys)])
+
+    def write_all(self, new: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Append events at once: one of each host of a wave is one write to the disk."""
+        for event in self.journal.extend(new):
+            apply(self.state, event)
 
     def turn_back(self, number: int, stop: StopError) -> None:
         """The wave goes back: said before it is done. A full disk does not keep it from being done."""
@@ -179,10 +196,9 @@ class Engine:
         :raises StopError: the wave goes back.
         """
         file, planned = self.file(number), self._planned(number)
-        for name in planned.hosts:
-            answer = file.answer(name, "order")
-            told = answer or {"ok": False, "code": "no_answer", "error": f"{name}: no answer to the order was kept"}
-            self.write("host_ordered", wave=number, host=name, **_told(told))
+        none = {"ok": False, "code": "no_answer", "error": "no answer to the order was kept"}
+        told = [(name, _told(file.answer(name, "order") or none)) for name in planned.hosts]
+        self.write_all([("host_ordered", {"wave": number, "host": name, **keys}) for name, keys in told])
         self._within_budget()
         if self.check:
             return file
@@ -224,13 +240,16 @@ class Engine:
         file = self.file(number)
         if self.check:
             return file
+        none = {"ok": False, "code": "no_answer", "error": "no confirmation was kept"}
+        new: list[tuple[str, Mapping[str, Any]]] = []
         for name in self._planned(number).hosts:
             answer = file.answer(name, "confirm")
             if name in file.dropped:
-                self._reverted(number, name, answer, [], [])
+                new += self._reverted(number, name, answer, [], [])
                 continue
-            told = answer or {"ok": False, "code": "no_answer", "error": f"{name}: no confirmation was kept"}
-            self.write("host_confirmed", wave=number, host=name, **_without(_told(told), "ordered_at_s", "boot_id"))
+            keys = _without(_told(answer or none), "ordered_at_s", "boot_id")
+            new.append(("host_confirmed", {"wave": number, "host": name, **keys}))
+        self.write_all(new)
         self._within_budget()
         self._obey(True)
         self.write("wave_promoted", wave=number)
@@ -253,8 +272,10 @@ class Engine:
                 file = self.file(number)
                 if wave.state != "reverting":
                     self.write("wave_reverting", wave=number, why=why)
+                new: list[tuple[str, Mapping[str, Any]]] = []
                 for name in self._planned(number).hosts:
-                    self._reverted(number, name, file.answer(name, "back"), back, lost)
+                    new += self._reverted(number, name, file.answer(name, "back"), back, lost)
+                self.write_all(new)
                 self.write("wave_reverted", wave=number, why=why)
         said = f"wave {number} did not pass: {why}"
         said += f"; back on userspace TLS: {_some(back)}" if back else ""
@@ -430,9 +451,9 @@ class Engine:
             return []
         names = [name for wave in self.plan.waves if wave.number > number for name in wave.hosts][:MOST_OTHERS]
         found = [
-            judging.host_series(name, {"series": data.get("series"), "read_at": self.clock()})
-            for name, data, _error in self.fleet.ask(names, "series")
-            if data
+            judging.host_series(reply.host, {**reply.data, "read_at": reply.at})
+            for reply in self.fleet.ask(names, "series")
+            if reply.data
         ]
         return [one for one in found if one]
 
@@ -446,10 +467,11 @@ class Engine:
             if host.state == "confirmed"
         }
         bad: dict[str, str] = {}
-        for name, data, error in self.fleet.ask(list(names), "status"):
+        for reply in self.fleet.ask(list(names), "status"):
+            name = reply.host
             before = (self._last_answer(names[name], name) or {}).get("status")
-            seen = machine.see(self.plan.phase, before, data, error)
-            why = seen.wrong if seen.reachable else (error or f"{name} did not answer")
+            seen = machine.see(self.plan.phase, before, reply.data, reply.error)
+            why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
             if why:
                 bad[name] = f"wave {names[name]}: {why}"
         return bad
@@ -461,19 +483,19 @@ class Engine:
 
     def _reverted(
         self, number: int, name: str, answer: Mapping[str, Any] | None, back: list[str], lost: list[str]
-    ) -> None:
+    ) -> list[tuple[str, Mapping[str, Any]]]:
+        """The event of one host that was to go back; its name goes to ``back`` or ``lost``."""
         if answer and answer.get("skipped"):
-            return
+            return []
         if answer and answer.get("ok"):
             back.append(name)
-            self.write("host_reverted", wave=number, host=name, ok=True)
-            return
+            return [("host_reverted", {"wave": number, "host": name, "ok": True})]
         lost.append(name)
         keys: dict[str, Any] = {"error": str((answer or {}).get("error") or f"{name}: no answer to the way back")}
         left_s = self._lease_left(self.state.wave(number), name)
         if left_s is not None:
             keys["lease_left_s"] = left_s
-        self.write("host_reverted", wave=number, host=name, ok=False, **keys)
+        return [("host_reverted", {"wave": number, "host": name, "ok": False, **keys})]
 
     def _lease_left(self, wave: WaveState, name: str) -> float | None:
         seen = wave.hosts[name].seen
@@ -506,8 +528,9 @@ class Eyes:
         engine, began = self._engine, self._engine.clock()
         names = self._names()
         sick: dict[str, str] = {}
-        for name, data, error in engine.fleet.ask(names, "status"):
-            seen = machine.see(engine.plan.phase, self._before.get(name), data, error)
+        for reply in engine.fleet.ask(names, "status"):
+            name, error = reply.host, reply.error
+            seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error)
             if seen.reachable:
                 self._answered[name] = engine.clock()
                 if seen.wrong:
@@ -530,10 +553,10 @@ class Eyes:
         short = machine.to_extend({n: self.seen[n] for n in names if n in self.seen}, file.lease_s, gap_s)
         refused: dict[str, str] = {}
         asked = {"id": file.id, "epoch": file.epoch, "lease_s": file.lease_s}
-        for name, data, error in self._engine.fleet.ask(short, "extend", **asked):
+        for reply in self._engine.fleet.ask(short, "extend", **asked):
             # A host that is only not reached is tried again at the next look, while its lease lasts.
-            if data is None and "unreachable" not in str(error) and "cannot connect" not in str(error):
-                refused[name] = f"{name}: its lease could not be extended: {error}"
+            if reply.data is None and reply.reached:
+                refused[reply.host] = f"{reply.host}: its lease could not be extended: {reply.error}"
         return refused
 
     def _note(self, sick: Mapping[str, str]) -> None:
@@ -554,9 +577,9 @@ class Eyes:
         engine = self._engine
         names = self._names()
         found = [
-            judging.host_series(name, {"series": data.get("series"), "read_at": engine.clock()})
-            for name, data, _error in engine.fleet.ask(names, "series")
-            if data
+            judging.host_series(reply.host, {**reply.data, "read_at": reply.at})
+            for reply in engine.fleet.ask(names, "series")
+            if reply.data
         ]
         series = [one for one in found if one]
         if len(series) < len(names):

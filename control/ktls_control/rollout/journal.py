@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,24 +140,31 @@ class Journal:
         :raises ControlError: ``no_space`` or ``journal_unwritable``; then nothing of it is in the journal.
         :raises ValueError: an event that :mod:`.events` does not know.
         """
-        wrong = events.problem(name, keys)
-        if wrong:
-            raise ValueError(wrong)
-        body: Event = {
-            "seq": len(self.events) + 1,
-            "at": round(self._clock(), 3),
-            "event": name,
-            **keys,
-            "prev": self.events[-1]["sha256"] if self.events else "",
-        }
-        # As it will be read: tuples are lists then.
-        event: Event = json.loads(canonical({**body, "sha256": digest(body)}))
+        return self.extend([(name, keys)])[0]
+
+    def extend(self, new: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Event]:
+        """Write several events, all of them or none; see :meth:`append`."""
+        made: list[Event] = []
+        for name, keys in new:
+            wrong = events.problem(name, keys)
+            if wrong:
+                raise ValueError(wrong)
+            last = made or self.events
+            body: Event = {
+                "seq": len(self.events) + len(made) + 1,
+                "at": round(self._clock(), 3),
+                "event": name,
+                **keys,
+                "prev": last[-1]["sha256"] if last else "",
+            }
+            # As it will be read: tuples are lists then.
+            made.append(json.loads(canonical({**body, "sha256": digest(body)})))
         try:
-            self._write(canonical(event) + b"\n")
+            self._write(b"".join(canonical(event) + b"\n" for event in made))
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self.events.append(event)
-        return event
+        self.events += made
+        return made
 
     def _write(self, line: bytes) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)

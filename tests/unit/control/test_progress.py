@@ -11,7 +11,7 @@ from ktls_control.progress import RolloutProgress
 _TIME = count(1000)
 
 
-def event(name: str, wave: int = 1, **fields: Any) -> dict[str, Any]:
+def event(name: str, /, wave: int = 1, **fields: Any) -> dict[str, Any]:
     return {"event": name, "at": float(next(_TIME)), "wave": wave, **fields}
 
 

@@ -7,7 +7,7 @@ Time is not real: whoever sleeps moves the clock. A run is killed by an exceptio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ktls_control.errors import ControlError
 from ktls_control.plan import file as plan_file
 from ktls_control.plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from ktls_control.reach import Reply
 from ktls_control.rollout import answers, implicit, journal, lock, store
 from ktls_control.rollout.begin import NOBODY, Begun, Wanted, begin
 from ktls_control.rollout.engine import Engine
@@ -96,20 +97,18 @@ class World:
         self.now += seconds
         self.on_sleep()
 
-    def ask(
-        self, names: Sequence[str], verb: str, **arguments: Any
-    ) -> Iterator[tuple[str, dict[str, Any] | None, str | None]]:
+    def ask(self, names: Sequence[str], verb: str, **arguments: Any) -> Iterator[Reply]:
         """The engine's questions outside of Ansible."""
         for name in names:
             host = self.hosts[name]
             if "cut" in host.faults:
-                yield name, None, f"{name} unreachable: no answer"
+                yield Reply(name, None, f"{name} unreachable: no answer", "cut_off", False, self.now)
                 continue
             if verb == "extend":
                 assert (arguments["id"], arguments["epoch"]) == (host.order_id, host.epoch)
                 host.deadline = self.now + arguments["lease_s"]
                 host.asked.append(("extend", host.epoch))
-            yield name, host.status(self.now), None
+            yield Reply(name, host.status(self.now), None, None, True, self.now)
 
     # The tasks of hosts
 
@@ -242,14 +241,17 @@ class Watched(journal.Journal):
         super().__init__(path, world.clock)
         self._world = world
 
-    def append(self, name: str, /, **keys: Any) -> journal.Event:
-        event = super().append(name, **keys)
-        world = self._world
-        world.on_event(name)
-        if world.kill_after is not None and len(self.events) >= world.kill_after:
-            world.kill_after = None
-            raise KilledError(name)
-        return event
+    def extend(self, new: Sequence[tuple[str, Mapping[str, Any]]]) -> list[journal.Event]:
+        made: list[journal.Event] = []
+        for event in new:
+            # One at a time: a crash may come between any two.
+            made += super().extend([event])
+            world = self._world
+            world.on_event(event[0])
+            if world.kill_after is not None and len(self.events) >= world.kill_after:
+                world.kill_after = None
+                raise KilledError(event[0])
+        return made
 
 
 def _fields(plan: Plan) -> dict[str, Any]:
