@@ -77,10 +77,11 @@ def detectable(
 def _smallest(metric: str, gates: Gates, soak: Soak, level: NoiseLevel, hosts: int, others: int) -> float | None:
     from scipy.stats import t
 
-    alpha = looks.alpha_fail(gates.alpha)
+    halved = gates.method == "switchback" and hosts > 1
+    alpha = looks.schedule(gates, soak, hosts).main.level(looks.alpha_fail(gates.alpha, halved))
     if gates.method == "switchback":
         spread, n = level.pair.get(metric), pairs_of(gates, soak, hosts)
-        if spread is None or n < looks.pairs_needed(gates.alpha):
+        if spread is None or 2.0**-n > alpha:
             return None
         error = spread / math.sqrt(n)
     elif gates.method == "difference":
