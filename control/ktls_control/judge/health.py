@@ -44,7 +44,8 @@ class _Facts:
         self.period = medians(host[soak], seconds[soak], hosts)
         self.covered = np.bincount(host[soak], weights=seconds[soak], minlength=hosts)
         self.last = np.full(hosts, -math.inf)
-        np.maximum.at(self.last, host, columns.at)
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(self.last, host, columns.at)
         numbers = (("CPU time", columns.cpu), ("bytes sent", columns.sent), ("errors", columns.errors))
         self.known = [(title, count(soak & np.isfinite(column))) for title, column in numbers]
         self.reset = [(title, count(soak & (column < 0))) for title, column in numbers]

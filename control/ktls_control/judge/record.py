@@ -237,7 +237,7 @@ def _check(data: Any, host: str) -> Verdict:
         if values.get("outcome") not in _OUTCOMES:
             raise _BadError(f"host_checks.{host}: outcome: use one of {', '.join(_OUTCOMES)}")
         made.append(Check(str(values.get("name", "")), values["outcome"], str(values.get("detail", ""))))
-    worst = max((check.outcome for check in made), key=_OUTCOMES.index, default="pass")
+    worst: Outcome = max((check.outcome for check in made), key=_OUTCOMES.index, default="pass")
     return Verdict(worst, tuple(made), None, 0, 0)
 
 
