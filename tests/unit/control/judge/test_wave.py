@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from ktls_control.judge.gate import Check, Verdict
 from ktls_control.judge.model import ArmTotals, HostSeries, Sample
+from ktls_control.judge.regimes import Harm
 from ktls_control.judge.wave import judge_wave
 from ktls_control.plan.model import Gates, Soak
 
-from .waves import SOAK, Harm, each, judge, minutes, since, wave
+from .waves import SOAK, each, judge, minutes, since, wave
 
 
 def test_a_healthy_wave_passes_with_its_numbers() -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from ktls_control.judge import regimes
 from ktls_control.judge.model import HostSeries, Sample, WaveVerdict
+from ktls_control.judge.regimes import Fleet, Harm
 from ktls_control.judge.wave import judge_wave
 from ktls_control.plan.model import Gates, Soak
 
-Fleet, Harm = regimes.Fleet, regimes.Harm
 #: Quiet enough that a healthy wave of two hosts passes at its main look.
 QUIET = regimes.Noise(cpu=0.02, traffic=0.03, probe=0.04)
 SOAK = Soak(600, 900, min_bytes=1)
