@@ -125,6 +125,7 @@ class Agent:
         """When the order in force took effect; None when there is none, or when it was before this agent's start."""
         self._listeners: list[Listener] = []
         self._turning: asyncio.Future[Any] | None = None  # the sidecar is brought to the next block
+        self._turn_again_s = float("-inf")
         self._store = store
         self._call_sidecar = sidecar
         self._self_test = self_test
@@ -372,7 +373,8 @@ class Agent:
                 self._disk.follow([])
             self._watching = self._task(self._watch())
         block = self.experiments.due(self.clock())
-        if block is not None and (self._turning is None or self._turning.done()):
+        late = self.clock() >= self._turn_again_s and (self._turning is None or self._turning.done())
+        if block is not None and late:
             self._turning = self._task(self._turn_block(block))
 
     def _look(self, due: bool = False) -> None:
@@ -624,7 +626,7 @@ class Agent:
             if self._has_share(await self._sync()):
                 self.experiments.switched(block, self.clock())
                 return
-        await asyncio.sleep(WATCH_SIDECAR_EVERY_S)  # then the next tick tries again
+        self._turn_again_s = self.clock() + WATCH_SIDECAR_EVERY_S
 
     async def _end_experiment(self, why: str) -> bool:
         """End the experiment of the pending order, if it has one, and see that every new connection takes the phase.

@@ -78,7 +78,6 @@ def between(before: Totals, now: Totals) -> dict[str, Any] | None:
         **grown,
         **{name: None if count is None or count < 0 else count for name, count in optional.items()},
         "errors": {kind: count for kind, count in errors.items() if count > 0},
-        "arm": arm_of(now.state) if arm_of(before.state) == arm_of(now.state) else "mixed",
     }
 
 

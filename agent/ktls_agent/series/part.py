@@ -21,7 +21,7 @@ from ..metrics.family import Family
 from ..probe_log import ProbeLog
 from . import cpu
 from .config import SeriesConfig
-from .counts import Totals, between, by_arm, totals
+from .counts import Totals, arm_of, between, by_arm, totals
 from .ring import Ring, Sample
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class SeriesPart:
         self._began_s = agent.clock()
         self._last: Totals | None = None
         self._heard: Totals | None = None
+        self._in_force: set[str] = set()  # arms, as often as the sidecar was heard in this interval
         self._probed = 0
         self._problem: str | None = None
         self._run_of_arms: object = None
@@ -78,11 +79,14 @@ class SeriesPart:
         self._problem = None
         self._count_arms(now)
         self._heard = now
+        self._in_force.add(arm_of(now.state))
         if not (cut or due):
             return
         if last is not None and at_s > last.at_s:
             self._keep(last, now)
         self._last = now
+        # A cut comes right before a change: what was in force at it is of the past.
+        self._in_force = set() if cut else {arm_of(now.state)}
 
     def _keep(self, before: Totals, now: Totals) -> None:
         at_ms, ms = round(now.at_s * 1000), round((now.at_s - before.at_s) * 1000)
@@ -94,7 +98,8 @@ class SeriesPart:
             return
         probed, self._probed = self._probes.after(self._probed)
         washout = self._agent.experiments.in_washout(before.at_s, now.at_s)
-        self._ring.add(Sample(at_ms, ms, washout=washout, probe_s=probed, **counts))
+        arm = next(iter(self._in_force)) if len(self._in_force) == 1 else "mixed"
+        self._ring.add(Sample(at_ms, ms, arm, washout=washout, probe_s=probed, **counts))
 
     def _count_arms(self, now: Totals) -> None:
         """Add up by arm from the start of an experiment to its end; what is older than it does not count."""

@@ -108,13 +108,16 @@ def test_a_time_without_news_is_not_made_one_long_sample(part: SeriesPart) -> No
     assert [one["at_ms"] for one in samples(part)] == [126000]
 
 
-def test_a_cut_ends_an_interval_and_a_change_of_mode_makes_it_mixed(part: SeriesPart) -> None:
+def test_a_cut_ends_an_interval_and_a_change_without_one_makes_it_mixed(part: SeriesPart) -> None:
     hear(part, 100.0)
     hear(part, 102.0, sent=1, cut=True)
     hear(part, 103.0, sent=2, mode="tx")
     hear(part, 107.0, sent=3, mode="tx")
-    hear(part, 112.0, sent=4, mode="tx")
-    assert [(one["at_ms"], one["arm"]) for one in samples(part)] == [(102000, 0), (107000, 2), (112000, 1)]
+    hear(part, 108.0, sent=4, mode="tx", share=0.0)
+    hear(part, 112.0, sent=5, mode="tx", share=0.0)
+    hear(part, 117.0, sent=6, mode="tx", share=0.0)
+    ends = [(102000, 0), (107000, 1), (112000, 2), (117000, 0)]
+    assert [(one["at_ms"], one["arm"]) for one in samples(part)] == ends
 
 
 def test_arms_are_told_by_mode_and_share() -> None:
