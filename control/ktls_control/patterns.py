@@ -31,10 +31,12 @@ def limited(names: Iterable[str], data: Mapping[str, Any], limit: str) -> list[s
     :raises ControlError: ``bad_limit`` for what is not understood here: regular expressions, ranges, files.
     """
     names = list(names)
+    if "[" in limit:
+        raise _beyond(limit)
     parts = [part.strip() for part in limit.replace(",", ":").split(":") if part.strip()]
     for part in parts:
-        if part.lstrip("!&").startswith(("~", "@")) or ("[" in part and "]" in part):
-            raise ControlError("bad_limit", f"--limit {part}: only Ansible understands that; name hosts with --host")
+        if part.lstrip("!&").startswith(("~", "@")):
+            raise _beyond(part)
     plain = [part for part in parts if part[0] not in "!&"] or ["all"]
     chosen: set[str] = set().union(*(_meant(part, names, data) for part in plain))
     for part in parts:
@@ -44,6 +46,10 @@ def limited(names: Iterable[str], data: Mapping[str, Any], limit: str) -> list[s
         if part[0] == "!":
             chosen -= _meant(part[1:], names, data)
     return [name for name in names if name in chosen]
+
+
+def _beyond(part: str) -> ControlError:
+    return ControlError("bad_limit", f"--limit {part}: only Ansible understands that; name hosts with --host")
 
 
 def _meant(part: str, names: list[str], data: Mapping[str, Any]) -> set[str]:
