@@ -101,7 +101,13 @@ class SshFleet:
 
     def environment(self) -> dict[str, str]:
         """Environment of a control node that knows these hosts only."""
-        return {**os.environ, "KTLS_STATE_DIR": str(self.directory / "state"), "ANSIBLE_NOCOLOR": "1"}
+        return {
+            **os.environ,
+            "KTLS_STATE_DIR": str(self.directory / "state"),
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",  # or Ansible leaves a process behind for two minutes
+            "ANSIBLE_NOCOLOR": "1",
+        }
 
     def ktls(self, *arguments: str, inventory: str | None = None, timeout_s: float = 60) -> Any:
         """Run ``ktls VERB -i INVENTORY ...``."""
@@ -130,6 +136,8 @@ def ssh_fleet(
         _host(fleet, name)
     # Executable, and not written by this process while another starts a child: no ETXTBSY.
     _write(directory / "as-host", _AS_HOST.format(directory=directory), 0o755)
+    # For a command that has to be the same on every host.
+    _write(directory / "ktls-off", '#!/bin/sh\nexec "$KTLS_OFF_PREFIX/usr/local/sbin/ktls-off" "$@"\n', 0o755)
     _write(directory / "sshd_config", _sshd_config(directory))
     listening = [fleet.address(name) for name in fleet.names if name not in cut]
     command = [sys.executable, __file__, str(directory), *listening]

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ktls_control.inventory import load
 from ktls_control.reach import Reach
 from ktls_control.rollout.store import fleet_name
 
-from .sshfleet import SshFleet, ssh_fleet
+from .sshfleet import ROOT, SshFleet, ssh_fleet
 
 GROUP = "ktls_hosts"
 
@@ -108,7 +109,7 @@ def journal(fleet: SshFleet, run: str, *, confirmed: tuple[str, ...] = (), order
     directory = fleet.directory / "state" / fleet_name(str(fleet.inventory), GROUP)
     place = directory / "runs" / run
     place.mkdir(parents=True)
-    waves = [
+    waves: list[dict[str, Any]] = [
         {"number": 1, "name": "canary", "hosts": ["web1"]},
         {"number": 2, "name": "rest", "hosts": ["web2", "web3"]},
     ]
@@ -190,9 +191,9 @@ def test_a_slow_inventory_adds_what_is_new_when_it_answers(fleet: SshFleet) -> N
         GROUP: {"hosts": list(group["hosts"]), "vars": group["vars"]},
         "_meta": {"hostvars": group["hosts"]},
     }
-    fleet.inventory.write_text(f"#!/bin/sh\nsleep 6\ncat <<'EOF'\n{json.dumps(answer)}\nEOF\n")
+    fleet.inventory.write_text(f"#!/bin/sh\nsleep 1\ncat <<'EOF'\n{json.dumps(answer)}\nEOF\n")
     fleet.inventory.chmod(0o755)
-    said = fleet.json("off", "--drain", "1")
+    said = fleet.json("off", "--drain", "1", "--inventory-wait", "0.2")
     assert said["inventory"]["list"] == "inventory"
     assert said["inventory"]["late"] == ["web3"]
     assert said["inventory"]["gone"] == ["web4"]
@@ -297,3 +298,18 @@ def test_a_session_that_died_is_opened_anew_and_one_that_hangs_is_given_up(fleet
         assert (replies["web2"].code, replies["web2"].error) == ("cut_off", "web2 unreachable: no answer within 3 s")
         (fleet.root("web2") / "agent-says").unlink()
         assert all(reply.data for reply in reach.ask(fleet.names, "status")), "nobody is in disgrace for ever"
+
+
+def test_the_playbook_does_the_same_and_a_host_without_a_working_agent_is_read_back_too(fleet: SshFleet) -> None:
+    place = journal(fleet, "run-1", ordered=("web1",))
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(fleet.inventory),
+            str(ROOT / "playbooks/off.yml"), "-e", f"ansible_python_interpreter={fleet.directory}/no-python",
+            "-e", f"ktls_off_command={fleet.directory}/ktls-off", "-e", "ansible_become=false",
+        ],
+        capture_output=True, text=True, cwd=ROOT, env=fleet.environment(), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(fleet.flags().values())
+    assert "off.yml" in json.loads((place / "control" / "abort").read_text())["by"]

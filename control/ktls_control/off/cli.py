@@ -26,7 +26,7 @@ from .outlook import history, outlook
 from .publish import Published, Publisher, settings
 from .run import DEFAULT_POOL, OffRun
 from .runs import Run, runs, stop, wave_hosts
-from .targets import Selection, Source, Targets
+from .targets import PATIENCE_S, Selection, Source, Targets
 
 OK, FAILED, LOOK = 0, 1, 3
 #: Fewer hosts than this get a line each, whatever came of them.
@@ -62,6 +62,13 @@ def add_arguments(off: argparse.ArgumentParser) -> None:
     off.add_argument("--flag-key", type=Path, metavar="KEY", help="instead of ktls_pull_key: the key that signs it")
     off.add_argument("--flag-fleet", metavar="NAME", help="instead of ktls_pull_fleet: the fleet it is for")
     off.add_argument("--no-publish", action="store_true", help="leave the signed flag alone")
+    off.add_argument(
+        "--inventory-wait",
+        type=float,
+        default=PATIENCE_S,
+        metavar="SECONDS",
+        help="what the inventory has to answer before its last good answer is used (default: %(default)s)",
+    )
     off.add_argument("--hosts", action="store_true", help="a line for each host, also of a large fleet")
     off.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -88,7 +95,7 @@ class _Off:
         self._stop_rollout(known[0] if known else None)
         members = tuple(wave_hosts(known, asked.wave, asked.run)) if asked.wave is not None else None
         selection = Selection(asked.inventory, asked.group, asked.limit, tuple(asked.host), members)
-        targets = Targets(selection)
+        targets = Targets(selection, patience_s=max(0.0, asked.inventory_wait))
         hosts = targets.first()
         with OffRun(
             reason=asked.reason,
