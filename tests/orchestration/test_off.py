@@ -21,6 +21,7 @@ import yaml
 
 from ktls_control.hostlist import FILE_NAME
 from ktls_control.inventory import load
+from ktls_control.off.run import OffRun
 from ktls_control.reach import Reach
 from ktls_control.rollout.store import fleet_name
 
@@ -241,6 +242,34 @@ def test_connections_that_stay_are_counted_and_off_is_off(fleet: SshFleet) -> No
     assert done.returncode == 0
     assert "web2: off; last new kTLS connection after 0.0 s, 3 still draining" in done.stdout
     assert "3 kTLS connections of before still draining" in done.stdout
+
+
+def test_more_hosts_that_drain_than_sessions_may_be_open(fleet: SshFleet) -> None:
+    """All flags first; who was told not to wait for its connections is asked again."""
+    for name in fleet.names:
+        fleet.kernel(name, 2, 9)
+        fleet.left(name, 2)
+
+    def end() -> None:
+        for name in fleet.names:
+            fleet.kernel(name, 0, 9)
+            fleet.left(name, 0)
+
+    gone = threading.Timer(3.0, end)
+    hosts = load(str(fleet.inventory), GROUP)
+    with OffRun(reason="x", started=time.time(), drain_s=12.0, max_open=1) as off:
+        off.add(hosts)
+        gone.start()
+        while off.busy:
+            off.step()
+            assert len(off._children) <= 3
+    gone.join()
+    for result in off.results.values():
+        assert (result.off, result.left) == (True, 0)
+        assert result.none_left_s is not None
+        assert result.flag_s is not None
+        assert result.flag_s < result.none_left_s
+        assert result.curve[0][1] == 2, "what the first session saw is not forgotten"
 
 
 def test_the_signed_flag_is_published_beside(fleet: SshFleet, tmp_path: Path) -> None:

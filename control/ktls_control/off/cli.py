@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
 class _Off:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._asked = arguments
-        self._started = time.time()
+        self._started = _process_started()
         self._shown = 0.0
         self._history: list[tuple[str, RunState]] | None = None
         self._told: dict[str, Any] = {"run": None, "told": False, "error": None}
@@ -216,6 +216,20 @@ class _Off:
     def _clear(self) -> None:
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _process_started() -> float:
+    """When this command was given, in seconds since the epoch: Python's own start counts too."""
+    now = time.time()
+    try:
+        # proc(5): starttime is field 22, in clock ticks since boot; fields after the name, which may have spaces.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        age = uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return now
+    # Older than a start can be: we were called inside of another program.
+    return now - age if 0.0 <= age <= 5.0 else now
 
 
 def _operator() -> str:

@@ -14,6 +14,7 @@ from .. import openssh
 from ..children import Child, Children
 from ..inventory import Host
 from .hear import Hearing
+from .latency import drained
 from .local import LocalHosts, socket_of
 from .model import OffResult, unreached
 
@@ -56,8 +57,8 @@ class OffRun:
         self._again: deque[Host] = deque()
         self._connecting: set[str] = set()
         self._hearings: dict[str, Hearing] = {}
-        self._closed: set[str] = set()
         self._brief: set[str] = set()
+        self._earlier: dict[str, OffResult] = {}
         self._children = Children(self._line, self._ended)
         self._local = LocalHosts(self._reason, started, self.drain_until)
 
@@ -133,7 +134,6 @@ class OffRun:
         finally:
             os.close(script)
         self._hearings[host.name] = Hearing(host.name)
-        self._closed.discard(host.name)
         self._connecting.add(host.name)
         if not watch:
             self._brief.add(host.name)
@@ -169,13 +169,25 @@ class OffRun:
         if name in self._brief:
             self._brief.discard(name)
             if result.flag and not hearing.settled and time.time() < self.drain_until:
+                self._earlier[name] = result
                 self._again.append(host)
                 return
-        self._done(result)
+        self._done(continued(self._earlier.pop(name, None), result))
 
     def _done(self, result: OffResult) -> None:
         self.results[result.host] = result
         self._progress(result)
+
+
+def continued(earlier: OffResult | None, result: OffResult) -> OffResult:
+    """One result of two sessions with a host. Pure."""
+    if earlier is None:
+        return result
+    if not result.reachable:
+        return replace(earlier, note=f"not reached again: {result.error}")
+    curve = (*earlier.curve, *result.curve)
+    when = drained(curve, result.none_left_s) if result.off else None
+    return replace(result, flag_s=earlier.flag_s, curve=curve, drained_90_s=when)
 
 
 def switch_off(
