@@ -72,6 +72,12 @@ def argv(host: Host, remote: Sequence[str]) -> list[str]:
     return [*line, "--", host.address, shlex.join(remote)]
 
 
+def is_turned_away(stderr: str) -> bool:
+    """An sshd, or a jump host, had too many at once (MaxStartups): worth another try."""
+    text = stderr.lower()
+    return any(sign in text for sign in ("kex_exchange_identification", "connection reset by", "connection closed by"))
+
+
 def why(stderr: str, status: int | None) -> str:
     """One line: why ssh ended without what was asked for."""
     lines = [line.strip() for line in stderr.replace("\r", "\n").splitlines() if line.strip(" @\t")]

@@ -6,7 +6,8 @@ What is fake: a host's root is a directory (``KTLS_OFF_PREFIX``), its kernel a f
 shell script that says what the files beside it say. A forced command stands in for the host's own login shell.
 
 Run as a program it is the network: it listens on every address, and gives each connection to an sshd of its own. A
-host is cut off by not listening, and hangs (accepts, says nothing) while its directory holds a file ``hang``.
+host is cut off by not listening, hangs (accepts, says nothing) while its directory holds a file ``hang``, and turns one
+connection away for each file ``busy*``, as an sshd with too many at once does.
 """
 
 from __future__ import annotations
@@ -223,6 +224,10 @@ def main(directory: str, addresses: Sequence[str]) -> None:
             connection, _peer = key.fileobj.accept()
             if (key.data / "hang").exists():
                 hanging.append(connection)
+                continue
+            if busy := next(key.data.glob("busy*"), None):
+                busy.unlink()
+                connection.close()
                 continue
             with connection:
                 subprocess.Popen(

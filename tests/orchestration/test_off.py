@@ -21,7 +21,7 @@ import yaml
 
 from ktls_control.hostlist import FILE_NAME
 from ktls_control.inventory import load
-from ktls_control.off.run import OffRun
+from ktls_control.off.run import OffRun, switch_off
 from ktls_control.reach import Reach
 from ktls_control.rollout.store import fleet_name
 
@@ -249,27 +249,33 @@ def test_more_hosts_that_drain_than_sessions_may_be_open(fleet: SshFleet) -> Non
     for name in fleet.names:
         fleet.kernel(name, 2, 9)
         fleet.left(name, 2)
-
-    def end() -> None:
-        for name in fleet.names:
-            fleet.kernel(name, 0, 9)
-            fleet.left(name, 0)
-
-    gone = threading.Timer(3.0, end)
     hosts = load(str(fleet.inventory), GROUP)
-    with OffRun(reason="x", started=time.time(), drain_s=12.0, max_open=1) as off:
+    gone = False
+    with OffRun(reason="x", started=time.time(), drain_s=60.0, max_open=1) as off:
         off.add(hosts)
-        gone.start()
         while off.busy:
             off.step()
-            assert len(off._children) <= 3
-    gone.join()
+            if not gone and len(off._earlier) == 2:
+                gone = True
+                for name in fleet.names:
+                    fleet.kernel(name, 0, 9)
+                    fleet.left(name, 0)
     for result in off.results.values():
         assert (result.off, result.left) == (True, 0)
         assert result.none_left_s is not None
         assert result.flag_s is not None
         assert result.flag_s < result.none_left_s
         assert result.curve[0][1] == 2, "what the first session saw is not forgotten"
+
+
+def test_who_is_turned_away_tries_again_but_not_for_ever(fleet: SshFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktls_control.off.run._TRIES", 1)
+    for name in ("web2/busy1", "web3/busy1", "web3/busy2"):
+        host, _, file = name.partition("/")
+        (fleet.root(host) / file).touch()
+    results = {result.host: result for result in switch_off(load(str(fleet.inventory), GROUP), reason="x")}
+    assert {name: result.off for name, result in results.items()} == {"web1": True, "web2": True, "web3": False}
+    assert results["web3"].code == "cut_off"
 
 
 def test_the_signed_flag_is_published_beside(fleet: SshFleet, tmp_path: Path) -> None:

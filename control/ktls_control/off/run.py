@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections import deque
@@ -27,6 +28,8 @@ MAX_OPEN = 400
 TIMEOUT_S = 25.0
 #: Seconds that an answer of the agent may take on top of the draining.
 _ANSWER_S = 20.0
+#: More tries at a host that turned us away because it had too many at once, each a second later than the one before.
+_TRIES = 3
 
 
 class OffRun:
@@ -54,7 +57,8 @@ class OffRun:
         self._pool, self._timeout_s, self._max_open = pool, timeout_s, max_open
         self._progress = progress
         self._waiting: deque[Host] = deque()
-        self._again: deque[Host] = deque()
+        self._again: list[tuple[float, str]] = []  # a heap: when, and who
+        self._tries: dict[str, int] = {}
         self._connecting: set[str] = set()
         self._hearings: dict[str, Hearing] = {}
         self._brief: set[str] = set()
@@ -106,8 +110,7 @@ class OffRun:
         while self._waiting and len(self._connecting) < self._pool:
             self._start(self._waiting.popleft(), watch=len(self._children) < self._max_open)
         if not self._waiting:
-            while self._again and len(self._children) < self._max_open and len(self._connecting) < self._pool:
-                self._start(self._again.popleft(), watch=True)
+            self._start_again(time.monotonic())
         self._children.step(timeout_s)
         for result in self._local.finished():
             self._done(result)
@@ -117,6 +120,12 @@ class OffRun:
         while self.busy:
             self.step()
         return [self.results[name] for name in self.hosts]
+
+    def _start_again(self, now: float) -> None:
+        while self._again and len(self._children) < self._max_open and len(self._connecting) < self._pool:
+            if self._again[0][0] > now:
+                return
+            self._start(self.hosts[heapq.heappop(self._again)[1]], watch=True)
 
     # --- over ssh ---------------------------------------------------------------------------------------------------
 
@@ -152,9 +161,13 @@ class OffRun:
     def _ended(self, child: Child) -> None:
         name = child.name
         self._connecting.discard(name)
-        hearing, host = self._hearings[name], self.hosts[name]
+        hearing = self._hearings[name]
         result = hearing.result()
         if not result.reachable:
+            if openssh.is_turned_away(child.stderr) and self._tries.get(name, 0) < _TRIES:
+                self._tries[name] = self._tries.get(name, 0) + 1
+                heapq.heappush(self._again, (time.monotonic() + self._tries[name], name))
+                return
             if child.timed_out:
                 why = f"no answer within {self._timeout_s:g} s"
             elif child.status == openssh.FAILED:
@@ -170,7 +183,7 @@ class OffRun:
             self._brief.discard(name)
             if result.flag and not hearing.settled and time.time() < self.drain_until:
                 self._earlier[name] = result
-                self._again.append(host)
+                heapq.heappush(self._again, (0.0, name))
                 return
         self._done(continued(self._earlier.pop(name, None), result))
 
