@@ -147,20 +147,6 @@ def publish(body: bytes, directory: Path) -> Path:
     return path
 
 
-def off(key: Path, fleet: str, reason: str, directories: list[Path]) -> list[Path]:
-    """Sign OFF once and publish it in every directory: what ``ktls off`` will call where a flag is configured.
-
-    All directories are tried; :raises ControlError: ``publish_failed``, after that, naming the first that failed.
-    """
-    body = sign(key, fleet, "off", reason)
-    paths: list[Path] = []
-    with contextlib.ExitStack() as every:
-        # As callbacks, which all run whatever the others raise.
-        for directory in reversed(directories):
-            every.callback(lambda place: paths.append(publish(body, place)), directory)
-    return paths
-
-
 class _Directory:
     def __init__(self, path: Path) -> None:
         self.handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -146,6 +146,24 @@ def test_a_rollout_under_way_is_told_to_end_and_its_lock_is_in_nobodys_way(fleet
     assert [path.name for path in (place / "control").iterdir()] == ["abort"], "nothing temporary is left"
 
 
+def test_what_the_unreachable_will_do_is_in_the_journal_and_in_the_flag(tmp_path: Path) -> None:
+    key = tmp_path / "flag-key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    with ssh_fleet(tmp_path, 3, cut=["web1", "web3"]) as fleet:
+        journal(fleet, "run-1", ordered=("web1", "web2", "web3"), confirmed=("web1",))
+        (tmp_path / "host_vars").mkdir()
+        (tmp_path / "host_vars/web1.yml").write_text("ktls_pull_endpoints: [https://a.example.org/flag]\n")
+        publish = ("--publish", str(tmp_path), "--flag-key", str(key), "--flag-fleet", "prod")
+        said = fleet.json("off", *publish)["hosts"]
+        text = fleet.ktls("off", *publish).stdout
+    assert (said["web1"]["outlook"]["kind"], said["web1"]["outlook"]["pulls"]) == ("holds", True)
+    assert (said["web3"]["outlook"]["kind"], said["web3"]["outlook"]["pulls"]) == ("reverts", False)
+    assert 0 < said["web3"]["outlook"]["deadline"] - time.time() < 120
+    assert re.search(r"web1 by itself: holds tx, confirmed .*; it pulls the flag, which says off", text)
+    assert re.search(r"web3 by itself: reverts by its lease by .*, in \d+ s \(wave 2 of run run-1\)", text)
+    assert "1 of 3 hosts read back on userspace TLS" in text
+
+
 def test_a_rollout_that_has_ended_is_left_alone(fleet: SshFleet) -> None:
     place = journal(fleet, "run-1", ordered=("web1",))
     with open(place / "journal.jsonl", "a") as stream:
