@@ -19,8 +19,8 @@ from .file import VERSION, seal
 from .model import Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 
-#: Smallest harm by metric that a wave of so many hosts can tell from noise.
-Detect = Callable[[Gates, Soak, int], Mapping[str, float | None]]
+#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
+Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,9 @@ def _waves(
     )
     names: Counter[str] = Counter()
     made = []
+    later = len(hosts)
     for number, members in enumerate(drawn, start=1):
+        later -= len(members)
         entry = policy.waves[min(number, len(policy.waves)) - 1]
         soak = entry.soak or policy.soak
         made.append(
@@ -176,7 +178,7 @@ def _waves(
                 hosts=tuple(members),
                 soak=soak,
                 approve=number in policy.approve if entry.approve is None else entry.approve,
-                detectable=dict(detect(policy.gates, soak, len(members))) if detect else {},
+                detectable=dict(detect(policy.gates, soak, len(members), later)) if detect else {},
                 expected_s=timing.expected_s(soak, len(members), policy.host_s, traffic),
             )
         )

@@ -88,13 +88,18 @@ def look(
             host.vars,
             found.hosts.get(host.name, silent),
             replies[host.name].data,
-            replies[host.name].error,
+            _without_name(replies[host.name].error, host),
             recorded.get(host.name),
             series.get(host.name),
         )
         for host in hosts
     }
     return Ask(phase, _place(inventory), group, limit, fleet, time.time()), seen, policy
+
+
+def _without_name(error: str | None, host: Host) -> str | None:
+    """Hosts with the same trouble say the same."""
+    return error.removeprefix(f"{host.name}: ").replace(host.address, "HOST") if error else None
 
 
 def _place(inventory: str) -> str:

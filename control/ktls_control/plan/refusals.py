@@ -110,5 +110,10 @@ def of_headroom(need: float | None, phase: str, policy: Policy) -> list[Refusal]
     """
     if need is None or need <= policy.headroom_limit or phase == "userspace":
         return []
-    limit = f"{100 * policy.headroom_limit:g} %"
-    return [refusal("no_headroom", f"in its busiest hour off would take more than {limit} of its CPUs")]
+    return [
+        refusal(
+            "no_headroom",
+            f"with everything in userspace it needs {100 * need:.0f} % of its CPUs in its busiest hour, "
+            f"more than {100 * policy.headroom_limit:g} %",
+        )
+    ]
