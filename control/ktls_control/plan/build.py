@@ -76,7 +76,7 @@ def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | N
     planned = _waves(sorted_.planned, policy, traffic, detect)
     loads = {name: measured[0][name] for name in sorted_.planned}
     known = {name: load for name, load in loads.items() if load is not None}
-    worst = max(known, key=lambda name: (known[name], name), default=None)
+    worst = max(known, key=lambda name: known[name], default=None)
     freezes = tuple(freeze for freeze in policy.freezes if datetime.fromisoformat(freeze.end).timestamp() > ask.now)
     created = datetime.fromtimestamp(int(ask.now), UTC)
     plan = Plan(

@@ -81,7 +81,7 @@ def look(
     # Agents first: the trial of preflight is load too, and an agent says what hosts do without it.
     with _said(console, f"asking {len(hosts):,} agents", quiet):
         replies, series = _ask(hosts, policy)
-    found = preflight(inventory, group, limit, phase, console, log, load_module=load_module, quiet=quiet)
+    found = preflight(inventory, group, limit, phase, console, log, load_module=load_module, quiet=quiet, hosts=hosts)
     silent = host_row(Unanswered("no_answer", "preflight did not ask it"))
     seen = {
         host.name: Seen(

@@ -118,7 +118,8 @@ def _kinds(plan: Plan, wave: Wave) -> str:
 def _alike(plan: Plan) -> str:
     """What all hosts of the plan have in common."""
     values = {word: _values(plan, label) for label, word in _LABELS.items()}
-    return ", ".join(f"{word} {next(iter(found))}" for word, found in values.items() if len(found) == 1 and found != {""})
+    same = {word: next(iter(found)) for word, found in values.items() if len(found) == 1}
+    return ", ".join(f"{word} {value}" for word, value in same.items() if value)
 
 
 def _values(plan: Plan, label: str) -> set[str]:
@@ -209,7 +210,7 @@ def _count(hosts: int) -> str:
 
 def _percent(share: float) -> str:
     """Two digits are enough, and none is rounded away: 0.1 %, 7.5 %, 99 %."""
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if share < 10 else f"{100 * share:.0f} %"
 
 
 def _span(seconds: float) -> str:

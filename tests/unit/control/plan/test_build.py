@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ from ..test_preflight import info, reason
 from .fleet import ASK, NOW, fleet, seen
 
 DEFAULT = Policy()
-KTLS = {"phase": "tx", "order": "committed", "ordered_phase": "tx"}
+KTLS: dict[str, Any] = {"phase": "tx", "order": "committed", "ordered_phase": "tx"}
 
 
 def codes(host: Seen, phase: str = "tx", **policy: Any) -> list[str]:
@@ -213,4 +214,4 @@ def test_headroom_of_hosts_with_ktls_needs_the_ratio() -> None:
 def test_texts_of_hosts_are_never_templates() -> None:
     bad = reason("module_blocked", "{{ lookup('pipe', 'id') }}", "{% x %}")
     plan = build(ASK, {"web1": seen(answer=info("refused", bad)), "web2": seen(error="{# x")}, DEFAULT)
-    assert not any(opener in file.json.dumps(file.to_fields(plan)) for opener in ("{{", "{%", "{#"))
+    assert not any(opener in json.dumps(file.to_fields(plan)) for opener in ("{{", "{%", "{#"))
