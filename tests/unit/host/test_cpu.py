@@ -28,7 +28,11 @@ def test_a_host_that_works(tmp_path: Path) -> None:
     place = root(tmp_path, STAT)
     # 40 ticks more: 30 of work, 8 idle, 2 waiting for a disk.
     later = STAT.replace("cpu  4705 150 1120 16250 520", "cpu  4725 150 1130 16258 522")
-    assert cpu.probe(place, wait=lambda _s: root(tmp_path, later) and None) == {"online": 2, "busy": 0.75}
+
+    def work(_seconds: float) -> None:
+        root(tmp_path, later)
+
+    assert cpu.probe(place, wait=work) == {"online": 2, "busy": 0.75}
 
 
 def test_a_host_that_says_nothing(tmp_path: Path) -> None:
