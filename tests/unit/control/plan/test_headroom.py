@@ -41,7 +41,7 @@ def evidence(share: float | None, ns: float | None, number: int = 10**9, part: s
         # kTLS that costs more is no reserve.
         (Load(8, 0.4, 2.4, 1.0), 1.0, 0.8, 0.4),
         # A moment's reading under what was recorded.
-        (Load(8, 0.1, 2.4, 0.0), 1.0, None, 0.1),
+        (Load(8, 0.1, 2.4, 0.0), 2.0, None, 0.2),
         (Load(8, None, 2.4, 0.0), 1.0, 2.0, None),
         (Load(8, 0.4, 2.4, None), 1.0, 2.0, None),
         (Load(8, 0.4, 2.4, 1.0), 1.0, None, None),
