@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_policy_file_beats_the_inventory() -> None:
     )
     assert ktls("--policy", "policy.yml") == 0
     assert len(file.load(Path("plan.yml")).waves) == 1
+
+
+def test_series_are_read_of_a_few_hosts_that_no_name_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plain = Reach.ask
+
+    def ask(reach: Reach, names: Sequence[str], verb: str, **arguments: Any) -> Iterator[Reply]:
+        if verb == "series":
+            asked.extend(names)
+        yield from plain(reach, names, verb, **arguments)
+
+    monkeypatch.setattr(Reach, "ask", ask)
+    # As it is merged: this checkout may be without.
+    monkeypatch.setitem(sys.modules, "ktls_control.judge.wire", SimpleNamespace(host_series=None))
+    for salt in "abcdefgh":
+        inventory(f"{{noise_hosts: 1, salt: {salt}}}")
+        ktls()
+    assert len(asked) == 8 and set(asked) == {"web1", "web2"}
 
 
 @pytest.mark.parametrize(
