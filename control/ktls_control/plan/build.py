@@ -136,8 +136,8 @@ def _sort(
     for name in sorted(seen, key=natural):
         one = seen[name]
         why = refusals.of_preflight(one.row.phases[ask.phase])
-        # What cannot be reached has been said to be so.
-        if not why or one.status is not None:
+        # Of a host that cannot be reached that is all there is to say.
+        if one.status is not None or not any(each.code == "cut_off" for each in why):
             why += refusals.of_status(one.status, one.error, ask.phase, policy)
             why += refusals.of_drill(one.drill, ask.now, policy)
             why += refusals.of_headroom(measured[0][name], ask.phase, policy)

@@ -43,6 +43,7 @@ def codes(host: Seen, phase: str = "tx", **policy: Any) -> list[str]:
         (seen(answer=Unanswered("cut_off", "no route")), ["cut_off"]),
         (seen(answer=Unanswered("cut_off", "no route"), error="no route"), ["cut_off"]),
         (seen(error="no such socket", drill=None), ["agent_silent", "drill_missing"]),
+        (seen(answer=info("unknown", reason("not_proved")), error="gone"), ["not_proved", "agent_silent"]),
         (seen(drill=None), ["drill_missing"]),
         (seen(drill=Drill(NOW - 3600, False, "files differ")), ["drill_failed"]),
         (seen(drill=Drill(NOW - 8 * 86400, True)), ["drill_stale"]),
