@@ -139,7 +139,7 @@ def _sort(
         # Of a host that cannot be reached that is all there is to say.
         if one.status is not None or not any(each.code == "cut_off" for each in why):
             why += refusals.of_status(one.status, one.error, ask.phase, policy)
-            why += refusals.of_drill(one.drill, ask.now, policy)
+            why += refusals.of_drill(one.drill, one.row, ask.now, policy)
             why += refusals.of_headroom(measured[0][name], ask.phase, policy)
         if any(one.code == "already_there" for one in why):
             # The rest is of no interest: nothing is going to be done there.

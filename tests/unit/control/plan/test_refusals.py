@@ -39,22 +39,23 @@ def test_every_error_of_a_plan_is_in_the_table() -> None:
 def test_drills_on_record(tmp_path: Path) -> None:
     assert drills.load(tmp_path) == {}
     record = {
-        "web1": {"at": 5, "passed": True, "seconds": 3.2},
+        "web1": {"at": 5, "passed": True, "host": {"kernel": "6.12", "openssl": "3.5"}, "left": None},
         "web2": {"at": 6.5, "passed": False, "detail": "files differ"},
         "web3": {"passed": True},
         "web4": "ok",
         "web5": {"at": 7, "passed": "yes"},
     }
-    (tmp_path / "drills.json").write_text(json.dumps(record))
+    (tmp_path / "drills.json").write_text(json.dumps({"schema": 1, "hosts": record}))
     assert drills.load(tmp_path) == {
-        "web1": Drill(5.0, True),
+        "web1": Drill(5.0, True, "", "6.12", "3.5"),
         "web2": Drill(6.5, False, "files differ"),
         "web5": Drill(7.0, False),
     }
 
 
-def test_a_record_that_is_broken_is_said_to_be(tmp_path: Path) -> None:
-    (tmp_path / "drills.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"hosts": []}'])
+def test_a_record_that_is_broken_is_said_to_be(tmp_path: Path, text: str) -> None:
+    (tmp_path / "drills.json").write_text(text)
     with pytest.raises(ControlError, match="drill again") as caught:
         drills.load(tmp_path)
     assert caught.value.code == "bad_drills"
