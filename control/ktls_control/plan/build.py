@@ -178,11 +178,16 @@ def _waves(
                 hosts=tuple(members),
                 soak=soak,
                 approve=number in policy.approve if entry.approve is None else entry.approve,
-                detectable=dict(detect(policy.gates, soak, len(members), later)) if detect else {},
+                detectable=_rounded(detect(policy.gates, soak, len(members), later)) if detect else {},
                 expected_s=timing.expected_s(soak, len(members), policy.host_s, traffic),
             )
         )
     return tuple(made)
+
+
+def _rounded(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Plain numbers: it is an estimate, and a file that people read."""
+    return {name: None if value is None else float(f"{value:.3g}") for name, value in found.items()}
 
 
 def _name(entry: WavePolicy, number: int, used: Counter[str]) -> str:

@@ -91,13 +91,13 @@ def _soak(soak: Soak) -> str:
 def _sees(wave: Wave) -> str:
     """Smallest harm that the gate can tell from noise."""
     told = [
-        f"{_METRICS[name]} worse by {_percent(value)}"
+        f"{_METRICS[name]} worse by {_percent(value, 2)}"
         for name, value in wave.detectable.items()
         if value is not None and name in _METRICS
     ]
     failures = wave.detectable.get("errors")
     if failures is not None:
-        told.append(f"failures of {_percent(failures)} of connections")
+        told.append(f"failures of {_percent(failures, 2)} of connections")
     blind = [word for name, word in _METRICS.items() if wave.detectable.get(name, 0.0) is None]
     return ", ".join(told) + ("; " if told and blind else "") + (f"cannot judge {', '.join(blind)}" if blind else "")
 
@@ -208,9 +208,10 @@ def _count(hosts: int) -> str:
     return "1 host" if hosts == 1 else f"{hosts:,} hosts"
 
 
-def _percent(share: float) -> str:
-    """Two digits are enough, and none is rounded away: 0.1 %, 7.5 %, 99 %."""
-    return f"{100 * share:.3g} %" if share < 10 else f"{100 * share:.0f} %"
+def _percent(share: float, digits: int = 3) -> str:
+    """A few digits are enough, and none before the point is rounded away: 0.1 %, 7.5 %, 99 %, 1234 %."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10**digits else f"{percent:.{digits}g} %"
 
 
 def _span(seconds: float) -> str:

@@ -177,6 +177,15 @@ def test_notes() -> None:
     assert "key_update_breaks_tx (every host): new keys end { { it }}" in told
 
 
+def test_a_gate_that_can_tell_nothing_is_told() -> None:
+    def blind_alone(_gates: Gates, _soak: Soak, hosts: int, _others: int) -> Mapping[str, float | None]:
+        return dict.fromkeys(("cpu", "latency", "throughput", "errors"), 0.123456 if hosts > 1 else None)
+
+    plan = build(ASK, fleet(60), parse({"gates": {"on_inconclusive": "fail"}}, "x"), blind_alone)
+    assert "the gate of wave 1 can tell no effect" in plan.notes[0] and plan.notes[0].endswith("it will fail")
+    assert plan.waves[1].detectable["cpu"] == 0.123
+
+
 def test_a_kind_that_comes_late_is_told() -> None:
     hosts = {f"web{n}": seen({"ktls_rack": f"r{n}", "ktls_nic_model": f"card{n}"}) for n in range(9)}
     assert "is first seen in wave 3" in noted(hosts, waves=[1, 1, "100%"])

@@ -67,7 +67,7 @@ def test_a_file_is_not_promised_where_none_was_written() -> None:
 def test_effects_that_can_be_detected() -> None:
     found = {"cpu": 0.0731, "latency": None, "throughput": 0.25, "errors": 0.00123}
     text = shown(plan(detect=lambda *_asked: found))
-    told = "CPU worse by 7.31 %, throughput worse by 25 %, failures of 0.123 % of connections; cannot judge p99"
+    told = "CPU worse by 7.3 %, throughput worse by 25 %, failures of 0.12 % of connections; cannot judge p99"
     assert f"sees      {told}" in text
     assert "cannot judge CPU, p99" in shown(plan(detect=lambda *_asked: {"cpu": None, "latency": None}))
 
