@@ -80,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verbs.add_parser("status", parents=[fleet], help="what is in force, read from every host")
     status.add_argument("--json", action="store_true", help="one JSON object")
+    from .view.cli import add_parser as add_report_parser
+    from .view.cli import add_watch_options
+
+    add_watch_options(status)
     status.set_defaults(func=_status)
+
+    add_report_parser(verbs, fleet)
 
     off = verbs.add_parser("off", parents=[fleet], help="everything back to userspace TLS, now, without questions")
     off.add_argument("--reason", default="ktls off", help="kept on the hosts with the flag")
@@ -128,6 +134,10 @@ def _log(verb: str) -> Path:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if arguments.watch or arguments.run:
+        from .view.cli import watch
+
+        return watch(arguments, _console())
     from .fleet import read_status
     from .inventory import load
     from .screen import status_table
