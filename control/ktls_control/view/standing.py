@@ -79,12 +79,14 @@ def lease_left(host: HostState, now: float) -> float | None:
 
 
 def shortest_lease(wave: WaveState, now: float) -> float | None:
-    """The least of its hosts' leases; before the first look, the lease as it was given."""
+    """The least of the leases of hosts that answer, else of all; before any is known, the lease as it was given."""
     if wave.state not in ("ordering", "soaking", "judged", "held", "confirming"):
         return None
-    lefts = [left for host in wave.hosts.values() if (left := lease_left(host, now)) is not None]
+    lefts = [
+        (host.lost is not None, left) for host in wave.hosts.values() if (left := lease_left(host, now)) is not None
+    ]
     if lefts:
-        return min(lefts)
+        return min(lefts)[1]
     return max(0.0, wave.lease_s - (now - wave.since)) if wave.lease_s else None
 
 
