@@ -8,9 +8,10 @@ from typing import Any
 
 from . import svg, words
 from .evidence import Course, HostEvidence
-from .story import BY_PERSON, Story
+from .story import Story
 
 _WIDE = 1000.0
+_SMALL = (300.0, 220.0)
 #: More hosts than this are drawn as one path: a title for each would make the page heavy.
 _NAMED = 80
 _MARKS = {"pass": "✔", "fail": "✘", "inconclusive": "?"}
@@ -27,7 +28,7 @@ def timeline(story: Story, names: Mapping[int, str], now: float) -> str:
     parts = []
     for tick in svg.time_ticks(end - story.start):
         parts.append(svg.line(x(tick), top - 6, x(tick), bottom, "grid"))
-        parts.append(svg.text(x(tick), bottom + 18, words.duration(tick) if tick else "0", "axis", "middle"))
+        parts.append(svg.text(x(tick), bottom + 18, words.tick(tick) if tick else "0", "axis", "middle"))
     for index, wave in enumerate(waves):
         y = top + row * index
         parts.append(svg.text(left - 12, y + row / 2 + 4.5, names.get(wave, f"wave {wave}"), "label", "end"))
@@ -87,7 +88,7 @@ def kind_name(kind: str) -> str:
         "absent": "no controller",
         "judged": "judged",
         "reverting": "going back",
-    }.get(kind, kind) + (" (by a person)" if kind in BY_PERSON and kind != "inconclusive" else "")
+    }.get(kind, kind)
 
 
 def reach_of(verdicts: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -181,7 +182,7 @@ def e_path(values: Sequence[float], threshold: float) -> str:
     return svg.picture(width, height, "E-value of the error test after each look", *parts)
 
 
-_ARMS = (("before", "before"), ("off", "soak, userspace"), ("on", "soak, kTLS"))
+_ARMS = (("before", "before"), ("off", "userspace"), ("on", "kTLS"))
 
 
 def slopes(hosts: Sequence[HostEvidence], metric: str, unit: str, factor: float = 1.0) -> str | None:
@@ -200,7 +201,7 @@ def slopes(hosts: Sequence[HostEvidence], metric: str, unit: str, factor: float 
             rows.append((host, [value * factor for value in values]))
     if not rows:
         return None
-    width, height, left, right, top, bottom = 480.0, 260.0, 60.0, 70.0, 16.0, 30.0
+    width, height, left, right, top, bottom = *_SMALL, 42.0, 58.0, 18.0, 26.0
     every = sorted(value for _host, values in rows for value in values)
     # A single wild host must not press all others flat; what is out of the frame is drawn at its edge.
     low, high = every[int(len(every) * 0.002)], every[min(len(every) - 1, int(len(every) * 0.998))]
@@ -221,7 +222,7 @@ def slopes(hosts: Sequence[HostEvidence], metric: str, unit: str, factor: float 
         anchor = "start" if index == 0 else ("end" if index == len(arms) - 1 else "middle")
         parts.append(
             svg.text(
-                x(index) + (40 if anchor == "end" else -14 if anchor == "start" else 0),
+                x(index) + (16 if anchor == "end" else -14 if anchor == "start" else 0),
                 height - 8,
                 name,
                 "axis",
@@ -252,7 +253,7 @@ def slopes(hosts: Sequence[HostEvidence], metric: str, unit: str, factor: float 
 
 def spread(changes: Sequence[tuple[str, float]], margin: float) -> str:
     """The change of each host, smallest first, against the margin: a crowd reads as a curve, a sick host as a dot."""
-    width, height, left, top, bottom = 480.0, 260.0, 60.0, 16.0, 30.0
+    width, height, left, top, bottom = *_SMALL, 46.0, 18.0, 26.0
     ordered = sorted(changes, key=lambda pair: pair[1])
     values = [value for _host, value in ordered]
     low, high = min(-0.02, values[0], 0.0), max(margin * 1.5, values[-1])
@@ -293,33 +294,33 @@ def spread(changes: Sequence[tuple[str, float]], margin: float) -> str:
 
 
 def overlay(course: Course) -> str | None:
-    """CPU per GB over the time since the order, kTLS and userspace as two courses; None: no data."""
+    """CPU per GB against before, over the time since the order, with and without kTLS; None: no data."""
     every = [point for points in course.points.values() for point in points]
     if not every:
         return None
     width, height, left, top, bottom = _WIDE, 210.0, 60.0, 16.0, 30.0
     first, last = min(at for at, _value in every), max(at for at, _value in every)
     values = [value for _at, value in every]
-    pad = (max(values) - min(values)) * 0.1 or max(values) * 0.1
-    low, high = max(0.0, min(values) - pad), max(values) + pad
+    pad = (max(values) - min(values)) * 0.1 or 0.05
+    low, high = min(values) - pad, max(values) + pad
     y = svg.linear(low, high, height - bottom, top)
     x = svg.linear(first, last, left + 6, width - 16)
     parts = []
     for tick in svg.ticks(low, high, 4):
-        parts.append(svg.line(left, y(tick), width - 8, y(tick), "grid"))
-        parts.append(svg.text(left - 6, y(tick) + 4, f"{tick:g}", "axis", "end"))
+        parts.append(svg.line(left, y(tick), width - 8, y(tick), "grid" if tick else "zero"))
+        parts.append(svg.text(left - 6, y(tick) + 4, f"{tick * 100:+g} %" if tick else "before", "axis", "end"))
     step = svg.time_ticks(last - first, 10)
     gap = step[1] if len(step) > 1 else 1.0
     tick = (first // gap) * gap
     while tick <= last:
         if tick >= first:
             sign = "−" if tick < 0 else ""
-            name = f"{sign}{words.duration(abs(tick))}" if tick else "order"
+            name = f"{sign}{words.tick(abs(tick))}" if tick else "order"
             parts.append(svg.text(x(tick), height - 8, name, "axis", "middle"))
         tick += gap
     if first < 0 < last:
         parts.append(svg.line(x(0), top - 4, x(0), height - bottom, "event"))
-    parts.append(svg.text(6, 12, "CPU s per GB", "axis"))
+    parts.append(svg.text(6, 10, "CPU per GB, each host against itself before the order", "axis"))
     for arm, points in course.points.items():
         # A line would join blocks that other blocks lie between.
         dots = "".join(f"M{x(at):.1f},{y(value):.1f}h0" for at, value in points)

@@ -111,15 +111,20 @@ def levels(samples: Sequence[Mapping[str, Any]]) -> Levels:
 
 @dataclass(frozen=True)
 class Course:
-    """CPU per GB over time, median over hosts, one point a step; ``arm`` as in :class:`HostEvidence`."""
+    """CPU per GB over time as a change against before the order, median over hosts, one point a step.
+
+    :param points: by arm, as in :class:`HostEvidence`.
+    """
 
     points: Mapping[str, tuple[tuple[float, float], ...]]
     step_s: float
 
 
 def course(hosts: Iterable[HostEvidence]) -> Course:
-    """One course out of those of many hosts."""
-    every = [point for host in hosts for point in host.over_time]
+    """One course out of those of many hosts; one without a level before it takes none from it."""
+    every = [
+        (at, arm, value / host.before.cpu - 1) for host in hosts if host.before.cpu for at, arm, value in host.over_time
+    ]
     if not every:
         return Course({}, 0.0)
     first, last = min(point[0] for point in every), max(point[0] for point in every)

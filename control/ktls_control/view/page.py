@@ -26,8 +26,8 @@ _EMBED_BYTES = 6_000_000
 _EVENT_ROWS = 600
 
 _TITLES = {
-    "completed": "completed: every wave passed its gate and was confirmed",
-    "failed": "failed, and went back",
+    "completed": "every wave passed its gate and was confirmed",
+    "failed": "it failed, and went back",
     "aborted": "aborted by an operator",
     "off": "switched off",
     "running": "still under way",
@@ -60,6 +60,8 @@ class WavePage:
     slopes: list[tuple[str, str]]
     spread: str
     times: list[tuple[str, str]]
+    took: str
+    waited: str
     rollback_s: float | None
     recheck: list[tuple[str, str]]
     planned: str
@@ -265,6 +267,10 @@ def _wave(
         )
         if (drawn := charts.slopes(hosts, metric, unit, factor))
     ]
+    spent = told.seconds(wave.number, until)
+    waits = [
+        (kind, seconds) for kind, seconds in spent.items() if kind in story.BY_PERSON or kind in ("freeze", "absent")
+    ]
     detectable = ""
     if planned:
         known = [
@@ -291,10 +297,9 @@ def _wave(
         overlay=charts.overlay(evidence.course(hosts)) or "",
         slopes=pictures,
         spread=charts.spread(changes, gates.cpu_margin if gates else 0.03) if len(changes) > 1 else "",
-        times=[
-            (charts.kind_name(kind), words.duration(seconds))
-            for kind, seconds in told.seconds(wave.number, until).items()
-        ],
+        times=[(charts.kind_name(kind), words.duration(seconds)) for kind, seconds in spent.items()],
+        took=words.duration(sum(spent.values())),
+        waited=", ".join(f"{charts.kind_name(kind)} {words.duration(seconds)}" for kind, seconds in waits),
         rollback_s=told.rollbacks.get(wave.number),
         recheck=list(_pairs(verdict.get("recheck") if verdict else None)),
         planned=_soak_words(planned.soak) if planned else "",

@@ -60,44 +60,50 @@ class Story:
     start: float = 0.0
     end: float = 0.0
     ended: bool = False
-    spans: list[Span] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     #: Seconds that each wave took to go back, by number.
     rollbacks: dict[int, float] = field(default_factory=dict)
-    #: By wave: (at, connections by kTLS of all hosts, hosts that answered, hosts asked) while it went back and after.
+    _closed: list[Span] = field(default_factory=list)
+    #: By wave: what it does now, since when; and what it did before it waited.
     _open: dict[int, tuple[str, float]] = field(default_factory=dict)
     _before: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def spans(self) -> list[Span]:
+        """All of them, by wave, then by time; those of a run under way may be without an end."""
+        end = self.end if self.ended else None
+        still = [Span(wave, kind, start, end) for wave, (kind, start) in self._open.items()]
+        return sorted([*self._closed, *still], key=lambda span: (span.wave, span.start))
 
     def seconds(self, wave: int, now: float) -> dict[str, float]:
         """How long a wave spent in each kind, up to ``now``; kinds without time are left out."""
         total: dict[str, float] = {}
         for span in self.spans:
             if span.wave == wave:
-                total[span.kind] = total.get(span.kind, 0.0) + max(
-                    0.0, (now if span.end is None else span.end) - span.start
-                )
+                spent = (now if span.end is None else span.end) - span.start
+                total[span.kind] = total.get(span.kind, 0.0) + max(0.0, spent)
         return total
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take one event."""
+        at, name = float(event["at"]), str(event["event"])
+        self.start = self.start or at
+        if name == "run_resumed":
+            _resume(self, self.end, at)
+        _turn(self, event, name, at)
+        point = _point(event, name, at)
+        if point:
+            self.points.append(point)
+        self.end = max(self.end, at)
+        if name in ("run_ended", "run_resumed"):
+            self.ended = name == "run_ended"
 
 
 def tell(events: Iterable[Mapping[str, Any]]) -> Story:
     """The story of ``events``."""
     story = Story()
-    last = 0.0
     for event in events:
-        at, name = float(event["at"]), str(event["event"])
-        story.start = story.start or at
-        if name == "run_resumed":
-            _resume(story, last, at)
-        _turn(story, event, name, at)
-        point = _point(event, name, at)
-        if point:
-            story.points.append(point)
-        last = story.end = max(last, at)
-        if name in ("run_ended", "run_resumed"):
-            story.ended = name == "run_ended"
-    for wave, (kind, start) in sorted(story._open.items()):
-        story.spans.append(Span(wave, kind, start, story.end if story.ended else None))
-    story.spans.sort(key=lambda span: (span.wave, span.start))
+        story.feed(event)
     return story
 
 
@@ -108,11 +114,9 @@ def _turn(story: Story, event: Mapping[str, Any], name: str, at: float) -> None:
         return
     if name in _STARTS:
         _begin(story, wave, _STARTS[name], at)
-    elif name == "verdict":
+    elif name == "verdict" and event["outcome"] != "inconclusive":
+        # One that cannot tell yet lets the soak go on.
         _begin(story, wave, "judged", at)
-    elif name == "observed" and story._open.get(wave, ("", 0.0))[0] == "judged":
-        # It could not tell yet, and the soak goes on.
-        _begin(story, wave, "soaking", at)
     elif name == "waiting":
         story._before[wave] = story._open.get(wave, ("ordering", at))[0]
         _begin(story, wave, str(event["on"]), at)
@@ -144,7 +148,7 @@ def _begin(story: Story, wave: int, kind: str, at: float) -> None:
 def _close(story: Story, wave: int, at: float) -> None:
     kind, start = story._open.pop(wave, ("", 0.0))
     if kind and at > start:
-        story.spans.append(Span(wave, kind, start, at))
+        story._closed.append(Span(wave, kind, start, at))
 
 
 def _point(event: Mapping[str, Any], name: str, at: float) -> Point | None:

@@ -34,6 +34,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
 
 
+def tick(seconds: float) -> str:
+    """A duration on an axis: ``5m``, ``2h``, without a tail of zeros."""
+    told = duration(seconds)
+    for tail in ("00s", "00m", "00h"):
+        told = told.removesuffix(tail)
+    return told
+
+
 def clock(seconds: float) -> str:
     """A countdown: ``14:21``, ``1:02:03``."""
     whole = max(0, int(seconds))
