@@ -157,6 +157,7 @@ def forest(verdict: Mapping[str, Any], reach: tuple[float, float]) -> str:
 def e_path(values: Sequence[float], threshold: float) -> str:
     """E-value of the error test at each look, against the value that ends the wave."""
     width, height, left, top, bottom = 340.0, 170.0, 44.0, 18.0, 30.0
+    values = [min(value, 1e12) for value in values]
     low = min(0.1, *(value for value in values if value > 0), 0.1)
     high = max(threshold * 3, *values)
     y = svg.logarithmic(low, high, height - bottom, top)

@@ -219,9 +219,7 @@ def _tiles(page: Page, told: story.Story, until: float) -> list[tuple[str, str, 
     for metric in (judged[-1].get("metrics") or ()) if judged else ():
         if metric.get("effect") is not None and metric["name"] in ("cpu_per_byte", "latency_p99"):
             told_of = words.interval(metric.get("low"), metric.get("high"))
-            name = {"cpu_per_byte": "CPU per byte, last verdict", "latency_p99": "p99 latency, last verdict"}[
-                metric["name"]
-            ]
+            name = {"cpu_per_byte": "CPU per byte", "latency_p99": "p99 latency"}[metric["name"]]
             tiles.append((name, words.percent(metric["effect"], sign=True), told_of))
     by_person = sum(
         seconds

@@ -94,7 +94,9 @@ class Story:
         point = _point(event, name, at)
         if point:
             self.points.append(point)
-        self.end = max(self.end, at)
+        if name != "notified":
+            # Webhooks are told of the end after it.
+            self.end = max(self.end, at)
         if name in ("run_ended", "run_resumed"):
             self.ended = name == "run_ended"
 

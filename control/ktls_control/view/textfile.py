@@ -6,6 +6,7 @@ Metrics of one fleet are in one file, ``ktls_rollout_FLEET.prom``: a new run tak
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from .story import Story
 HOST_STATES = ("waiting", "ordering", "soaking", "judged", "confirmed", "reverted", "failed", "unreachable")
 RUN_STATES = ("running", "waiting", "completed", "failed", "aborted", "off")
 OUTCOMES = ("pass", "fail", "inconclusive")
+#: Events of single hosts come by the thousand, and are in what follows them.
+_QUIET = frozenset(("host_ordered", "host_confirmed", "host_reverted", "notified"))
 _KINDS = ("running", "person", "freeze", "absent")
 _PERSON = ("approval", "paused", "inconclusive")
 
@@ -73,11 +76,14 @@ class RolloutMetrics:
         self.story = Story()
         self.error: str | None = None
 
-    def feed(self, event: Mapping[str, Any], *, flush: bool = True) -> None:
-        """Take one event and write the file. A file that cannot be written stops nothing; ``error`` then says why."""
+    def feed(self, event: Mapping[str, Any], *, old: bool = False) -> None:
+        """Take one event and write the file. A file that cannot be written stops nothing; ``error`` then says why.
+
+        :param old: it was written before a resume: the file is left until something new comes.
+        """
         apply(self.state, event)
         self.story.feed(event)
-        if flush:
+        if not old and event["event"] not in _QUIET:
             self.write(float(event["at"]))
 
     def write(self, now: float) -> None:
@@ -180,4 +186,6 @@ def _escape(value: str, *, quotes: bool = True) -> str:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
     return str(int(value)) if float(value).is_integer() else repr(round(float(value), 6))
