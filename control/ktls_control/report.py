@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .timeline import Mark, Timeline
@@ -29,14 +27,3 @@ def render(summary: Mapping[str, Any], timeline: Timeline, marks: Sequence[Mark]
     environment.filters["bytes"] = size
     picture = draw(timeline, marks) if timeline.seconds else ""
     return environment.get_template("report.html.j2").render(run=summary, picture=picture)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from .errors import ControlError
-from .report import write
+from .files import write
 
 TEMPLATE = "rollout.html.j2"
 

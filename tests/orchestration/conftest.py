@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from . import fakefleet
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,7 +29,14 @@ class Fleet:
 
     def fault(self, host: str, name: str) -> None:
         """Switch a fault on."""
-        (self.directory / host / name).touch()
+        if name == "cut":
+            fakefleet.cut(self.directory / host)
+        else:
+            (self.directory / host / name).touch()
+
+    def heal(self, host: str) -> None:
+        """The host can be reached again."""
+        fakefleet.heal(self.directory / host)
 
     def requests(self, host: str, verb: str | None = None) -> list[dict[str, Any]]:
         """What the control side asked of a host, in order."""
@@ -38,9 +47,24 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """Phase in force by host, asked of the fake agents themselves."""
+        return {name: self.peek(name)["phase"] for name in self.names}
+
+    def peek(self, host: str) -> dict[str, Any]:
+        """The status of a fake agent, cut off or not; unlike a question of the control side it brings no traffic."""
         from ktls_host.jsonsock import call
 
-        return {n: call(str(self.directory / n / "agent.sock"), {"verb": "status"})["phase"] for n in self.names}
+        place = self.directory / host
+        path = place / ("cut.sock" if (place / "cut.sock").exists() else "agent.sock")
+        return call(str(path), {"verb": "peek"})
+
+    @property
+    def state_dir(self) -> Path:
+        """Where runs are kept."""
+        return self.inventory.parent / "state"
+
+    def environment(self) -> dict[str, str]:
+        """See :func:`environment`; with a state directory of the test's own."""
+        return {**environment(), "KTLS_STATE_DIR": str(self.state_dir), "KTLS_OPERATOR": "ada@control1"}
 
     def playbook(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a playbook with plain ``ansible-playbook``."""
@@ -55,7 +79,7 @@ class Fleet:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=environment(),
+            env=self.environment(),
             timeout=240,
             check=False,
         )
@@ -67,7 +91,7 @@ class Fleet:
             capture_output=True,
             text=True,
             cwd=self.directory,
-            env=environment(),
+            env=self.environment(),
             timeout=240,
             check=False,
         )
@@ -121,6 +145,7 @@ def _inventory(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                     "ansible_python_interpreter": sys.executable,
                     "ansible_user": "root",
                     "ansible_become": False,
+                    "ktls_reach": "socket",
                     "ktls_agent_socket": str(directory / name / "agent.sock"),
                 }
                 for name in names

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import ControlError
-from ..report import write
+from ..files import write
 from .model import Freeze, Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 
 VERSION = 1

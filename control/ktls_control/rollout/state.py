@@ -67,6 +67,8 @@ class RunState:
     paused: bool = False
     aborting: str | None = None
     waves: list[WaveState] = field(default_factory=list)
+    #: Every host that counts against the failure budget, with why; a new attempt at its wave gives it another chance.
+    failed: dict[str, str] = field(default_factory=dict)
     events: int = 0
     last: float = 0.0
 
@@ -112,14 +114,24 @@ def _wave_opened(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave.state, wave.since, wave.waiting = "ordering", at, None
     wave.attempt, wave.order_id, wave.lease_s = event["attempt"], event["order_id"], event["lease_s"]
     wave.hosts = {name: HostState("ordering", at) for name in event["hosts"]}
+    for name in wave.hosts:
+        state.failed.pop(name, None)
+
+
+def _host_told(state: RunState, event: Mapping[str, Any], at: float, well: str) -> None:
+    name = event["host"]
+    host = state.wave(event["wave"]).hosts[name]
+    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
+    host.state, host.since = (well if event["ok"] else failed), at
+    host.info = str(event.get("error") or "")
+    if not event["ok"]:
+        state.failed[name] = host.info or failed
 
 
 def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    _host_told(state, event, at, "soaking")
     wave = state.wave(event["wave"])
     host = wave.hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("soaking" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
     host.lost = at if host.state == "unreachable" else None
     # One that was cut off may have taken the order before.
     host.lease_until = at + wave.lease_s if wave.lease_s and host.state != "failed" else None
@@ -141,8 +153,12 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
         host.lost = None if seen.get("reachable", True) else (host.lost or at)
         if seen.get("lease_left_s") is not None:
             host.lease_until = at + float(seen["lease_left_s"])
-        if seen.get("error"):
+        if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])
+    for name, why in event.get("failed", {}).items():
+        host = wave.hosts[name]
+        host.state, host.since, host.info = "failed", at, str(why)
+        state.failed[name] = str(why)
 
 
 def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -184,11 +200,9 @@ def _confirming(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 
 def _host_confirmed(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    host = state.wave(event["wave"]).hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("confirmed" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
+    _host_told(state, event, at, "confirmed")
     if event["ok"]:
+        host = state.wave(event["wave"]).hosts[event["host"]]
         host.lost, host.lease_until = None, None
 
 

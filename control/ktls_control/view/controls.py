@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ControlError
-from ..report import write
+from ..files import write
 
 
 def operator(environment: Mapping[str, str] | None = None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plan.model import Plan
-from ..report import write
+from ..files import write
 from ..rollout.state import RunState, apply
 from . import standing
 from .story import Story
