@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ktls_control.judge.model import HostSeries, MetricVerdict, Sample, WaveVerdict
+from ktls_control.judge.model import HostSeries, MetricVerdict, Outcome, Sample, WaveVerdict
 from ktls_control.plan import file as plan_file
 from ktls_control.plan.model import Freeze, Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 
@@ -23,6 +23,8 @@ from ktls_control.plan.model import Freeze, Gates, Headroom, Plan, PlannedHost, 
 BEGIN = 1_795_672_800.0
 PERIOD_S = 5.0
 LEASE_S = 900.0
+#: Where the judge ends a wave: 2 / alpha.
+E_LIMIT = 40.0
 FLEET = "ktls_hosts-0a1b2c3d"
 
 REFUSALS = {
@@ -123,7 +125,15 @@ class Story:
         self.journal.add("soak_started", after=1, wave=number, min_s=wave.soak.min_s, max_s=wave.soak.max_s)
         return wave
 
-    def observe(self, number: int, age_s: float, *, cut_off: Sequence[str] = (), drained: float = 0.0) -> None:
+    def observe(
+        self,
+        number: int,
+        age_s: float,
+        *,
+        cut_off: Sequence[str] = (),
+        drained: float = 0.0,
+        failed: dict[str, str] | None = None,
+    ) -> None:
         """``observed``, ``age_s`` seconds into the soak. ``drained``: share of kTLS connections gone again."""
         wave = self.plan.waves[number - 1]
         hosts: dict[str, Any] = {}
@@ -144,7 +154,8 @@ class Story:
                 "share": round(share * (1 - drained), 5),
             }
         e_value = round(math.exp(self.chance.gauss(-0.4, 0.4)), 4)
-        self.journal.add("observed", wave=number, hosts=hosts, e_value=e_value)
+        extra = {"failed": failed} if failed else {}
+        self.journal.add("observed", wave=number, hosts=hosts, e_value=e_value, **extra)
 
     def soak(self, number: int, seconds: float, looks: int = 6, *, cut_off: Sequence[str] = ()) -> None:
         """A soak with its looks; nothing else happens."""
@@ -168,9 +179,10 @@ class Story:
         latency = 0.006 if outcome == "pass" else (0.21 if outcome == "fail" else 0.031)
         path = tuple(e_path or [round(math.exp(noise(-0.3, 0.35)), 4) for _ in range(7)])
         metrics = (
-            _metric("cpu_per_byte", self.cpu + noise(0, 0.004), width, gates.cpu_margin, "switchback sign-flip", 20),
-            _metric("latency_p99", latency, width * 0.9, gates.latency_margin, "switchback sign-flip", 20),
-            _metric("throughput", 0.004, width * 0.6, gates.throughput_margin, "switchback sign-flip", 20),
+            _metric("cpu", self.cpu + noise(0, 0.004), width, gates.cpu_margin, "switchback, sign flips of pairs", 20),
+            _metric("latency", latency, width * 0.9, gates.latency_margin, "switchback, sign flips of pairs", 20),
+            _errors(path),
+            _metric("throughput", 0.004, width * 0.6, gates.throughput_margin, "switchback, sign flips of pairs", 20),
         )
         verdict = WaveVerdict(
             outcome=outcome,  # type: ignore[arg-type]
@@ -181,7 +193,7 @@ class Story:
             hosts=hosts or {},
         )
         # As JSON has it: tuples become lists.
-        fields = json.loads(json.dumps(asdict(verdict)))
+        fields = {**json.loads(json.dumps(asdict(verdict))), "e_limit": E_LIMIT}
         self.journal.add("verdict", after=2, wave=number, outcome=outcome, verdict=fields, recheck=recheck or {})
         for host in self.plan.waves[number - 1].hosts:
             self.evidence(number, host, latency)
@@ -225,6 +237,12 @@ class Story:
 
 
 _ERRORS = {"cut_off": "unreachable: no answer within 20 s", "no_module": "the tls module cannot be loaded"}
+
+
+def _errors(path: Sequence[float]) -> MetricVerdict:
+    outcome: Outcome = "fail" if path[-1] >= E_LIMIT else "pass"
+    why = f"E-value {path[-1]:.3g} (fails at {E_LIMIT:g}); 31 bad minutes of 120"
+    return MetricVerdict("errors", outcome, None, None, None, 0.0, "E-process on bad minutes", None, len(path), why)
 
 
 def _metric(name: str, effect: float, width: float, margin: float, test: str, n: int) -> MetricVerdict:
@@ -293,7 +311,7 @@ def plan_of(
                 tuple(hosts[begin : begin + size]),
                 Soak(soak_s, soak_s * 3, min_connections=2_000, min_bytes=1_000_000_000),
                 approve=number in approve,
-                detectable={"cpu_per_byte": 0.021, "latency_p99": 0.04, "throughput": 0.03},
+                detectable={"cpu": 0.021, "latency": 0.04, "throughput": 0.03},
                 expected_s=soak_s + 20,
             )
         )
@@ -384,17 +402,18 @@ def failed(state: Path, plan: Plan | None = None, **options: Any) -> Story:
     story.judge(
         2,
         "inconclusive",
-        reasons=("latency_p99: +3.1 % [0.4, 5.8] is not below the margin of 5 % yet", f"{lost}: no series"),
+        reasons=("latency: +3.1 % [0.4, 5.8] is not below the margin of 5 % yet", f"{lost}: no series"),
         hosts={lost: ("unreachable for 4 min",)},
         e_path=(1.0, 0.9, 1.4, 2.2, 3.1),
     )
     story.soak(2, 300, 3, cut_off=(lost,))
+    story.observe(2, 700, cut_off=(lost,), failed={lost: f"{lost} cannot be reached for 540 s"})
     story.judge(
         2,
         "fail",
         reasons=(
-            "latency_p99: +21.0 % [18.3, 23.7], margin 5 %",
-            "errors: E-value 48.1 is over 20",
+            "latency: +21.0 % [18.3, 23.7], margin 5 %",
+            "errors: E-value 48.1 is over 40",
             f"{lost} is unreachable: counts as failed",
         ),
         hosts={
@@ -408,7 +427,7 @@ def failed(state: Path, plan: Plan | None = None, **options: Any) -> Story:
         story.journal.at += 4
         story.observe(2, 900 + number * 4, cut_off=(lost,), drained=drained)
     story.journal.add("notified", after=1, trigger="gate_failed", ok=True)
-    story.end("failed", "wave 2: gate failed: latency_p99 +21.0 %, errors E=48.1, web-06 unreachable")
+    story.end("failed", "wave 2: gate failed: latency +21.0 %, errors E=48.1, web-06 unreachable")
     return story
 
 
@@ -419,6 +438,12 @@ def soaking(state: Path, plan: Plan | None = None, **options: Any) -> Story:
     wave = story.open(2)
     story.soak(2, 330, 5, cut_off=(wave.hosts[-1],) if len(wave.hosts) > 2 else ())
     return story
+
+
+def _curve(none_left: float, most: int) -> list[list[float]]:
+    """Connections that drain: many soon, few late."""
+    steps = [(share, int(most * (1 - share) ** 1.7)) for share in (0.0, 0.1, 0.25, 0.45, 0.7, 0.9)]
+    return [[round(share * none_left, 2), count] for share, count in steps] + [[none_left, 0]]
 
 
 def off_results(story: Story) -> dict[str, Any]:
@@ -435,6 +460,7 @@ def off_results(story: Story) -> dict[str, Any]:
             "last_new_s": None if lost else round(story.chance.uniform(0.2, 1.6), 2),
             "none_left_s": none_left,
             "left": None if lost else 0,
+            "curve": [] if none_left is None else _curve(none_left, 20 + int(story.chance.random() * 60)),
             "error": f"{host} unreachable: no answer within 20 s" if lost else None,
         }
     return {"hosts": hosts}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..rollout.state import RunState, apply
-from . import standing, words
+from . import verdicts, words
 
 
 class Changes:
@@ -48,7 +48,7 @@ def _why(event: Mapping[str, Any]) -> str:
 
 
 def _verdict(event: Mapping[str, Any]) -> str:
-    numbers = "; ".join(standing.verdict_numbers(event["verdict"]))
+    numbers = "; ".join(verdicts.numbers(event["verdict"]))
     reasons = "; ".join(event["verdict"].get("reasons") or ())
     return f"gate: {event['outcome']}" + (f": {reasons}" if reasons else "") + (f" ({numbers})" if numbers else "")
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import svg, words
+from . import svg, verdicts, words
+from .drain import Drain
 from .evidence import Course, HostEvidence
 from .story import Story
 
@@ -91,11 +92,11 @@ def kind_name(kind: str) -> str:
     }.get(kind, kind)
 
 
-def reach_of(verdicts: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def reach_of(judged: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """The range that forest plots of one page share, as shares: all intervals, but no further than 60 % either way."""
     values = [0.0, 0.05]
-    for verdict in verdicts:
-        for metric in verdict.get("metrics") or ():
+    for verdict in judged:
+        for metric in verdicts.shown(verdict):
             values += [float(v) for key in ("low", "high", "margin", "effect") if (v := metric.get(key)) is not None]
     low, high = max(-0.6, min(values)), min(0.6, max(values))
     pad = (high - low) * 0.06
@@ -104,8 +105,8 @@ def reach_of(verdicts: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 def forest(verdict: Mapping[str, Any], reach: tuple[float, float]) -> str:
     """Each metric's effect with its interval, against 0 and against the margin; right of the margin is harm."""
-    metrics = list(verdict.get("metrics") or ())
-    row, top, left, right, width = 40.0, 30.0, 108.0, 168.0, 700.0
+    metrics = verdicts.shown(verdict)
+    row, top, left, right, width = 40.0, 30.0, 132.0, 168.0, 700.0
     bottom = top + row * len(metrics)
     low, high = reach
     x = svg.linear(low, high, left, width - right)
@@ -130,32 +131,38 @@ def forest(verdict: Mapping[str, Any], reach: tuple[float, float]) -> str:
         effect = metric.get("effect")
         class_ = f"o-{metric['outcome']}"
         if effect is None:
-            parts.append(svg.text(x(0) + 10, y + 4.5, str(metric.get("detail") or "no data"), f"label {class_}-ink"))
-            continue
-        ends = [metric.get("low"), metric.get("high")]
-        begin, end = (
-            (held(ends[0]) if ends[0] is not None else x(low)),
-            (held(ends[1]) if ends[1] is not None else x(high)),
-        )
-        told = f"{words.percent(effect, sign=True)} {words.interval(*ends)}"
-        parts.append(
-            svg.el(
-                "g",
-                svg.title(f"{words.metric(metric['name'])} {told}, margin {margin * 100:+.3g} %: {metric['outcome']}"),
-                svg.line(begin, y, end, y, f"interval {class_}"),
-                "".join(
-                    svg.line(at, y - 5, at, y + 5, f"interval {class_}")
-                    for at, value in ((begin, ends[0]), (end, ends[1])) if value is not None and low <= value <= high
-                ),
-                svg.el("circle", cx=held(effect), cy=y, r=5.5, class_=f"dot {class_}"),
+            parts.append(
+                svg.text(x(0) + 10, y + 4.5, _short(str(metric.get("detail") or "no data")), f"label {class_}-ink")
             )
-        )  # fmt: skip
+            continue
+        low_end, high_end = metric.get("low"), metric.get("high")
+        told = words.percent(effect, sign=True)
+        bars = ""
+        if low_end is not None or high_end is not None:
+            told += f" {words.interval(low_end, high_end)}"
+            # An end that is not known is open: the line goes on to the edge.
+            begin, end = (
+                (x(low) if low_end is None else held(low_end)),
+                (x(high) if high_end is None else held(high_end)),
+            )
+            bars = svg.line(begin, y, end, y, f"interval {class_}") + "".join(
+                svg.line(at, y - 5, at, y + 5, f"interval {class_}")
+                for at, value in ((begin, low_end), (end, high_end))
+                if value is not None and low <= value <= high
+            )
+        hover = f"{words.metric(metric['name'])} {told}, margin {margin * 100:+.3g} %: {metric['outcome']}"
+        dot = svg.el("circle", cx=held(effect), cy=y, r=5.5, class_=f"dot {class_}")
+        parts.append(svg.el("g", svg.title(hover), bars, dot))
         parts.append(svg.text(width - right + 14, y + 4.5, told, f"label num {class_}-ink"))
     return svg.picture(width, bottom + 24, "Effect of each metric with its interval", *parts)
 
 
+def _short(text: str, longest: int = 76) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def e_path(values: Sequence[float], threshold: float) -> str:
-    """E-value of the error test at each look, against the value that ends the wave."""
+    """E-value of the error test over time, against the value that ends the wave."""
     width, height, left, top, bottom = 340.0, 170.0, 44.0, 18.0, 30.0
     values = [min(value, 1e12) for value in values]
     low = min(0.1, *(value for value in values if value > 0), 0.1)
@@ -175,12 +182,12 @@ def e_path(values: Sequence[float], threshold: float) -> str:
     points = [(x(index), y(value)) for index, value in enumerate(values)]
     bad = values[-1] >= threshold
     parts.append(svg.path(points, "trace" + (" bad" if bad else "")))
-    for (at, level), value in zip(points, values, strict=True):
+    for (at, level), value in zip(points, values, strict=True) if len(values) <= 40 else ():
         class_ = "dot o-fail" if value >= threshold else "dot o-none"
         parts.append(svg.el("circle", svg.title(f"E = {words.e_value(value)}"), cx=at, cy=level, r=3, class_=class_))
-    parts.append(svg.text(width - 8, height - 8, f"{len(values)} looks ▸", "axis", "end"))
+    parts.append(svg.text(width - 8, height - 8, "time ▸", "axis", "end"))
     parts.append(svg.text(left, height - 8, "E-value of errors", "axis"))
-    return svg.picture(width, height, "E-value of the error test after each look", *parts)
+    return svg.picture(width, height, "E-value of the error test over time", *parts)
 
 
 _ARMS = (("before", "before"), ("off", "userspace"), ("on", "kTLS"))
@@ -329,10 +336,10 @@ def overlay(course: Course) -> str | None:
     return svg.picture(width, height, "CPU per GB over time, with and without kTLS", *parts)
 
 
-def drain(none_left: Sequence[float], last_new: Sequence[float], total: int) -> str:
-    """Share of hosts that are done, over the seconds since off was asked for."""
+def drain(found: Drain) -> str:
+    """Over the seconds since off: kTLS connections still open where that was counted, and the hosts that are done."""
     width, height, left, top, bottom = _WIDE, 220.0, 60.0, 16.0, 30.0
-    longest = max((*none_left, *last_new, 1.0)) * 1.05
+    longest = max((*found.done, *found.last_new, *(at for at, _count in found.open), 1.0)) * 1.05
     y = svg.linear(0, 1, height - bottom, top)
     x = svg.linear(0, longest, left, width - 16)
     parts = []
@@ -340,14 +347,22 @@ def drain(none_left: Sequence[float], last_new: Sequence[float], total: int) -> 
         parts.append(svg.line(left, y(tick), width - 8, y(tick), "grid"))
         parts.append(svg.text(left - 6, y(tick) + 4, f"{tick * 100:.0f} %", "axis", "end"))
     parts += [svg.text(x(tick), height - 8, f"{tick:g} s", "axis", "middle") for tick in svg.ticks(0, longest, 10)]
-    for values, class_ in ((last_new, "arm-off"), (none_left, "arm-on")):
-        level, points = 0.0, [(x(0), y(0))]
-        for done, at in enumerate(sorted(values), 1):
-            points += [(x(at), y(level)), (x(at), y(done / total))]
-            level = done / total
-        points.append((x(longest), y(level)))
-        parts.append(svg.path(points, f"step {class_}"))
-    return svg.picture(width, height, "Share of hosts without kTLS connections over time", *parts)
+    for values, class_ in ((found.last_new, "arm-off"), (found.done, "arm-before" if found.open else "arm-on")):
+        rising = [(at, done / found.hosts) for done, at in enumerate(sorted(values), 1)]
+        parts.append(svg.path(_steps([(0.0, 0.0), *rising], longest, x, y), f"step {class_}"))
+    if found.open:
+        most = max(count for _at, count in found.open) or 1.0
+        falling = [(at, count / most) for at, count in found.open]
+        parts.append(svg.path(_steps(falling, longest, x, y), "step wide arm-on"))
+    return svg.picture(width, height, "kTLS connections and hosts over the time since off", *parts)
+
+
+def _steps(points: Sequence[tuple[float, float]], end: float, x: svg.Scale, y: svg.Scale) -> list[tuple[float, float]]:
+    """A course that stays as it is until the next point."""
+    drawn = [(x(points[0][0]), y(points[0][1]))]
+    for (_before, level), (at, value) in zip(points, points[1:], strict=False):
+        drawn += [(x(at), y(level)), (x(at), y(value))]
+    return [*drawn, (x(end), y(points[-1][1]))]
 
 
 def _median(values: Sequence[float]) -> float:

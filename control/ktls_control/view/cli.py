@@ -42,14 +42,14 @@ def _seconds(text: str) -> float:
 
 def watch(arguments: argparse.Namespace, console: Any) -> int:
     """Show one rollout, once or until it has ended."""
-    from . import controls
+    from ..rollout import control
     from .off_process import Off
     from .pilot import Pilot
     from .runs import find
     from .watch import Watch, fly, follow, once
 
-    run_dir = find(arguments.run, arguments.inventory, arguments.group)
-    watching = Watch(run_dir, arguments.timeout)
+    run = find(arguments.run, arguments.inventory, arguments.group)
+    watching = Watch(run, arguments.timeout)
     if not arguments.watch:
         return once(watching, console)
     if not (console.is_terminal and sys.stdin.isatty()):
@@ -61,11 +61,11 @@ def watch(arguments: argparse.Namespace, console: Any) -> int:
         inventory, group = (plan.inventory, plan.group) if plan else (arguments.inventory, arguments.group)
         if "," not in inventory and not Path(inventory).exists():
             inventory = arguments.inventory
-        return Off(inventory, group, reason, run_dir / f"off-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        return Off(inventory, group, reason, run.directory / f"off-{time.strftime('%Y%m%d-%H%M%S')}.log")
 
     pilot = Pilot(
-        run_dir,
-        controls.operator(),
+        run,
+        control.operator(),
         lambda: watching.changes.state,
         lambda: watching.alive().gone is not None,
         start_off,
@@ -77,8 +77,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from ..report_run import write_report
     from .runs import find
 
-    written = write_report(
-        find(arguments.run, arguments.inventory, arguments.group), arguments.output, off=arguments.off
-    )
+    run = find(arguments.run, arguments.inventory, arguments.group)
+    written = write_report(run.directory, arguments.output, off=arguments.off)
     print(written)
     return 0

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..rollout.journal import digest
 
 Event = dict[str, Any]
-
-
-def canonical(body: Event) -> bytes:
-    """The bytes of a line that are hashed: keys sorted, no spaces, ASCII."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass
@@ -66,10 +61,9 @@ class Reader:
         if not ok:
             self._break("is no event")
             return None
-        body = {key: value for key, value in event.items() if key != "sha256"}
         if event.get("prev") != self.head:
             self._break("does not follow the line before it: lines were taken out, put in or changed")
-        elif hashlib.sha256(canonical(body)).hexdigest() != event.get("sha256"):
+        elif _digest(event) != event.get("sha256"):
             self._break("was changed: its hash does not match")
         elif event.get("seq") != self._line:
             self._break(f"has number {event.get('seq')}")
@@ -79,6 +73,14 @@ class Reader:
     def _break(self, how: str) -> None:
         if self.broken is None:
             self.broken = f"line {self._line} {how}"
+
+
+def _digest(event: Event) -> str | None:
+    try:
+        return digest(event)
+    except (ValueError, TypeError):
+        # A number that no journal was ever given.
+        return None
 
 
 def load(path: Path) -> Reader:

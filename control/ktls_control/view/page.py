@@ -17,7 +17,7 @@ from ..errors import ControlError
 from ..plan import file as plan_file
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState, fold
-from . import charts, evidence, journal, standing, story, words
+from . import charts, drain, evidence, journal, standing, story, verdicts, words
 
 #: Rows of hosts that a table shows unasked.
 _ROWS = 60
@@ -100,6 +100,7 @@ class Page:
     tiles: list[tuple[str, str, str]] = field(default_factory=list)
     timeline: str = ""
     kinds: list[tuple[str, str, str]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     waves: list[WavePage] = field(default_factory=list)
     hosts: list[HostRow] = field(default_factory=list)
     off: dict[str, Any] | None = None
@@ -132,6 +133,7 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     page.timeline = charts.timeline(told, names, now) if told.spans else ""
     page.kinds = _kinds(told, until)
     reach = charts.reach_of([wave.verdicts[-1] for wave in state.waves if wave.verdicts])
+    page.columns = _columns(state)
     for wave in state.waves:
         rows = [
             _row(wave.number, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()
@@ -170,6 +172,16 @@ def _plan(run_dir: Path, state: RunState) -> tuple[Plan | None, str]:
     if plan.sha256 != state.plan_sha256:
         return plan, "the plan beside the journal is not the one that the run was started with"
     return plan, ""
+
+
+def _columns(state: RunState) -> list[str]:
+    """Metrics for the table of all waves: those with an interval anywhere, as the judge orders them."""
+    found: dict[str, None] = {}
+    for wave in state.waves:
+        for one in verdicts.shown(wave.verdicts[-1]) if wave.verdicts else ():
+            if one.get("effect") is not None and not one["name"].endswith(("_worst_host", "_tail")):
+                found[str(one["name"])] = None
+    return list(found)[:4]
 
 
 def _name(wave: WaveState) -> str:
@@ -211,15 +223,15 @@ def _tiles(page: Page, told: story.Story, until: float) -> list[tuple[str, str, 
         ("hosts confirmed", f"{counted.get('confirmed', 0):,} of {total:,}", ""),
         ("waves promoted", f"{promoted} of {len(state.waves)}", ""),
     ]
-    bad = counted.get("failed", 0) + counted.get("unreachable", 0)
+    bad = len(state.failed)
     if bad or page.plan:
         budget = f"budget {page.plan.failure_budget}" if page.plan else ""
         tiles.append(("hosts failed or lost", str(bad), budget))
     judged = [wave.verdicts[-1] for wave in state.waves if wave.verdicts]
-    for metric in (judged[-1].get("metrics") or ()) if judged else ():
-        if metric.get("effect") is not None and metric["name"] in ("cpu_per_byte", "latency_p99"):
+    for metric in verdicts.shown(judged[-1]) if judged else ():
+        name = {"cpu": "CPU per byte", "latency": "latency"}.get(metric["name"])
+        if name and metric.get("effect") is not None:
             told_of = words.interval(metric.get("low"), metric.get("high"))
-            name = {"cpu_per_byte": "CPU per byte", "latency_p99": "p99 latency"}[metric["name"]]
             tiles.append((name, words.percent(metric["effect"], sign=True), told_of))
     by_person = sum(
         seconds
@@ -286,12 +298,10 @@ def _wave(
             (words.moment(one["at"]), str(one["outcome"]), "; ".join(one.get("reasons") or ()))
             for one in wave.verdicts[:-1]
         ],
-        forest=charts.forest(verdict, reach) if verdict and verdict.get("metrics") else "",
-        e_path=(
-            charts.e_path([float(value) for value in verdict["e_path"]], 1 / gates.alpha if gates else 20.0)
-            if verdict and verdict.get("e_path")
-            else ""
-        ),
+        forest=charts.forest(verdict, reach) if verdict and verdicts.shown(verdict) else "",
+        e_path=charts.e_path(path, verdicts.limit(verdict, plan))
+        if verdict and (path := verdicts.path(verdict))
+        else "",
         overlay=charts.overlay(evidence.course(hosts)) or "",
         slopes=pictures,
         spread=charts.spread(changes, gates.cpu_margin if gates else 0.03) if len(changes) > 1 else "",
@@ -345,32 +355,24 @@ def _row(wave: int, name: str, host: HostState, found: evidence.HostEvidence | N
 
 
 def _off(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The drain: three latencies and the curve, from what ``ktls off --json`` said."""
-    hosts = said.get("hosts") if said else None
-    if not isinstance(hosts, Mapping) or not hosts:
+    """The three latencies, the curve, and who is not off."""
+    found = drain.read(said)
+    if found is None:
         return None
-    rows = [row for row in hosts.values() if isinstance(row, Mapping)]
-    none_left = [float(row["none_left_s"]) for row in rows if row.get("none_left_s") is not None]
-    last_new = [float(row["last_new_s"]) for row in rows if row.get("last_new_s") is not None]
-    ninety = sorted(none_left)[max(0, -(-len(rows) * 9 // 10) - 1)] if len(none_left) >= len(rows) * 0.9 else None
 
-    def seconds(value: float | None) -> str:
-        return "not all" if value is None else f"{value:.1f} s"
+    def last(values: Sequence[float]) -> str:
+        return f"{values[-1]:.1f} s" if len(values) == found.off and values else "not known"
 
-    every = len(rows)
     return {
         "tiles": [
-            ("read back as userspace", f"{sum(bool(row.get('off')) for row in rows):,} of {every:,}"),
-            ("last new kTLS connection", seconds(max(last_new) if len(last_new) == every else None)),
-            ("90 % of hosts drained", seconds(ninety)),
-            ("none left", seconds(max(none_left) if len(none_left) == every else None)),
+            ("read back as userspace", f"{found.off:,} of {found.hosts:,}"),
+            ("last new kTLS connection", last(found.last_new)),
+            ("90 % drained", "not yet" if found.drained_90_s is None else f"{found.drained_90_s:.1f} s"),
+            ("none left", last(found.done)),
         ],
-        "curve": charts.drain(none_left, last_new, every),
-        "bad": [
-            (str(row.get("host")), str(row.get("error") or f"{row.get('left')} connections left"))
-            for row in rows
-            if not row.get("off") or row.get("left")
-        ][:_ROWS],
+        "curve": charts.drain(found),
+        "connections": bool(found.open),
+        "bad": found.not_off[:_ROWS],
     }
 
 

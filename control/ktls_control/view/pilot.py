@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.text import Text
 
 from ..errors import ControlError
+from ..rollout import control
 from ..rollout.state import RunState
-from . import controls, standing
+from ..rollout.store import Run
+from . import standing
 from .off_process import Off
 
 #: How long a question waits for its answer. Seconds.
@@ -32,14 +33,14 @@ class Pilot:
 
     def __init__(
         self,
-        run_dir: Path,
+        run: Run,
         by: str,
         state: Callable[[], RunState],
         gone: Callable[[], bool],
         start_off: Callable[[str], Off],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._run_dir = run_dir
+        self._place = run.control
         self._by = by
         self._state = state
         self._gone = gone
@@ -102,7 +103,7 @@ class Pilot:
             self._said, self._asked = f"{self._asked[0]}: no answer, left alone", None
 
     def _pausing(self) -> bool:
-        return self._state().paused or (self._run_dir / "control" / "pause").exists()
+        return self._state().paused or control.look(self._place).pause is not None
 
     def _promote(self) -> None:
         wave = standing.current(self._state())
@@ -113,7 +114,7 @@ class Pilot:
 
     def _ask(self, verb: str, wave: int | None) -> None:
         try:
-            controls.ask(self._run_dir, verb, by=self._by, why="key of ktls status --watch", wave=wave)
+            control.ask(self._place, verb, by=self._by, why="key of ktls status --watch", wave=wave or 0)
         except ControlError as error:
             self._said = error.message
             return
@@ -126,4 +127,4 @@ class Pilot:
             return
         self._off = self._start_off(f"off by {self._by}")
         if self._state().ended is None:
-            self._ask("abort", None)
+            self._ask("off", None)

@@ -128,22 +128,3 @@ def counted(state: RunState) -> dict[str, int]:
         for host in wave.hosts.values():
             found[host.state] = found.get(host.state, 0) + 1
     return found
-
-
-def verdict_numbers(verdict: Mapping[str, Any], threshold: float | None = None) -> list[str]:
-    """One short text for each metric of a verdict, and the E-value; ``threshold``: where the E-value aborts."""
-    found = []
-    for metric in verdict.get("metrics") or ():
-        effect = metric.get("effect")
-        if effect is None:
-            found.append(f"{words.metric(metric['name'])} ? ({metric.get('detail') or 'no data'})")
-            continue
-        mark = {"pass": "", "fail": " ✘", "inconclusive": " ?"}[metric["outcome"]]
-        found.append(
-            f"{words.metric(metric['name'])} {words.percent(effect, sign=True)} "
-            f"{words.interval(metric.get('low'), metric.get('high'))}{mark}"
-        )
-    if verdict.get("e_value") is not None:
-        limit = f" (aborts at {threshold:.0f})" if threshold else ""
-        found.append(f"errors E={words.e_value(verdict['e_value'])}{limit}")
-    return found

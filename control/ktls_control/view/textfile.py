@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..plan.model import Plan
 from ..files import write
+from ..plan.model import Plan
 from ..rollout.state import RunState, apply
 from . import standing
 from .story import Story

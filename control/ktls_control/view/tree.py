@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState
-from . import standing, words
+from . import standing, verdicts, words
 
 ICONS: Mapping[str, tuple[str, str]] = {
     "waiting": ("…", "dim"),
@@ -100,10 +100,9 @@ def _head(view: View, width: int) -> list[Text]:
     if state.aborting and state.ended is None:
         chips.append(Text(f"aborting: {state.aborting}", "bold red"))
     if view.plan is not None:
-        failed = standing.counted(state)
         chips.append(
             Text(
-                f"failure budget {failed.get('failed', 0) + failed.get('unreachable', 0)}/{view.plan.failure_budget}",
+                f"failure budget {len(state.failed)}/{view.plan.failure_budget}",
                 "dim",
             )
         )
@@ -189,8 +188,7 @@ def _wave(view: View, wave: WaveState, width: int, last: bool) -> list[Text]:
         verdict = wave.verdicts[-1]
         word, colour = _OUTCOMES[verdict["outcome"]]
         chips.append(Text(word, colour))
-        threshold = 1 / view.plan.gates.alpha if view.plan else None
-        chips += [Text(number) for number in standing.verdict_numbers(verdict, threshold)]
+        chips += [Text(number) for number in verdicts.numbers(verdict, verdicts.limit(verdict, view.plan))]
     if doing == "soaking" and (wanted := standing.needs(wave, standing.planned(view.plan, wave.number), view.now)):
         chips.append(Text(f"still needs {', '.join(wanted)}", "cyan"))
     if wave.waiting == "approval":
@@ -207,7 +205,10 @@ def _explain(wave: WaveState) -> list[str]:
     """Every number and reason behind the last verdict."""
     verdict = wave.verdicts[-1]
     found = list(verdict.get("reasons") or ())
-    for metric in verdict.get("metrics") or ():
+    for metric in verdicts.metrics(verdict):
+        if metric.get("effect") is None:
+            found.append(f"{words.metric(metric['name'])}: {metric['outcome']} ({metric.get('detail') or 'no data'})")
+            continue
         behind = [metric["test"], f"n={metric['n']}"]
         behind += [f"p={metric['p']:.2g}"] if metric.get("p") is not None else []
         behind += [metric["detail"]] if metric.get("detail") else []
@@ -216,8 +217,8 @@ def _explain(wave: WaveState) -> list[str]:
             f"{words.interval(metric.get('low'), metric.get('high'))}, accepted up to "
             f"{words.percent(metric['margin'], sign=True)}: {metric['outcome']} ({', '.join(behind)})"
         )
-    if verdict.get("e_path"):
-        found.append("E-value of errors at each look: " + " ".join(words.e_value(value) for value in verdict["e_path"]))
+    if path := verdicts.path(verdict):
+        found.append(f"E-value of errors: {' '.join(words.e_value(value) for value in path[-20:])}")
     found += [f"{host}: {'; '.join(why)}" for host, why in (verdict.get("hosts") or {}).items()]
     found += [f"earlier wave, {host}: {why}" for host, why in _pairs(verdict.get("recheck"))]
     return found
@@ -270,7 +271,8 @@ def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[st
             )
     elif seen.get("share") is not None and host.state in ("soaking", "judged", "confirmed"):
         parts.append(f"kTLS {words.floor_percent(seen['share'])}")
-        parts.append(f"{words.count(float(seen.get('connections') or 0))} conns")
+        if seen.get("connections") is not None:
+            parts.append(f"{words.count(float(seen['connections']))} conns")
         if lease is not None:
             parts.append(f"lease {words.clock(lease)}")
     said = host.info.removeprefix(name).removeprefix(":").strip().removeprefix("unreachable: ")

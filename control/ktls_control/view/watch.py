@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,7 +14,9 @@ from rich.live import Live
 from ..errors import ControlError
 from ..plan import file as plan_file
 from ..plan.model import Plan
-from . import holder, standing, tree
+from ..rollout import lock
+from ..rollout.store import Run
+from . import standing, tree
 from .changes import Changes
 from .journal import Reader
 from .keys import Keys
@@ -33,7 +34,7 @@ class Watch:
     :param clock: seconds since the epoch.
     """
 
-    run_dir: Path
+    run: Run
     timeout_s: float | None = None
     clock: Callable[[], float] = time.time
     reader: Reader = field(init=False)
@@ -43,10 +44,10 @@ class Watch:
     _until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.run_dir / "journal.jsonl")
+        self.reader = Reader(self.run.journal)
         self._until = self.clock() + self.timeout_s if self.timeout_s is not None else float("inf")
         try:
-            self.plan = plan_file.load(self.run_dir / "plan.yml")
+            self.plan = plan_file.load(self.run.plan)
         except ControlError as error:
             # What the journal says is shown without it.
             self.plan_error = error.message
@@ -57,8 +58,18 @@ class Watch:
 
     def alive(self) -> standing.Alive:
         """Whether somebody drives the run."""
-        held = holder.look(self.run_dir.parent.parent / "lock")
-        return standing.alive(self.changes.state, self.clock(), held.alive, held.name)
+        state, place = self.changes.state, self.run.fleet.lock
+        if state.ended is not None:
+            return standing.Alive()
+        said = lock.said(place)
+        try:
+            # Another run may hold it: then nobody drives this one.
+            held: bool | None = lock.held(place) and said.get("run") in (self.run.name, "starting", None)
+        except OSError:
+            held = None
+        return standing.alive(
+            state, self.clock(), held, f"{said.get('operator') or 'somebody'} (pid {said.get('pid')})"
+        )
 
     def alerts(self, alive: standing.Alive) -> list[str]:
         """What matters more than the rest."""

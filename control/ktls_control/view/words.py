@@ -6,7 +6,16 @@ from __future__ import annotations
 import time
 
 #: Metrics of the judge in few words; a name that is not here is shown as it is.
-METRICS = {"cpu_per_byte": "CPU/byte", "latency_p99": "p99", "throughput": "throughput", "errors": "errors"}
+METRICS = {
+    "cpu": "CPU/byte",
+    "latency": "latency",
+    "throughput": "throughput",
+    "errors": "errors",
+    "latency_tail": "latency, tail",
+    "cpu_worst_host": "CPU, worst host",
+    "latency_worst_host": "latency, worst host",
+    "throughput_worst_host": "throughput, worst host",
+}
 
 #: What a wave can wait for, and whether only a person ends it.
 WAITS = {
