@@ -154,7 +154,7 @@ class Story:
                 "share": round(share * (1 - drained), 5),
             }
         e_value = round(math.exp(self.chance.gauss(-0.4, 0.4)), 4)
-        extra = {"failed": failed} if failed else {}
+        extra: dict[str, Any] = {"failed": failed} if failed else {}
         self.journal.add("observed", wave=number, hosts=hosts, e_value=e_value, **extra)
 
     def soak(self, number: int, seconds: float, looks: int = 6, *, cut_off: Sequence[str] = ()) -> None:

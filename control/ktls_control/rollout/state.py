@@ -151,7 +151,7 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
             continue
         host.seen = {**seen, "at": at}
         host.lost = None if seen.get("reachable", True) else (host.lost or at)
-        if seen.get("lease_left_s") is not None:
+        if seen.get("lease_left_s") is not None and host.state not in ("confirmed", "reverted"):
             host.lease_until = at + float(seen["lease_left_s"])
         if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])

@@ -37,16 +37,15 @@ def read(said: Mapping[str, Any] | None) -> Drain | None:
         return None
     off = [row for row in rows if row.get("off")]
     done = tuple(sorted(float(row["none_left_s"]) for row in off if row.get("none_left_s") is not None))
+    curve = together([found for row in off if (found := _curve(row.get("curve")))])
     fleet = (said or {}).get("fleet")
-    ninety = fleet.get("drained_90_s") if isinstance(fleet, Mapping) else None
-    if ninety is None and len(done) >= 0.9 * len(rows):
-        ninety = done[-(-len(rows) * 9 // 10) - 1]
+    ninety = fleet.get("drained_90_s") if isinstance(fleet, Mapping) else _ninety(curve, done, len(rows))
     return Drain(
         hosts=len(rows),
         off=len(off),
         last_new=tuple(sorted(float(row["last_new_s"]) for row in off if row.get("last_new_s") is not None)),
         done=done,
-        open=together([curve for row in off if (curve := _curve(row.get("curve")))]),
+        open=curve,
         drained_90_s=None if ninety is None else float(ninety),
         not_off=tuple(
             (str(row.get("host")), str(row.get("error") or f"{row.get('left')} connections still drain"))
@@ -54,6 +53,15 @@ def read(said: Mapping[str, Any] | None) -> Drain | None:
             if not row.get("off") or row.get("left")
         ),
     )
+
+
+def _ninety(curve: Curve, done: Sequence[float], hosts: int) -> float | None:
+    """When nine of ten connections had ended, or where they were not counted, when nine of ten hosts had none."""
+    if curve:
+        most = max(count for _at, count in curve)
+        top = next(index for index, (_at, count) in enumerate(curve) if count == most)
+        return next((at for at, count in curve[top:] if count <= most * 0.1), None)
+    return done[-(-hosts * 9 // 10) - 1] if len(done) >= 0.9 * hosts else None
 
 
 def _curve(given: Any) -> list[tuple[float, float]]:

@@ -136,7 +136,7 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     page.columns = _columns(state)
     for wave in state.waves:
         rows = [
-            _row(wave.number, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()
+            _row(wave, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()
         ]
         page.hosts += rows
         if wave.state != "waiting":
@@ -333,24 +333,27 @@ def _pairs(found: object) -> Iterable[tuple[str, str]]:
             yield str(one), ""
 
 
-def _row(wave: int, name: str, host: HostState, found: evidence.HostEvidence | None) -> HostRow:
+def _row(wave: WaveState, name: str, host: HostState, found: evidence.HostEvidence | None) -> HostRow:
     def cpu(levels: evidence.Levels | None) -> str:
         return f"{levels.cpu:.3f}" if levels and levels.cpu is not None else ""
 
     change = found.change("cpu") if found else None
     share, connections = host.seen.get("share"), host.seen.get("connections")
+    judged = (wave.verdicts[-1].get("hosts") or {}).get(name, ()) if wave.verdicts else ()
+    said = [] if host.info in ("pass", "fail", "inconclusive") else [host.info.removeprefix(f"{name}: ")]
+    info = "; ".join(dict.fromkeys(text for text in (*said, *map(str, judged)) if text))
     return HostRow(
-        wave=wave,
+        wave=wave.number,
         name=name,
         state=host.state,
-        bad=standing.unwell(host) or bool(host.info and host.state == "judged" and host.info != "pass"),
+        bad=standing.unwell(host) or bool(judged),
         share=words.floor_percent(share) if share is not None else "",
         connections=f"{connections:,}" if isinstance(connections, int) else "",
         before=cpu(found.before if found else None),
         off=cpu(found.off if found else None),
         on=cpu(found.on if found else None),
         change=words.percent(change, sign=True) if change is not None else "",
-        info="" if host.info in ("pass",) else host.info.removeprefix(f"{name}: "),
+        info=info,
     )
 
 
