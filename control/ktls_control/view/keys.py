@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -12,7 +13,11 @@ import tty
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
-_ESCAPE = "\x1b"
+#: What a function key, an arrow or a key with Alt sends; F1 for one ends in ``OP``, which are no keys of ours.
+_SEQUENCE = re.compile("\x1b(?:\\[[0-9;?]*[ -/]*[@-~]|O.|[^\\[O])", re.DOTALL)
+_BEGUN = re.compile("\x1b(?:\\[[0-9;?]*[ -/]*|O)?$")
+#: How long the rest of one may take. Seconds.
+_REST_S = 0.05
 #: Signals that would end the process without unwinding it.
 _DEADLY = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 
@@ -54,12 +59,20 @@ class Keys:
     def read(self, timeout_s: float) -> str:
         """The keys pressed within ``timeout_s``, as soon as there are some; "" when there were none.
 
-        What a function key or an arrow sends is left out as a whole: its letters are no keys.
+        What a function key or an arrow sends is left out as a whole.
 
         :raises EOFError: when the terminal is gone.
         """
-        ready, _, _ = select.select([self._fd], [], [], timeout_s)
-        if not ready:
+        text = self._read(timeout_s)
+        while _BEGUN.search(_SEQUENCE.sub("", text)):
+            more = self._read(_REST_S)
+            if not more:
+                break
+            text += more
+        return _BEGUN.sub("", _SEQUENCE.sub("", text))
+
+    def _read(self, timeout_s: float) -> str:
+        if not select.select([self._fd], [], [], timeout_s)[0]:
             return ""
         try:
             data = os.read(self._fd, 64)
@@ -67,7 +80,7 @@ class Keys:
             raise EOFError from error
         if not data:
             raise EOFError
-        return data.decode("utf-8", "replace").partition(_ESCAPE)[0]
+        return data.decode("utf-8", "replace")
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:

@@ -135,9 +135,7 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     reach = charts.reach_of([wave.verdicts[-1] for wave in state.waves if wave.verdicts])
     page.columns = _columns(state)
     for wave in state.waves:
-        rows = [
-            _row(wave, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()
-        ]
+        rows = [_row(wave, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()]
         page.hosts += rows
         if wave.state != "waiting":
             page.waves.append(_wave(wave, told, until, plan, by_wave.get(wave.number, {}), reach, rows))
