@@ -72,6 +72,7 @@ class Story:
     """A run being written.
 
     :param cpu: true change of CPU time per byte, -0.18 is 18 % less.
+    :param minutes: of baseline, and of soak, in the series that are written as evidence.
     """
 
     run_dir: Path
@@ -80,6 +81,7 @@ class Story:
     chance: random.Random
     cpu: float = -0.18
     epoch: int = 42
+    minutes: float = 6.0
 
     def start(self) -> None:
         """``run_started``."""
@@ -198,9 +200,9 @@ class Story:
         for host in self.plan.waves[number - 1].hosts:
             self.evidence(number, host, latency)
 
-    def evidence(self, number: int, host: str, latency: float, minutes: float = 6.0) -> None:
+    def evidence(self, number: int, host: str, latency: float) -> None:
         """``wave-N-HOST.json``."""
-        series = host_series(host, self.cpu, latency, random.Random(f"{host}{number}"), minutes)
+        series = host_series(host, self.cpu, latency, random.Random(f"{host}{number}"), self.minutes)
         path = self.run_dir / "evidence" / f"wave-{number}-{host}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(series), separators=(",", ":")))

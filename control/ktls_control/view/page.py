@@ -122,6 +122,8 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     """
     log = journal.load(run_dir / "journal.jsonl")
     state, told = fold(log.events), story.tell(log.events)
+    for wave in state.waves:
+        wave.verdicts = [verdicts.whole(verdict) for verdict in wave.verdicts]
     plan, plan_note = _plan(run_dir, state)
     until = state.ended if state.ended is not None else now
     page = Page(run_dir, state, plan, plan_note, _TITLES.get(state.outcome, state.outcome), now)

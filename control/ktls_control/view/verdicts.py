@@ -13,6 +13,24 @@ Verdict = Mapping[str, Any]
 _USUAL_LIMIT = 20.0
 
 
+_FIELDS: Verdict = {"outcome": "inconclusive", "reasons": [], "metrics": [], "e_value": None, "e_path": [], "hosts": {}}
+_METRIC_FIELDS: Verdict = {
+    "name": "?", "outcome": "inconclusive", "effect": None, "low": None, "high": None, "margin": 0.0, "test": "",
+    "p": None, "n": 0, "detail": "", "gating": True,
+}  # fmt: skip
+
+
+def whole(verdict: Verdict) -> dict[str, Any]:
+    """The same with every key that a verdict may have: journals of other releases are read too."""
+    return {
+        **_FIELDS,
+        **verdict,
+        "metrics": [{**_METRIC_FIELDS, **one} for one in verdict.get("metrics") or ()],
+        "reasons": list(verdict.get("reasons") or ()),
+        "hosts": dict(verdict.get("hosts") or {}),
+    }
+
+
 def metrics(verdict: Verdict) -> list[Mapping[str, Any]]:
     """Every metric."""
     return list(verdict.get("metrics") or ())

@@ -284,9 +284,7 @@ def test_keys_on_a_terminal(run_of: RunOf) -> None:
     assert look(run.control).abort is None
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGINT, 130)])
 def test_the_terminal_is_restored_whatever_ends_it(run_of: RunOf, number: signal.Signals, status: int) -> None:
     with Terminal(run_of("soaking").directory) as terminal:
         terminal.until("[O]FF")
