@@ -9,9 +9,12 @@ import gzip
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,7 +232,7 @@ def test_verdicts_without_numbers(tmp_path: Path) -> None:
     """A gate that looks at hosts alone has no metrics; one without traffic has no effects."""
     story = journals.begin(tmp_path)
     story.open(1)
-    verdict = {
+    verdict: dict[str, Any] = {
         "outcome": "inconclusive",
         "reasons": ["no series of any host"],
         "metrics": [],
@@ -291,6 +294,17 @@ def test_the_same_run_is_the_same_page(stories: Stories) -> None:
     assert render(run_dir, now=1.0) == render(run_dir, now=1.0)
 
 
+def test_the_engine_can_make_it_without_what_only_screens_need() -> None:
+    """It runs inside of Ansible, where rich, matplotlib and scipy may be missing."""
+    code = (
+        "import sys\n"
+        "for name in ('rich', 'matplotlib', 'scipy', 'numpy', 'paramiko'): sys.modules[name] = None\n"
+        "import ktls_control.observers, ktls_control.report_run, ktls_control.view.page"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_no_journal(tmp_path: Path) -> None:
     with pytest.raises(ControlError):
         write_report(tmp_path)
@@ -301,7 +315,7 @@ def test_no_journal(tmp_path: Path) -> None:
 
 
 def test_sums_over_sums() -> None:
-    samples = [
+    samples: list[dict[str, Any]] = [
         {"seconds": 5.0, "cpu_s": 1.0, "sent": 10**9, "probe_s": [0.2]},
         {"seconds": 5.0, "cpu_s": 0.1, "sent": 0, "probe_s": []},
         {"seconds": 5.0, "cpu_s": None, "sent": 10**9},

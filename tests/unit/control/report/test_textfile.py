@@ -72,7 +72,8 @@ def test_every_name_is_in_the_catalogue_and_the_other_way_round(stories: Stories
 def test_single_hosts_do_not_write_the_file_a_thousand_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     story = journals.begin(tmp_path / "state", journals.plan_of([300]))
     story.open(1)
-    metrics, writes = RolloutMetrics(tmp_path, story.plan), []
+    metrics = RolloutMetrics(tmp_path, story.plan)
+    writes: list[float] = []
     monkeypatch.setattr(metrics, "write", writes.append)
     for event in story.journal.lines:
         metrics.feed(event)
