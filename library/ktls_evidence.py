@@ -109,7 +109,7 @@ def main() -> None:
     module.exit_json(changed=False, status=status, series=_joined(pages) if pages else None, series_error=said)
 
 
-def _pages(path: str, since_s: t.Optional[float], timeout_s: float) -> list[dict[str, t.Any]]:
+def _pages(path: str, since_s: float | None, timeout_s: float) -> list[dict[str, t.Any]]:
     pages: list[dict[str, t.Any]] = []
     while len(pages) < _MOST_PAGES:
         request = {"verb": "series", **({} if since_s is None else {"since_s": since_s})}

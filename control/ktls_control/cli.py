@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--hosts", type=int, default=3, help="hosts in the lab (default: %(default)s)")
     demo.set_defaults(func=_demo)
 
+    from .rollout_cli import add_parsers as add_rollout_parsers
+
+    add_rollout_parsers(verbs)
+
     from .flag_cli import add_parser as add_flag_parser
 
     add_flag_parser(verbs)

@@ -16,7 +16,6 @@ from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout im
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.begin import Wanted, begin
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.engine import Engine
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.implicit import Settings
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.machine import StopError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.store import Run
 
 _ARGUMENTS = {
@@ -99,39 +98,19 @@ class ActionModule(ActionBase):
                 if step == "end":
                     engine.end()
                     return {"changed": False}
-                number = _wave(engine, task_vars)
-                return self._of_wave(engine, step, number)
+                done: dict[str, Any] = engine.step(step, _wave(engine, task_vars))
+                return done
         finally:
             if over and check:
                 shutil.rmtree(run.fleet.directory.parent, ignore_errors=True)
             elif over:
                 lock.release(run.fleet.lock, main)
 
-    @staticmethod
-    def _of_wave(engine: Engine, step: str, number: int) -> dict[str, Any]:
-        if step == "revert":
-            return {"failed": True, "changed": True, "msg": engine.revert(number)}
-        try:
-            file = getattr(engine, step)(number)
-        except (StopError, ControlError) as error:
-            stop = error if isinstance(error, StopError) else StopError(error.message, touched=engine.touched(number))
-            engine.turn_back(number, stop)
-            wave = engine.state.wave(number)
-            where = str(engine.file_path(number)) if wave.attempt else ""
-            return {
-                "failed": True,
-                "msg": f"wave {number}: {stop.why}",
-                "error_code": getattr(error, "code", stop.outcome),
-                "touched": stop.touched and bool(wave.attempt),
-                "file": where,
-            }
-        return {"changed": False, "touched": True, "file": str(file.path) if file else ""}
-
 
 def _wave(engine: Engine, task_vars: dict[str, Any]) -> int:
     """The number of the wave whose hosts this batch is: Ansible knows batches only."""
     batch = set(task_vars["ansible_play_batch"]) or {task_vars["inventory_hostname"]}
-    return next(wave.number for wave in engine.plan.waves if batch & set(wave.hosts))
+    return int(next(wave.number for wave in engine.plan.waves if batch & set(wave.hosts)))
 
 
 def _die_with_parent() -> int:

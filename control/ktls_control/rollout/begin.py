@@ -100,7 +100,7 @@ def _reach(variables: Mapping[str, Any]) -> dict[str, Any]:
     for name in answers.REACH:
         try:
             value = variables.get(name)
-        except Exception:  # noqa: BLE001 - a broken template of one variable: the task that needs it will say so
+        except Exception:
             value = None
         if value is not None:
             found[name] = value
@@ -133,10 +133,11 @@ def _implicit(wanted: Wanted, known: answers.Known) -> Plan:
 def _covered(plan: Plan, hosts: Sequence[str]) -> None:
     missing = [name for wave in plan.waves for name in wave.hosts if name not in set(hosts)]
     if missing:
+        some = ", ".join(missing[:10]) + (" and more" if len(missing) > 10 else "")
         raise ControlError(
             "hosts_missing",
-            f"plan {plan.id}: {', '.join(missing[:10])}{' and more' if len(missing) > 10 else ''} not among the hosts of "
-            f"group {plan.group} that this run goes to: a plan is applied whole; plan again for fewer hosts",
+            f"plan {plan.id}: not among the hosts of group {plan.group} that this run goes to: {some}: "
+            "a plan is applied whole; plan again for fewer hosts",
         )
     unplanned = [name for wave in plan.waves for name in wave.hosts if name not in plan.hosts]
     if unplanned:

@@ -21,7 +21,7 @@ from ..inventory import Host, host_from_vars
 from ..judge.model import HostSeries, WaveVerdict
 from ..plan import file as plan_file
 from ..plan.model import Plan, Wave
-from . import answers, control, judging, lock, machine
+from . import answers, control, judging, machine
 from .answers import WaveFile
 from .journal import Journal
 from .machine import Seen, StopError
@@ -103,6 +103,35 @@ class Engine:
 
     # Steps
 
+    def step(self, name: str, number: int) -> dict[str, Any]:
+        """One step by its name; whatever stops it is said, and the way back is in the journal before it is gone.
+
+        :returns: an Ansible result: ``file`` of the wave; ``failed`` with ``touched``: its hosts have to go back.
+        """
+        if name == "revert":
+            return {"failed": True, "changed": True, "msg": self.revert(number)}
+        steps: Mapping[str, Callable[[int], WaveFile | None]] = {
+            "open": self.open,
+            "soak": self.soak,
+            "judge": self.judge,
+            "close": self.close,
+        }
+        try:
+            file = steps[name](number)
+        except (StopError, ControlError) as error:
+            stop = error if isinstance(error, StopError) else StopError(error.message, touched=self.touched(number))
+            self.turn_back(number, stop)
+            tried = self.state.wave(number).attempt > 0
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": f"wave {number}: {stop.why}",
+                "error_code": getattr(error, "code", stop.outcome),
+                "touched": stop.touched and tried,
+                "file": str(self.file_path(number)) if tried else "",
+            }
+        return {"changed": False, "touched": True, "file": str(file.path) if file else ""}
+
     def open(self, number: int) -> WaveFile:
         """Wait for whatever is in the way, then write what is about to be ordered, before it is.
 
@@ -172,9 +201,7 @@ class Engine:
             return file
         verdict = self._verdict(number, file)
         recheck = self._recheck(number)
-        self.write(
-            "verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck
-        )
+        self.write("verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck)
         self._obey(True)
         why = machine.judged(verdict, recheck, self.plan, self.state.failed)
         if why:
@@ -189,14 +216,14 @@ class Engine:
         self.write("confirming", wave=number)
         return self._drop(file)
 
-    def close(self, number: int) -> None:
+    def close(self, number: int) -> WaveFile | None:
         """Take down who has confirmed; the wave is promoted.
 
         :raises StopError: the wave goes back, those that have confirmed too.
         """
         file = self.file(number)
         if self.check:
-            return
+            return file
         for name in self._planned(number).hosts:
             answer = file.answer(name, "confirm")
             if name in file.dropped:
@@ -207,6 +234,7 @@ class Engine:
         self._within_budget()
         self._obey(True)
         self.write("wave_promoted", wave=number)
+        return file
 
     def revert(self, number: int) -> str:
         """Take down how the way back went, and end the run.
@@ -268,7 +296,11 @@ class Engine:
     def _ending(self, number: int) -> tuple[machine.Outcome, str]:
         """How the run ends and why: from the journal, and from what is asked for now."""
         why = next(
-            (str(e["why"]) for e in reversed(self.journal.events) if e["event"] == "wave_reverting" and e["wave"] == number),
+            (
+                str(e["why"])
+                for e in reversed(self.journal.events)
+                if e["event"] == "wave_reverting" and e["wave"] == number
+            ),
             "",
         )
         stop = machine.stopped(control.look(self.run.control), touched=True)
@@ -287,10 +319,14 @@ class Engine:
         if stop is not None and asked.stop is not None:
             if not self.state.aborting:
                 verb = "off" if asked.off else "abort"
-                self.write("control", verb=verb, by=asked.stop.by, **({"why": asked.stop.why} if asked.stop.why else {}))
+                self.write(
+                    "control", verb=verb, by=asked.stop.by, **({"why": asked.stop.why} if asked.stop.why else {})
+                )
             raise stop
         if asked.pause and not self.state.paused:
-            self.write("control", verb="pause", by=asked.pause.by, **({"why": asked.pause.why} if asked.pause.why else {}))
+            self.write(
+                "control", verb="pause", by=asked.pause.by, **({"why": asked.pause.why} if asked.pause.why else {})
+            )
         elif not asked.pause and self.state.paused:
             self.write("control", verb="resume", by="the pause was taken away")
 
@@ -372,9 +408,7 @@ class Engine:
         series = [found for name, answer in got.items() if (found := judging.host_series(name, answer))]
         for one in series:
             self._keep(number, one)
-        sick = {
-            name: f"gate fail: {check.reason}" for name, check in checks.items() if check.outcome == "fail"
-        }
+        sick = {name: f"gate fail: {check.reason}" for name, check in checks.items() if check.outcome == "fail"}
         spare = self.plan.failure_budget - len(self.state.failed)
         if sick and len(sick) <= spare and len(sick) < len(checks):
             # Within the budget: they go back alone, and the others are judged without them.

@@ -43,9 +43,7 @@ def make(
 
     :raises ControlError: what :func:`request.check` raises.
     """
-    asked = request.Request(
-        "rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s
-    )
+    asked = request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
     soak = Soak(settings.soak_s, max(settings.soak_s, settings.soak_max_s), 0, settings.min_bytes)
     waves = tuple(
         Wave(number, "canary" if number == 1 else f"wave {number}", tuple(names), soak)
@@ -85,7 +83,8 @@ def check(phase: str | None, group: str, hosts: Sequence[str], settings: Setting
 
 def cut(hosts: Sequence[str], sizes: Sequence[object]) -> list[list[str]]:
     """Hosts by waves, as Ansible's ``serial`` cuts them: percentages of all, the last size again and again."""
-    left, waves = list(hosts), []
+    left = list(hosts)
+    waves: list[list[str]] = []
     while left:
         size = str(sizes[min(len(waves), len(sizes) - 1)])
         count = int(float(size.rstrip("%")) / 100 * len(hosts)) or 1 if size.endswith("%") else int(size)

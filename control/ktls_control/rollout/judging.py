@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,13 +14,11 @@ from ..judge.model import HostSeries, WaveVerdict
 from ..plan.model import Plan, Wave
 
 
-def check_host(
-    plan: Plan, wave: Wave, order: Mapping[str, Any] | None, evidence: Mapping[str, Any] | None
-) -> Verdict:
+def check_host(plan: Plan, wave: Wave, order: Mapping[str, Any] | None, evidence: Mapping[str, Any] | None) -> Verdict:
     """Tier 0 and 1 for one host, from its answers to the order and for evidence."""
     before = (order or {}).get("status")
     after = (evidence or {}).get("status")
-    policy = GatePolicy(plan.gates.min_share, wave.soak.min_bytes)
+    policy = GatePolicy(plan.gates.min_share, max(1, wave.soak.min_bytes))
     return judge_host(plan.phase, before, after, policy, (evidence or {}).get("outside"))
 
 
@@ -28,9 +27,8 @@ def host_series(host: str, answer: Mapping[str, Any] | None) -> HostSeries | Non
     series = (answer or {}).get("series")
     if not isinstance(series, Mapping):
         return None
-    try:
-        from ..judge import wire
-    except ImportError:
+    wire = _part("wire")
+    if wire is None:
         return None
     try:
         found: HostSeries = wire.host_series(host, series, float((answer or {}).get("read_at") or 0.0))
@@ -39,24 +37,31 @@ def host_series(host: str, answer: Mapping[str, Any] | None) -> HostSeries | Non
     return found
 
 
+def _part(name: str) -> Any:
+    """A module of the judge; None when this release has none of that name."""
+    try:
+        return importlib.import_module(f"..judge.{name}", __package__)
+    except ModuleNotFoundError:
+        return None
+
+
 def judge(
     plan: Plan, series: Sequence[HostSeries], others: Sequence[HostSeries], checks: Mapping[str, Verdict]
 ) -> WaveVerdict:
     """The gate's answer for the hosts in ``checks``."""
-    try:
-        from ..judge.wave import judge_wave
-    except ImportError:
+    wave = _part("wave")
+    # Asked to compare nothing, what each host shows of itself is all there is.
+    if wave is None or plan.gates.method == "none":
         return by_hosts(checks)
-    if plan.gates.method == "none":
-        # Asked to compare nothing: what each host shows of itself is all there is.
-        return by_hosts(checks)
-    verdict: WaveVerdict = judge_wave(plan.phase, plan.gates, series, others, checks)
+    verdict: WaveVerdict = wave.judge_wave(plan.phase, plan.gates, series, others, checks)
     return verdict
 
 
 def by_hosts(checks: Mapping[str, Verdict]) -> WaveVerdict:
     """The worst that is said of any host."""
-    said = {name: (f"gate {check.outcome}: {check.reason}",) for name, check in checks.items() if check.outcome != "pass"}
+    said = {
+        name: (f"gate {check.outcome}: {check.reason}",) for name, check in checks.items() if check.outcome != "pass"
+    }
     outcomes = {check.outcome for check in checks.values()}
     reasons = tuple(f"{name}: {why}" for name, whys in said.items() for why in whys)
     if "fail" in outcomes:

@@ -124,8 +124,8 @@ def no_headroom(plan: Plan) -> str | None:
     if plan.phase == "userspace" or room.worst is None or room.worst <= room.limit:
         return None
     return (
-        f"if everything went back to userspace TLS, {room.worst_host or 'a host'} would need {room.worst:.0%} of its CPUs "
-        f"(limit {room.limit:.0%}): take load off it or give it more, and plan again"
+        f"if everything went back to userspace TLS, {room.worst_host or 'a host'} would need {room.worst:.0%} of its "
+        f"CPUs (limit {room.limit:.0%}): take load off it or give it more, and plan again"
     )
 
 
@@ -146,11 +146,11 @@ def _time(text: str) -> float:
 
 def check_freezes(plan: Plan) -> None:
     """:raises ControlError: ``bad_freeze``: before the run starts, not in the middle of it."""
-    for freeze in plan.freezes:
-        try:
+    try:
+        for freeze in plan.freezes:
             _time(freeze.start), _time(freeze.end)
-        except ValueError as error:
-            raise ControlError("bad_freeze", f"plan {plan.id}: freeze {freeze.start} to {freeze.end}: {error}") from error
+    except ValueError as error:
+        raise ControlError("bad_freeze", f"plan {plan.id}: a freeze cannot be read: {error}") from error
 
 
 def experiment(plan: Plan, order_id: str) -> dict[str, Any] | None:
@@ -182,7 +182,7 @@ def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
     """
     if now is None:
         return Seen(False, error=error)
-    verdict = judge_host(phase, before, now, GatePolicy(min_share=0.0, min_bytes=0))
+    verdict = judge_host(phase, before, now, GatePolicy(min_share=0.0, min_bytes=1))
     wrong = [
         f"{check.name}: {check.detail}"
         for check in verdict.checks
