@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that looks on while a rollout is driven: metrics, webhooks, and the report at its end.
 
-The one thread that writes the journal feeds it each event after it was written::
+Whoever writes the journal feeds each event after it was written, and writes what comes back::
 
     observers = Observers.begin(run_dir, plan, past=events)
-    ...
     observers.feed(event)
     for keys in observers.outcomes():
         journal.append("notified", **keys)
-    ...                                     # run_ended was written and fed
-    for keys in observers.close():
+    ...
+    for keys in observers.close(last=ended):
         journal.append("notified", **keys)
-    report = observers.report()
+    if ended:
+        observers.report()
 
-Nothing of it can fail or delay a rollout: what goes wrong is in ``complaints``.
+A rollout is driven by several processes, one after the other. One that is not the last waits for nothing: the next one
+tells what was not told by then. Nothing of it can fail or delay a rollout: what goes wrong is in ``complaints``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ from .plan.model import Plan
 from .view.textfile import RolloutMetrics
 
 TEXTFILE_VARIABLE = "KTLS_TEXTFILE_DIR"
+
+
+def check(environment: Mapping[str, str] | None = None) -> None:
+    """:raises ControlError: ``bad_notify``: a mistake there is worth knowing before hosts are touched."""
+    config = place(None, environment)
+    if config:
+        load(config)
 
 
 class Observers:
@@ -56,7 +64,7 @@ class Observers:
         :param past: events of the journal so far.
         :param notify: file that says where webhooks go; ``KTLS_NOTIFY`` when left out.
         :param textfile: directory of node_exporter's textfile collector; ``KTLS_TEXTFILE_DIR`` when left out.
-        :raises ControlError: ``bad_notify``: a mistake there is worth knowing before hosts are touched.
+        :raises ControlError: ``bad_notify``.
         """
         environment = os.environ if environment is None else environment
         past = list(past)
@@ -87,9 +95,9 @@ class Observers:
         """Keys of ``notified`` events to be written now."""
         return self._notifier.outcomes() if self._notifier else []
 
-    def close(self, limit_s: float = 10.0) -> list[dict[str, Any]]:
-        """No more events come. Waits for webhooks under way, ``limit_s`` seconds at most."""
-        return self._notifier.close(limit_s) if self._notifier else []
+    def close(self, *, last: bool, limit_s: float = 10.0) -> list[dict[str, Any]]:
+        """No more events come from this process. The last one waits for webhooks, ``limit_s`` seconds at most."""
+        return self._notifier.close(limit_s if last else 0.0, last=last) if self._notifier else []
 
     def report(self) -> Path | None:
         """Write the report; None: it could not be, and ``complaints`` says why."""

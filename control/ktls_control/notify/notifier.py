@@ -65,9 +65,11 @@ class Notifier:
             done, self._done = self._done, []
         return done
 
-    def close(self, limit_s: float = 10.0) -> list[dict[str, Any]]:
-        """Wait for what is under way, ``limit_s`` seconds at most, and give up on the rest.
+    def close(self, limit_s: float = 10.0, *, last: bool = True) -> list[dict[str, Any]]:
+        """Wait for what is under way, ``limit_s`` seconds at most.
 
+        :param last: give up on the rest, and say so. Else whoever comes next, with this one's events as its ``past``,
+            tells what has no outcome by then.
         :returns: as :meth:`outcomes`.
         """
         end = time.monotonic() + limit_s
@@ -79,10 +81,9 @@ class Notifier:
             thread.join(max(0.0, end - time.monotonic()))
         with self._lock:
             self._closed = True
-            for (number, _id), message in self._pending.items():
-                self._done.append(
-                    _outcome(self._queues[number][0], message, "the rollout ended before it was delivered")
-                )
+            for (number, _id), message in self._pending.items() if last else ():
+                why = "the rollout ended before it was delivered"
+                self._done.append(_outcome(self._queues[number][0], message, why))
             self._pending.clear()
         return self.outcomes()
 

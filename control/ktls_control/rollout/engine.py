@@ -19,6 +19,7 @@ from ..errors import ControlError
 from ..files import write
 from ..inventory import Host, host_from_vars
 from ..judge.model import HostSeries, WaveVerdict
+from ..observers import Observers
 from ..plan import file as plan_file
 from ..plan.model import Plan, Wave
 from . import answers, control, judging, machine
@@ -72,6 +73,8 @@ class Engine:
     check: bool = False
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    observers: Observers | None = None
+    complaints: list[str] = field(init=False, default_factory=list)
     state: RunState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,14 +88,40 @@ class Engine:
         :raises ControlError: what reading plan, journal and hosts raises.
         """
         with Journal(run.journal) as journal:
-            known = answers.load_known(run)
-            yield cls(run, plan_file.load(run.plan), journal, Fleet(known.hosts), known, check)
+            known, plan = answers.load_known(run), plan_file.load(run.plan)
+            engine = cls(run, plan, journal, Fleet(known.hosts), known, check)
+            if not check:
+                engine.observers = Observers.begin(run.directory, plan, journal.events)
+            try:
+                yield engine
+            finally:
+                engine.leave()
 
     # Writing
 
     def write(self, name: str, /, **keys: Any) -> None:
-        """Append an event, and take it into the state."""
-        apply(self.state, self.journal.append(name, **keys))
+        """Append an event, take it into the state, and let those who look on have it."""
+        event = self.journal.append(name, **keys)
+        apply(self.state, event)
+        if self.observers:
+            self.observers.feed(event)
+            self._told(self.observers.outcomes())
+
+    def _told(self, outcomes: Sequence[Mapping[str, Any]]) -> None:
+        """Who was told of what. A journal that takes no more has said so elsewhere."""
+        with suppress(ControlError):
+            for keys in outcomes:
+                apply(self.state, self.journal.append("notified", **keys))
+
+    def leave(self) -> None:
+        """The step is over; after the last one of the run its report is written."""
+        if self.observers is None:
+            return
+        last = self.state.ended is not None
+        self._told(self.observers.close(last=last))
+        if last:
+            self.observers.report()
+        self.complaints += self.observers.complaints()
 
     def turn_back(self, number: int, stop: StopError) -> None:
         """The wave goes back: said before it is done. A full disk does not keep it from being done."""

@@ -329,6 +329,25 @@ def test_after_a_resume_only_what_was_not_told_is_told() -> None:
     assert asked == ["r-3", "r-4"]
 
 
+def test_a_process_that_is_not_the_last_waits_for_nothing(stories: Stories) -> None:
+    stuck = threading.Event()
+
+    def never(_endpoint: Endpoint, _message: Message, _limit_s: float) -> Tried:
+        stuck.wait(60)
+        return Tried(None)
+
+    events = stories("completed").journal.lines
+    found = Notifier(Config((endpoint("https://a/", None),)), try_once=never)
+    for event in events[:5]:
+        found.feed(event)
+    begun = time.monotonic()
+    assert found.close(0.0, last=False) == []
+    assert time.monotonic() - begun < 1
+    stuck.set()
+    again = Notifier(Config((endpoint("https://a/", None),)), events[:5], try_once=lambda *_: Tried(None))
+    assert [one["trigger"] for one in again.close(10.0)] == ["rollout_started", "wave_started"]
+
+
 # Configuration
 
 
@@ -410,7 +429,7 @@ def test_observers(pki: tuple[Path, Path, Path], stories: Stories, tmp_path: Pat
         found = Observers.begin(story.run_dir, story.plan, environment=environment)
         for event in story.journal.lines:
             found.feed(event)
-        done = [*found.outcomes(), *found.close()]
+        done = [*found.outcomes(), *found.close(last=True)]
         assert [one["ok"] for one in done] == [True] * 12
     assert len(list((tmp_path / "prom").iterdir())) == 1
     assert found.report() == story.run_dir / "report.html"
@@ -425,13 +444,13 @@ def test_observers_never_fail_a_rollout(tmp_path: Path) -> None:
     assert found.report() is None
     assert len(found.complaints()) >= 2
     assert found.complaints() == []
-    assert found.close() == []
+    assert found.close(last=True) == []
 
 
 def test_a_bad_configuration_is_known_before_any_host_is_touched(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="cannot be read"):
         Observers.begin(tmp_path, None, environment={"KTLS_NOTIFY": str(tmp_path / "nowhere.yml")})
-    assert Observers.begin(tmp_path, None, environment={}).close() == []
+    assert Observers.begin(tmp_path, None, environment={}).close(last=True) == []
 
 
 def test_threads_end(stories: Stories) -> None:
