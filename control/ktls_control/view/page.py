@@ -68,6 +68,12 @@ class WavePage:
     detectable: str
     unwell: list[HostRow]
 
+    @property
+    def tells(self) -> bool:
+        """There is more to it than its row in the table of waves."""
+        said = self.verdict is not None and self.verdict["outcome"] != "pass"
+        return bool(said or self.forest or self.e_path or self.overlay or self.slopes or self.unwell or self.recheck)
+
 
 @dataclass(frozen=True)
 class HostRow:
@@ -108,7 +114,8 @@ class Page:
     chain: str = ""
     chain_ok: bool = True
     controls: list[tuple[str, str, str, str]] = field(default_factory=list)
-    notified: list[tuple[str, str, bool, str]] = field(default_factory=list)
+    notified: list[tuple[str, str, str, bool, str]] = field(default_factory=list)
+    not_delivered: int = 0
     events: list[tuple[str, str, str]] = field(default_factory=list)
     events_cut: int = 0
     downloads: list[Download] = field(default_factory=list)
@@ -154,10 +161,17 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
         if event["event"] in ("control", "run_resumed")
     ]
     page.notified = [
-        (words.moment(event["at"]), str(event["trigger"]), bool(event["ok"]), str(event.get("error") or ""))
+        (
+            words.moment(event["at"]),
+            str(event["trigger"]),
+            str(event.get("to") or ""),
+            bool(event["ok"]),
+            str(event.get("error") or ""),
+        )
         for event in log.events
         if event["event"] == "notified"
     ]
+    page.not_delivered = sum(not ok for _at, _trigger, _to, ok, _error in page.notified)
     lines = list(_condensed(log.events))
     page.events, page.events_cut = lines[:_EVENT_ROWS], max(0, len(lines) - _EVENT_ROWS)
     page.downloads = _downloads(run_dir, found, page.hosts)
@@ -480,7 +494,7 @@ def _pack(name: str, what: str, data: bytes, where: str) -> Download:
     kind = "text/plain"
     packed = data
     if len(data) > 100_000:
-        packed, kind, name = gzip.compress(data, 6, mtime=0), "application/gzip", f"{name}.gz"
+        packed, kind, name = gzip.compress(data, 4, mtime=0), "application/gzip", f"{name}.gz"
     if len(packed) > _EMBED_BYTES:
         return Download(name.removesuffix(".gz"), what, None, where, len(data))
     return Download(name, what, f"data:{kind};base64,{base64.b64encode(packed).decode()}", where, len(packed))
