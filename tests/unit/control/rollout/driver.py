@@ -217,7 +217,7 @@ class World:
         with self.engine(begun) as engine:
             return engine.step(step, number)
 
-    def engine(self, begun: Begun) -> Any:
+    def engine(self, begun: Begun) -> _Opened:
         return _Opened(self, begun)
 
 

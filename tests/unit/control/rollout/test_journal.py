@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_nothing_of_the_event(path: Path, monkeypatch: pytest
 
     with Journal(path) as opened:
         opened.append("confirming", wave=1)
-        monkeypatch.setattr(journal.os, "write", full)
+        monkeypatch.setattr("os.write", full)
         with pytest.raises(ControlError, match="No space left on device: what is not in the journal is not done"):
             opened.append("confirming", wave=2)
         monkeypatch.undo()
