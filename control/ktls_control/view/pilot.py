@@ -114,7 +114,7 @@ class Pilot:
 
     def _ask(self, verb: str, wave: int | None) -> None:
         try:
-            control.ask(self._place, verb, by=self._by, why="key of ktls status --watch", wave=wave or 0)
+            control.ask(self._place, verb, by=self._by, why="by a key of the live view", wave=wave or 0)
         except ControlError as error:
             self._said = error.message
             return

@@ -67,8 +67,10 @@ def current(state: RunState) -> WaveState | None:
 
 
 def unwell(host: HostState) -> bool:
-    """It needs an operator's eye."""
-    return host.state in _UNWELL or host.lost is not None or bool(host.seen.get("error"))
+    """It needs an operator's eye. What a host complained of before it was confirmed or went back is over."""
+    if host.state in _UNWELL or host.lost is not None:
+        return True
+    return bool(host.seen.get("error")) and host.state not in ("confirmed", "reverted")
 
 
 def lease_left(host: HostState, now: float) -> float | None:

@@ -273,8 +273,8 @@ def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[st
         parts.append(f"kTLS {words.floor_percent(seen['share'])}")
         if seen.get("connections") is not None:
             parts.append(f"{words.count(float(seen['connections']))} conns")
-        if lease is not None:
-            parts.append(f"lease {words.clock(lease)}")
+    if host.lost is None and lease is not None:
+        parts.append(f"lease {words.clock(lease)}")
     said = host.info.removeprefix(name).removeprefix(":").strip().removeprefix("unreachable: ")
     if said and said not in ("pass", "fail", "inconclusive"):
         parts.append(said)

@@ -118,3 +118,12 @@ def test_what_a_soak_still_needs(stories: Stories) -> None:
     assert wanted[0].endswith("M connections")
     assert wanted[1].endswith("on 6 hosts")
     assert standing.needs(fold(story.journal.lines).wave(1), story.plan.waves[0], now) == []
+
+
+def test_what_a_host_complained_of_is_over_when_it_is_back(tmp_path: Path) -> None:
+    story = journals.begin(tmp_path)
+    host = story.open(1).hosts[0]
+    story.observe(1, 60, cut_off=(host,))
+    assert standing.unwell(fold(story.journal.lines).wave(1).hosts[host])
+    story.revert(1, "aborted")
+    assert not standing.unwell(fold(story.journal.lines).wave(1).hosts[host])
