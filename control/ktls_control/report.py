@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
-from .picture import draw
-from .screen import size
 from .timeline import Mark, Timeline
 
 
 def render(summary: Mapping[str, Any], timeline: Timeline, marks: Sequence[Mark]) -> str:
     """:returns: HTML without any reference to another file or host."""
+    # Plans are written by this module too, and need neither matplotlib nor rich.
+    import jinja2
+
+    from .picture import draw
+    from .screen import size
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ktls_control"),
         autoescape=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     apply.add_argument("--check", action="store_true", help="change nothing, show what every host would do")
     apply.add_argument("--clear-off", action="store_true", help="take down the off flag of an earlier `ktls off`")
     apply.add_argument("--json", action="store_true", help="one JSON object at the end")
+    apply.add_argument("--notify", metavar="FILE", help="who is told by webhook, see docs/report.md (KTLS_NOTIFY)")
+    apply.add_argument("--textfile", metavar="DIR", help="node_exporter's textfile directory (KTLS_TEXTFILE_DIR)")
     apply.set_defaults(func=_apply)
 
     run = argparse.ArgumentParser(add_help=False)
@@ -43,6 +46,8 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         asking.add_argument("--reason", default="", metavar="TEXT", help="kept in the journal")
         asking.set_defaults(func=_ask)
     resume = verbs.add_parser("resume", parents=[run], help="go on after a pause, or after the control process died")
+    resume.add_argument("--notify", metavar="FILE", help="as of apply")
+    resume.add_argument("--textfile", metavar="DIR", help="as of apply")
     resume.set_defaults(func=_resume)
     history = verbs.add_parser("history", parents=[run], help="every run of the fleet, or the events of one (--run)")
     history.set_defaults(func=_history)
@@ -70,11 +75,17 @@ def _drive(
     """Run the playbook with a plan, and show it."""
     from .cli import _console, _log
     from .inventory import load
+    from .notify.config import VARIABLE as NOTIFY
+    from .observers import TEXTFILE_VARIABLE as TEXTFILE
     from .playbook import PlaybookRun
     from .progress import RolloutProgress
     from .verbs import end, show_run
 
     load(inventory, plan.group)
+    # Plain ansible-playbook is told by the same variables.
+    for variable, given in ((NOTIFY, arguments.notify), (TEXTFILE, arguments.textfile)):
+        if given:
+            os.environ[variable] = str(Path(given).resolve())
     console = _console(stderr=arguments.json)
     place = inventory if "," in inventory else str(Path(inventory).resolve())
     run = PlaybookRun("rollout", place, variables, _log("apply"), None, check)

@@ -95,11 +95,12 @@ class ActionModule(ActionBase):
         over = step in ("end", "revert")
         try:
             with Engine.at(run, check=check) as engine:
+                done: dict[str, Any] = {"changed": False}
                 if step == "end":
                     engine.end()
-                    return {"changed": False}
-                done: dict[str, Any] = engine.step(step, _wave(engine, task_vars))
-                return done
+                else:
+                    done = engine.step(step, _wave(engine, task_vars))
+            return {**done, **({"warnings": engine.complaints} if engine.complaints else {})}
         finally:
             if over and check:
                 shutil.rmtree(run.fleet.directory.parent, ignore_errors=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..observers import check as check_observers
 from ..plan import file as plan_file
 from ..plan.model import Plan
 from . import answers, control, implicit, lock, machine, store
@@ -72,6 +73,7 @@ def begin(wanted: Wanted) -> Begun:
         seen = 0
     machine.refuse(plan)
     machine.check_freezes(plan)
+    check_observers()
     _covered(plan, wanted.hosts)
     if wanted.check:
         return _rehearse(plan, known)

@@ -19,6 +19,7 @@ from ..errors import ControlError
 from ..files import write
 from ..inventory import host_from_vars
 from ..judge.model import HostSeries, WaveVerdict
+from ..observers import Observers
 from ..plan import file as plan_file
 from ..plan.model import Plan, Wave
 from . import answers, control, judging, machine
@@ -83,6 +84,8 @@ class Engine:
     check: bool = False
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    observers: Observers | None = None
+    complaints: list[str] = field(init=False, default_factory=list)
     state: RunState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,20 +99,46 @@ class Engine:
         :raises ControlError: what reading plan, journal and hosts raises.
         """
         with Journal(run.journal) as journal:
-            known = answers.load_known(run)
+            known, plan = answers.load_known(run), plan_file.load(run.plan)
             with closing(Fleet(known.hosts)) as fleet:
-                yield cls(run, plan_file.load(run.plan), journal, fleet, known, check)
+                engine = cls(run, plan, journal, fleet, known, check)
+                if not check:
+                    engine.observers = Observers.begin(run.directory, plan, journal.events)
+                try:
+                    yield engine
+                finally:
+                    engine.leave()
 
     # Writing
 
     def write(self, name: str, /, **keys: Any) -> None:
-        """Append an event, and take it into the state."""
+        """Append an event, take it into the state, and let those who look on have it."""
         self.write_all([(name, keys)])
 
     def write_all(self, new: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Append events at once: one of each host of a wave is one write to the disk."""
         for event in self.journal.extend(new):
             apply(self.state, event)
+            if self.observers:
+                self.observers.feed(event)
+        if self.observers:
+            self._told(self.observers.outcomes())
+
+    def _told(self, outcomes: Sequence[Mapping[str, Any]]) -> None:
+        """Who was told of what. A journal that takes no more has said so elsewhere."""
+        with suppress(ControlError):
+            for keys in outcomes:
+                apply(self.state, self.journal.append("notified", **keys))
+
+    def leave(self) -> None:
+        """The step is over; after the last one of the run its report is written."""
+        if self.observers is None:
+            return
+        last = self.state.ended is not None
+        self._told(self.observers.close(last=last))
+        if last:
+            self.observers.report()
+        self.complaints += self.observers.complaints()
 
     def turn_back(self, number: int, stop: StopError) -> None:
         """The wave goes back: said before it is done. A full disk does not keep it from being done."""

@@ -33,7 +33,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     # lease_left_s?: what a host that could not be reached will do by itself, and when
     "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?"),
     "wave_reverted": ("wave", "why"),
-    "notified": ("trigger", "ok", "error?"),
+    # to?: host of the receiver; of?: seq of the event that it was told of
+    "notified": ("trigger", "ok", "error?", "to?", "of?"),
     # outcome: completed, failed, aborted, off
     "run_ended": ("outcome", "why?"),
 }
