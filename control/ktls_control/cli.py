@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     add_drill_parser(verbs, fleet)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .plan.cli import add_parser as add_plan_parser
 
+    add_plan_parser(verbs, fleet)
     add_flag_parser(verbs)
 
     from .judge.cli import add_parser as add_judge_parser
@@ -122,13 +124,9 @@ def _version() -> str:
 
 
 def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
+    from .screen import console
 
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        # A file has no width; a table cut to 80 columns would lose the reasons.
-        console.width = 160
-    return console
+    return console(stderr=stderr)
 
 
 def _log(verb: str) -> Path:
