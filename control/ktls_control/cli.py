@@ -96,8 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(func=_demo)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .simulate.cli import add_parser as add_simulate_parser
 
     add_flag_parser(verbs)
+    add_simulate_parser(verbs)
 
     # The lab is a tool of its own; only its command line meets this one.
     from ktls_lab.cli import add_parser
