@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -16,7 +17,7 @@ from .model import HostSeries
 Array = Any
 OFF, ON, MIXED = 0, 1, 2
 _ARM = {"off": OFF, "on": ON, "mixed": MIXED}
-_NUMBERS = attrgetter("at_s", "seconds", "cpu_s", "sent", "connections", "requests", "washout", "block")
+_FIELDS = attrgetter("at_s", "seconds", "arm", "washout", "block", "cpu_s", "sent", "connections", "errors", "probe_s")
 
 
 @dataclass(frozen=True)
@@ -53,32 +54,29 @@ def of(series: Sequence[HostSeries], ordered_at: Sequence[float]) -> Columns:
     """:param ordered_at: time of the order on each host's own clock."""
     samples = list(chain.from_iterable(one.samples for one in series))
     counts = [len(one.samples) for one in series]
-    rows = np.array(list(map(_NUMBERS, samples)), dtype=float).reshape(len(samples), 8)
-    host = np.repeat(np.arange(len(series)), counts)
-    since = rows[:, 0] - np.repeat(np.asarray(ordered_at, dtype=float), counts)
-    errors = np.array([_total(sample.errors) for sample in samples], dtype=float)
-    probes = [len(sample.probe_s) for sample in samples]
-    probe = np.fromiter(chain.from_iterable(sample.probe_s for sample in samples), float, sum(probes))
-    block = np.where(np.isnan(rows[:, 7]), -1, rows[:, 7]).astype(int)
+    fields = list(zip(*map(_FIELDS, samples), strict=True)) or [()] * 10
+    at, seconds, arm, washout, block, cpu, sent, connections, errors, probes = fields
+    ends = np.array(at, dtype=float)
+    probes_each = np.fromiter(map(len, probes), int, len(samples))
     return Columns(
-        tuple(one.host for one in series),
-        host,
-        rows[:, 0],
-        since,
-        rows[:, 1],
-        np.array([_ARM[sample.arm] for sample in samples], dtype=int),
-        rows[:, 6] == 1,
-        block,
-        rows[:, 2],
-        rows[:, 3],
-        rows[:, 4],
-        errors,
-        np.repeat(np.arange(len(samples)), probes),
-        probe,
+        names=tuple(one.host for one in series),
+        host=np.repeat(np.arange(len(series)), counts),
+        at=ends,
+        since=ends - np.repeat(np.asarray(ordered_at, dtype=float), counts),
+        seconds=np.array(seconds, dtype=float),
+        arm=np.fromiter(map(_ARM.__getitem__, arm), int, len(samples)),
+        washout=np.array(washout, dtype=bool),
+        block=np.fromiter((-1 if number is None else number for number in block), int, len(samples)),
+        cpu=np.array(cpu, dtype=float),
+        sent=np.array(sent, dtype=float),
+        connections=np.array(connections, dtype=float),
+        errors=np.fromiter(map(_total, errors), float, len(samples)),
+        probe_row=np.repeat(np.arange(len(samples)), probes_each),
+        probe=np.fromiter(chain.from_iterable(probes), float, int(probes_each.sum())),
     )
 
 
-def _total(errors: Any) -> float:
-    if errors is None:
-        return float("nan")
-    return float(sum(errors.values())) if errors else 0.0
+def _total(errors: Mapping[str, int] | None) -> float:
+    if not errors:
+        return 0.0 if errors is not None else math.nan
+    return float(sum(errors.values()))

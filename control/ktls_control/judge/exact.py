@@ -19,7 +19,7 @@ import numpy as np
 Array = Any
 
 #: Up to so many pairs all flips are looked at; above it, so many drawn ones (fixed seed); above that, a formula.
-_ALL_PAIRS, _DRAWN, _FORMULA_PAIRS = 12, 8191, 120
+_ALL_PAIRS, _DRAWN, _FORMULA_PAIRS = 12, 8191, 48
 _ALL_HOSTS = 20_000
 
 
@@ -77,7 +77,7 @@ def _subsets(n: int) -> tuple[Array, Array]:
     else:
         rows = np.random.default_rng(n).integers(0, 2, (_DRAWN, n))
         rows = rows[rows.any(axis=1)]
-    table = rows.astype(np.float32 if n > 40 else np.float64)
+    table = rows.astype(np.float32 if n > 24 else np.float64)
     return table, table.sum(axis=1)
 
 

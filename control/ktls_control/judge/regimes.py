@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from .model import Arm, HostSeries, Sample
+from .columns import Array, Columns
+from .model import HostSeries, Sample
 
-Array = Any
+_START = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -95,51 +95,98 @@ class Fleet:
     probe_s: float = 0.02
 
 
-def draw(fleet: Fleet, noise: Noise, harm: Harm, seed: int) -> tuple[list[HostSeries], list[HostSeries]]:
-    """:returns: the wave's hosts and the others."""
+@dataclass(frozen=True)
+class Drawn:
+    """Many fleets at once, one row a host, one column a sample: the first ``fleet.wave`` hosts of each are the wave."""
+
+    fleet: Fleet
+    since: Array
+    on: Array
+    washout: Array
+    block: Array
+    cpu: Array
+    sent: Array
+    connections: Array
+    failures: Array
+    probes: Array
+
+    def columns(self, number: int) -> tuple[Columns, Columns | None]:
+        """Fleet ``number`` as the judge reads it: the wave, and the others."""
+        size = self.fleet.wave + self.fleet.others
+        first = number * size
+        wave = self._table(first, first + self.fleet.wave)
+        return wave, self._table(first + self.fleet.wave, first + size) if self.fleet.others else None
+
+    def _table(self, first: int, last: int) -> Columns:
+        hosts, n = last - first, len(self.since)
+
+        def flat(values: Array) -> Array:
+            return values[first:last].ravel()
+
+        since = np.tile(self.since, hosts)
+        return Columns(
+            names=tuple(f"host{index + 1}" for index in range(hosts)),
+            host=np.repeat(np.arange(hosts), n),
+            at=since + _START,
+            since=since,
+            seconds=np.full(hosts * n, self.fleet.period_s),
+            arm=flat(self.on).astype(int),
+            washout=flat(self.washout),
+            block=flat(self.block),
+            cpu=flat(self.cpu),
+            sent=flat(self.sent),
+            connections=flat(self.connections).astype(float),
+            errors=flat(self.failures).astype(float),
+            probe_row=np.arange(hosts * n),
+            probe=flat(self.probes),
+        )
+
+    def series(self, number: int) -> tuple[list[HostSeries], list[HostSeries]]:
+        """Fleet ``number`` as hosts tell it: the wave, and the others."""
+        size = self.fleet.wave + self.fleet.others
+        made = [self._host(number * size + index, index < self.fleet.wave, f"host{index + 1}") for index in range(size)]
+        return made[: self.fleet.wave], made[self.fleet.wave :]
+
+    def _host(self, row: int, ordered: bool, name: str) -> HostSeries:
+        columns = (self.on, self.washout, self.cpu, self.sent, self.connections, self.failures, self.probes)
+        rows = zip((_START + self.since).tolist(), *(column[row].tolist() for column in columns), strict=True)
+        samples = tuple(
+            Sample(
+                at, self.fleet.period_s, "on" if on else "off", wash, cpu, round(sent), round(sent) if on else 0,
+                count, count, {"io_error": failures} if failures else {}, (probe,),
+            )
+            for at, on, wash, cpu, sent, count, failures, probe in rows
+        )  # fmt: skip
+        ends = _START + float(self.since[-1])
+        return HostSeries(name, samples, _START if ordered else None, "boot", ends + 1.0)
+
+
+def draw(fleet: Fleet, noise: Noise, harm: Harm, seed: int, fleets: int = 1) -> Drawn:
+    """Draw ``fleets`` fleets that have nothing in common but their kind."""
     rng = np.random.default_rng(seed)
-    hosts = fleet.wave + fleet.others
+    size = fleet.wave + fleet.others
+    hosts = fleets * size
     before, after = (round(span / fleet.period_s) for span in (fleet.baseline_s, fleet.soak_s))
     n = before + after
     since = (np.arange(n) - before + 1) * fleet.period_s
-    shared = _memory(rng, (1, n), noise.ar) * noise.shock
+    shared = np.repeat(_memory(rng, (fleets, n), noise.ar) * noise.shock, size, axis=0)
     level = rng.normal(0, noise.host, (hosts, 1)) + shared
     cost = level + _memory(rng, (hosts, n), noise.ar) * noise.cpu
     cost += np.where(rng.random((hosts, n)) < noise.spikes, math.log(noise.spike), 0.0)
     traffic = rng.normal(0, noise.host, (hosts, 1)) + shared + _memory(rng, (hosts, n), noise.ar) * noise.traffic
     probe = level + rng.normal(0, noise.probe, (hosts, n))
-    on, washout, arms = _arms(rng, fleet, hosts, since)
+    place = np.tile(np.arange(size), fleets)
+    on, washout, block = _arms(rng, fleet, place < fleet.wave, since)
     hit = on.copy()
-    hit[harm.hosts if harm.hosts is not None else hosts :] = False
-    seconds = np.full((hosts, n), fleet.period_s)
-    sent = fleet.rate * seconds * np.exp(traffic) * np.where(hit, harm.throughput, 1.0)
+    hit[place >= (harm.hosts if harm.hosts is not None else size)] = False
+    sent = fleet.rate * fleet.period_s * np.exp(traffic) * np.where(hit, harm.throughput, 1.0)
     cpu = fleet.cpu_per_byte * sent * np.exp(cost) * np.where(hit, harm.cpu, 1.0)
-    connections = rng.poisson(fleet.connections * seconds * np.exp(traffic))
-    failures = _failures(rng, fleet, noise, hosts, n) + rng.binomial(connections, np.where(hit, harm.failures, 0.0))
+    connections = rng.poisson(fleet.connections * fleet.period_s * np.exp(traffic))
+    failures = _failures(rng, fleet, noise, fleets, size, n)
+    if harm.failures:
+        failures = failures + rng.binomial(connections, np.where(hit, harm.failures, 0.0))
     probes = fleet.probe_s * np.exp(probe) * np.where(hit, harm.latency, 1.0)
-    start = 1000.0 + fleet.baseline_s
-    series = []
-    for index in range(hosts):
-        rows = zip(
-            (start + since).tolist(),
-            arms[index],
-            washout[index].tolist(),
-            cpu[index].tolist(),
-            np.rint(sent[index]).astype(int).tolist(),
-            connections[index].tolist(),
-            failures[index].tolist(),
-            probes[index].tolist(),
-            strict=True,
-        )
-        samples = tuple(
-            Sample(
-                at, fleet.period_s, arm, wash, c, s, s if arm == "on" else 0, k, k, {"io_error": f} if f else {}, (p,)
-            )
-            for at, arm, wash, c, s, k, f, p in rows
-        )
-        series.append(HostSeries(f"host{index + 1}", samples, start, "boot", start + fleet.soak_s + 1.0))
-    others = [replace(one, ordered_at_s=None) for one in series[fleet.wave :]]
-    return series[: fleet.wave], others
+    return Drawn(fleet, since, on, washout, block, cpu, sent, connections, failures, probes)
 
 
 def _memory(rng: np.random.Generator, shape: tuple[int, int], ar: float) -> Array:
@@ -151,35 +198,35 @@ def _memory(rng: np.random.Generator, shape: tuple[int, int], ar: float) -> Arra
     return lfilter([1.0], [1.0, -ar], steps, axis=1) if ar else steps
 
 
-def _arms(rng: np.random.Generator, fleet: Fleet, hosts: int, since: Array) -> tuple[Array, Array, list[list[Arm]]]:
-    """Whether kTLS is on, whether it is washout, and the arm's name, for each host and sample."""
+def _arms(rng: np.random.Generator, fleet: Fleet, ours: Array, since: Array) -> tuple[Array, Array, Array]:
+    """Whether kTLS is on, whether it is washout, and the number of the block, for each host and sample."""
     soak = since > 0
-    on = np.zeros((hosts, len(since)), dtype=bool)
-    washout = np.zeros_like(on)
-    if fleet.method == "switchback":
-        block = np.where(soak, ((since - fleet.period_s / 2) // fleet.block_s).astype(int), 0)
-        first = rng.integers(0, 2, (hosts, int(block.max()) // 2 + 1))
-        on[: fleet.wave] = (soak & ((first[:, block // 2] + block) % 2 == 1))[: fleet.wave]
-        washout[: fleet.wave] = soak & ((since - fleet.period_s / 2) % fleet.block_s < fleet.washout_s)
-    else:
-        on[: fleet.wave] = soak
-    return on, washout, [["on" if one else "off" for one in row] for row in on]
+    hosts = len(ours)
+    mine = ours[:, None] & soak
+    if fleet.method != "switchback":
+        return mine, np.zeros_like(mine), np.full(mine.shape, -1)
+    middle = since - fleet.period_s / 2
+    block = np.where(soak, (middle // fleet.block_s).astype(int), -1)
+    first = rng.integers(0, 2, (hosts, max(int(block.max()), 0) // 2 + 1))
+    on = mine & ((first[:, np.maximum(block, 0) // 2] + block) % 2 == 1)
+    return on, mine & (middle % fleet.block_s < fleet.washout_s), np.where(mine, block, -1)
 
 
-def _failures(rng: np.random.Generator, fleet: Fleet, noise: Noise, hosts: int, n: int) -> Array:
+def _failures(rng: np.random.Generator, fleet: Fleet, noise: Noise, fleets: int, size: int, n: int) -> Array:
     """Failures of each host and sample that have nothing to do with kTLS."""
-    minute = max(round(60 / fleet.period_s), 1)
-    minutes = -(-n // minute)
+    hosts = fleets * size
+    if not (noise.failures or noise.storms):
+        return np.zeros((hosts, n), dtype=int)
+    each = max(round(60 / fleet.period_s), 1)
+    minutes = -(-n // each)
     rate = noise.failures * np.exp(rng.normal(0, noise.host_failures, (hosts, 1)))
     bad = rng.random((hosts, minutes)) < rate / max(noise.burst, 1.0)
     if noise.burst:
-        going = bad.copy()
         stays = rng.random((hosts, minutes)) < 1 - 1 / max(noise.burst, 1.0)
         for at in range(1, minutes):
-            going[:, at] |= going[:, at - 1] & stays[:, at]
-        bad = going
-    for at in np.flatnonzero(rng.random(minutes) < noise.storms / 60).tolist():
-        bad[:, at : at + 3] |= rng.random((hosts, bad[:, at : at + 3].shape[1])) < 0.8
-    inside = rng.random((hosts, minutes * minute)) < 0.3
-    counts = np.repeat(bad, minute, axis=1) * inside * rng.integers(1, 4, inside.shape)
-    return counts[:, :n]
+            bad[:, at] |= bad[:, at - 1] & stays[:, at]
+    storm = rng.random((fleets, minutes)) < noise.storms / 60
+    storm[:, 1:] |= storm[:, :-1]
+    bad |= np.repeat(storm, size, axis=0) & (rng.random((hosts, minutes)) < 0.8)
+    inside = rng.random((hosts, minutes * each)) < 0.3
+    return (np.repeat(bad, each, axis=1) * inside * rng.integers(1, 4, inside.shape))[:, :n]

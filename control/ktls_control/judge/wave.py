@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
+import numpy as np
+
 from ..plan.model import Gates, Soak
 from . import blocks, columns, errors, gate, health, looks, metrics
 from .columns import Columns
-from .model import HostSeries, MetricVerdict, Outcome, WaveVerdict
+from .model import ArmTotals, HostSeries, MetricVerdict, Outcome, WaveVerdict
 
 #: Failures that only broken kernel TLS makes: one is too many.
 INVARIANTS = ("bad_record", "bad_record_mac", "key_expired", "decrypt_error", "TlsDecryptError", "plaintext")
@@ -47,17 +49,38 @@ def judge_wave(
     if ours is None:
         return _verdict(failed, unknown)
     theirs = _controls(usable, others)
+    arms = metrics.arms_of(usable) if gates.method == "connections" else {}
+    return judge_columns(gates, ours, theirs, soak, arms, failed, unknown, len(series))
+
+
+def judge_columns(
+    gates: Gates,
+    ours: Columns,
+    theirs: Columns | None = None,
+    soak: Soak | None = None,
+    arms: Mapping[str, Mapping[str, ArmTotals]] | None = None,
+    failed: dict[str, list[str]] | None = None,
+    unknown: dict[str, list[str]] | None = None,
+    planned: int | None = None,
+) -> WaveVerdict:
+    """The same for series that are tables already, all of them usable.
+
+    :param arms: totals by host of a ``connections`` experiment; ``planned``: hosts of the wave, if more than there are.
+    :param failed: what is known of single hosts already; ``unknown``: what they could not say.
+    """
+    failed, unknown = failed if failed is not None else {}, unknown if unknown is not None else {}
     for name, why in errors.floods(ours, theirs).items():
         _add(failed, name, why)
-    elapsed = min(ours.since[ours.host == index].max() for index in range(ours.hosts))
+    newest = np.full(ours.hosts, -np.inf)
+    np.maximum.at(newest, ours.host, ours.since)
+    elapsed = float(newest.min())
     if soak is not None:
-        _traffic(usable, soak, unknown)
-    plan = looks.schedule(gates, soak, len(series))
+        _traffic(ours, soak, unknown)
+    plan = looks.schedule(gates, soak, planned or ours.hosts)
     question = metrics.Question(gates, plan.due(elapsed), plan.following(elapsed))
     pairs = blocks.find(ours, gates.block_s, gates.washout_s) if gates.method == "switchback" else None
-    arms = metrics.arms_of(usable) if gates.method == "connections" else {}
-    found = errors.test(pairs, arms, ours, theirs)
-    answers = [_errors_verdict(found, gates), *_metrics(gates, question, pairs, arms, ours, theirs)]
+    found = errors.test(pairs, arms or {}, ours, theirs)
+    answers = [_errors_verdict(found, gates), *_metrics(gates, question, pairs, arms or {}, ours, theirs)]
     return _verdict(failed, unknown, answers, found, looks.e_limit(gates.alpha))
 
 
@@ -65,7 +88,7 @@ def _metrics(
     gates: Gates,
     question: metrics.Question,
     pairs: blocks.Pairs | None,
-    arms: Mapping[str, Mapping[str, object]],
+    arms: Mapping[str, Mapping[str, ArmTotals]],
     ours: Columns,
     theirs: Columns | None,
 ) -> Iterable[MetricVerdict]:
@@ -74,12 +97,10 @@ def _metrics(
     for name in looks.GATING:
         if pairs is not None:
             yield metrics.switchback(name, pairs, question, ours.hosts)
-        elif gates.method == "connections" and name != "cpu":
-            yield metrics.connections(name, arms, question)  # type: ignore[arg-type]
+        elif gates.method == "connections":
+            yield metrics.connections(name, arms, question)
         elif theirs is not None:
             yield metrics.difference(name, ours, theirs, question)
-        elif gates.method == "connections":
-            yield metrics.connections(name, arms, question)  # type: ignore[arg-type]
         else:
             yield question.unknown(name, "no hosts of later waves to compare with; a switchback needs none")
 
@@ -117,8 +138,7 @@ def _usable(series: Sequence[HostSeries], unknown: dict[str, list[str]]) -> tupl
     alone = [one for one in series if one.host not in twice]
     everything = columns.of(alone, [_ordered(one) for one in alone])
     good = []
-    for index, one in enumerate(alone):
-        found = list(health.problems(one, everything, index))
+    for one, found in zip(alone, health.problems(alone, everything), strict=True):
         for why in found:
             _add(unknown, one.host, why)
         if not found:
@@ -167,15 +187,13 @@ def _invariants(series: Sequence[HostSeries], failed: dict[str, list[str]]) -> N
                 _add(failed, one.host, f"{name}: {count} with kTLS, none without")
 
 
-def _traffic(series: Sequence[HostSeries], soak: Soak, unknown: dict[str, list[str]]) -> None:
+def _traffic(ours: Columns, soak: Soak, unknown: dict[str, list[str]]) -> None:
     """Whether there was enough of it since the order."""
-    accepted = 0
-    for one in series:
-        since = [sample for sample in one.samples if sample.at_s > _ordered(one)]
-        accepted += sum(sample.connections or 0 for sample in since)
-        sent = sum(sample.sent or 0 for sample in since)
-        if sent < soak.min_bytes:
-            _add(unknown, one.host, f"{sent:,} bytes sent since the order, {soak.min_bytes:,} needed")
+    since = ours.since > 0
+    accepted = int(np.nansum(ours.connections[since]))
+    sent = np.bincount(ours.host[since], weights=np.nan_to_num(ours.sent[since]), minlength=ours.hosts)
+    for index in np.flatnonzero(sent < soak.min_bytes).tolist():
+        _add(unknown, ours.names[index], f"{sent[index]:,.0f} bytes sent since the order, {soak.min_bytes:,} needed")
     if accepted < soak.min_connections:
         _add(unknown, "", f"{accepted:,} connections since the order, {soak.min_connections:,} needed")
 
