@@ -50,6 +50,35 @@ options:
     description: The digest of the plan that the order comes from, kept with it.
     type: str
     default: ''
+  experiment:
+    description:
+      - While the order is pending, not every new connection takes O(phase), so that both can be compared on this host.
+      - It ends with the confirmation, before which every new connection takes the phase, and with whatever takes the
+        order back.
+      - For O(state=ordered) of V(tx) and V(rx).
+    type: dict
+    suboptions:
+      method:
+        description: V(switchback) takes turns, in blocks. V(connections) draws for each connection.
+        type: str
+        choices: [switchback, connections]
+        required: true
+      block_s:
+        description: Seconds of a block.
+        type: float
+        default: 30.0
+      washout_s:
+        description: Seconds at the start of a block that count for nothing.
+        type: float
+        default: 5.0
+      seed:
+        description: Decides which of two blocks comes first.
+        type: int
+        required: true
+  end_experiment:
+    description: With O(state=extended), end the experiment of the order; every new connection takes the phase then.
+    type: bool
+    default: false
   reason:
     description: Why, for O(state=reverted) and O(state=switched_off). The agent keeps it.
     type: str
@@ -99,6 +128,7 @@ EXAMPLES = r"""
     id: rollout-7
     epoch: 7
     lease_s: 120
+    experiment: {method: switchback, block_s: 30, washout_s: 5, seed: 7}
 
 - name: Keep it
   ktls.fleet.ktls_order:
@@ -151,6 +181,12 @@ from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
 
+_EXPERIMENT = {
+    "method": {"type": "str", "choices": ["switchback", "connections"], "required": True},
+    "block_s": {"type": "float", "default": 30.0},
+    "washout_s": {"type": "float", "default": 5.0},
+    "seed": {"type": "int", "required": True},
+}
 _SHOWN = ("phase", "order", "order_id", "epoch", "off")
 
 
@@ -164,6 +200,8 @@ def main() -> None:
             "epoch": {"type": "int"},
             "lease_s": {"type": "float", "default": 60.0},
             "plan_sha256": {"type": "str", "default": ""},
+            "experiment": {"type": "dict", "options": _EXPERIMENT},
+            "end_experiment": {"type": "bool", "default": False},
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
@@ -175,7 +213,7 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason")
+    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason", "experiment", "end_experiment")
     wish = order.Wish(**{name: module.params[name] for name in wanted})
     path, timeout_s = module.params["socket"], module.params["timeout_s"]
     try:

@@ -32,6 +32,7 @@ from .observe import Observer
 from .parts import Part, Parts
 from .probe_log import ProbeLog
 from .pull.part import PullPart
+from .series.part import SeriesPart
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -100,11 +101,12 @@ class Daemon:
             "status": (set(), self._nothing),
             "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
+            "series": ({"since_s"}, self._nothing),
             "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
             "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
             "extend": (
-                {*key, "lease_s"},
-                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer),
+                {*key, "lease_s", "experiment"},
+                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer, _ends(r)),
             ),
             "cancel": (key, lambda r: self.agent.cancel(r.get("id"), r.get("epoch"), peer)),
             "revert": ({"reason", "unload"}, lambda r: self.agent.revert(_reason(r), r.get("unload") is True, peer)),
@@ -119,6 +121,8 @@ class Daemon:
         odd = set(request) - keys - {"verb"}
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
+        if verb == "series":
+            return {"series": self._series().page(request.get("since_s"))}
         await action(request)
         more = {"digest": self._history.as_dict()} if verb == "doctor" else {}
         return {**await self.status(), **more}
@@ -132,17 +136,30 @@ class Daemon:
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
         # OFF is for everybody whom the socket lets in: who is in its group may write the off flag anyway.
-        if verb not in ("status", "doctor", "probe", "off") and peer.uid not in allowed:
+        if verb not in ("status", "doctor", "probe", "series", "off") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
             self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
             may = f"uid {peer.uid} may read the status, and switch off"
             raise RequestError("not_permitted", f"{verb} is for root; {may}")
+
+    def _series(self) -> SeriesPart:
+        for part in self.parts.all:
+            if isinstance(part, SeriesPart):
+                return part
+        raise RequestError("bad_verb", "this agent keeps no series")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
         return
 
     async def _probe(self, _: dict[str, Any]) -> None:
         await self.agent.run_probe()
+
+
+def _ends(request: dict[str, Any]) -> bool:
+    """Whether an extension ends the experiment: it says ``"experiment": null``. It can begin none."""
+    if request.get("experiment") is not None:
+        raise RequestError("bad_order", "extend experiment: only null, which ends it; an order begins one")
+    return "experiment" in request
 
 
 def _reason(request: dict[str, Any]) -> str:
@@ -180,7 +197,8 @@ def build(config: AgentConfig) -> Daemon:
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
-    parts: list[Part] = [evidence, guards, audit, PullPart()]
+    series = SeriesPart(config.series, agent, probes)
+    parts: list[Part] = [evidence, guards, audit, PullPart(), series]
     service: Daemon
     collector = Collector(
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock

@@ -358,6 +358,7 @@ class Connection:
         file = self._file if len(pieces) > 1 else None
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
+        self._tally.requests_total += 1
         self._served += 1
         if file is not None and file.content is None and self._ktls and shared.config.zerocopy:
             allowed = is_immutable(file.fd)
@@ -585,4 +586,5 @@ class Connection:
 
     def _fault(self, kind: str, detail: str) -> None:
         self._shared.counters.errors[kind] += 1
+        self._shared.counters.errors_by_mode[self._assigned] += 1
         self._shared.fault(kind, self._remote, detail)

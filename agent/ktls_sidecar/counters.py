@@ -24,7 +24,8 @@ class Tally:
     """One row: connections of one (assigned mode, path, protocol, cipher).
 
     ``assigned`` is the mode that the connection drew, ``path`` what it got: which directions the kernel encrypts.
-    ``bytes_total`` is HTTP bytes handed to TLS, ``received_total`` those that came out of it.
+    ``bytes_total`` is HTTP bytes handed to TLS, ``received_total`` those that came out of it; ``requests_total``
+    counts responses that were begun.
     """
 
     assigned: str
@@ -35,6 +36,7 @@ class Tally:
     connections_total: int = 0
     bytes_total: int = 0
     received_total: int = 0
+    requests_total: int = 0
 
     @property
     def sends_in_kernel(self) -> bool:
@@ -64,6 +66,8 @@ class Counters:
     """kTLS connections that we ended early, by cause: ``age``, ``bytes`` or ``drained``."""
     requests: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
+    errors_by_mode: Counter[str] = field(default_factory=Counter)
+    """Errors of connections, by the mode that the connection drew."""
     _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
     _ktls_tx_open: int = 0
     _ktls_tx_at: float | None = None
@@ -110,10 +114,12 @@ class Counters:
                     "connections_total": row.connections_total,
                     "bytes_total": row.bytes_total,
                     "received_total": row.received_total,
+                    "requests_total": row.requests_total,
                 }
                 for row in self._table.values()
             ],
             "errors": dict(self.errors),
+            "errors_by_mode": dict(self.errors_by_mode),
             "client_aborts": dict(self.client_aborts),
             "fallbacks": dict(self.fallbacks),
             "limited": dict(self.limited),

@@ -21,6 +21,7 @@ class Row(TypedDict):
     connections_total: int
     bytes_total: int
     received_total: int
+    requests_total: int
 
 
 class Counts(TypedDict):
@@ -28,6 +29,7 @@ class Counts(TypedDict):
 
     rows: list[Row]
     errors: dict[str, int]
+    errors_by_mode: dict[str, int]
     client_aborts: dict[str, int]
     fallbacks: dict[str, int]
     limited: dict[str, int]
@@ -42,6 +44,7 @@ def empty() -> Counts:
     return {
         "rows": [],
         "errors": {},
+        "errors_by_mode": {},
         "client_aborts": {},
         "fallbacks": {},
         "limited": {},
@@ -66,9 +69,11 @@ def merge(several: Iterable[Counts]) -> Counts:
         sum_row["connections_total"] += row["connections_total"]
         sum_row["bytes_total"] += row["bytes_total"]
         sum_row["received_total"] += row["received_total"]
+        sum_row["requests_total"] += row["requests_total"]
     return {
         "rows": [table[key] for key in sorted(table)],
         "errors": _sum(part["errors"] for part in parts),
+        "errors_by_mode": _sum(part["errors_by_mode"] for part in parts),
         "client_aborts": _sum(part["client_aborts"] for part in parts),
         "fallbacks": _sum(part["fallbacks"] for part in parts),
         "limited": _sum(part["limited"] for part in parts),

@@ -64,6 +64,7 @@ def status(report: Report) -> dict[str, Any]:
         # A key of its own: the three above add up to a whole.
         "ktls_rx": _receiving(counts),
         "errors": counts["errors"],
+        "errors_by_mode": counts["errors_by_mode"],
         "client_aborts": counts["client_aborts"],
         "fallbacks": counts["fallbacks"],
         "limited": counts["limited"],

@@ -42,6 +42,21 @@ def test_a_healthy_host_passes_and_shows_its_numbers() -> None:
     assert verdict.share == pytest.approx(0.999, abs=1e-4)
 
 
+def test_under_an_experiment_those_who_draw_userspace_are_no_fault() -> None:
+    before, after = copy.deepcopy(BEFORE), copy.deepcopy(AFTER)
+    after["sidecar"].update(share=0.0, by=[row("tx", "ktls_tx", 99_000), row("userspace", "userspace", 90_000)])
+    before["sidecar"].update(share=1.0, by=[])
+    after["probe"]["ktls_tx"] = False
+    assert judge_host("tx", before, after, POLICY).outcome == "fail", "nobody said that an experiment runs"
+    after["experiment"] = {"state": "running"}
+    verdict = judge_host("tx", before, after, POLICY)
+    assert (verdict.outcome, verdict.share) == ("pass", 1.0), verdict.reason
+    after["tls_stat"]["TlsTxSw"] = before["tls_stat"]["TlsTxSw"]
+    assert judge_host("tx", before, after, POLICY).outcome == "inconclusive"
+    after["experiment"] = {"state": "ended"}
+    assert judge_host("tx", before, after, POLICY).outcome == "fail"
+
+
 def row(assigned: str, path: str, sent: int) -> dict[str, Any]:
     return {"assigned": assigned, "path": path, "bytes_total": sent}
 

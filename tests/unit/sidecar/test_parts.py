@@ -177,12 +177,14 @@ def snapshots(draw: st.DrawFn) -> Counts:
             "connections_total": draw(st.integers(3, 100)),
             "bytes_total": draw(st.integers(0, 1 << 50)),
             "received_total": draw(st.integers(0, 1 << 50)),
+            "requests_total": draw(st.integers(0, 1 << 50)),
         }
         for assigned, path, protocol, cipher in draw(st.lists(keys, unique=True, max_size=4))
     ]
     return {
         "rows": rows,
         "errors": draw(_COUNTED),
+        "errors_by_mode": draw(_COUNTED),
         "client_aborts": draw(_COUNTED),
         "fallbacks": draw(_COUNTED),
         "limited": draw(_COUNTED),
