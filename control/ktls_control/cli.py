@@ -96,8 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(func=_demo)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .plan.cli import add_parser as add_plan_parser
     from .simulate.cli import add_parser as add_simulate_parser
 
+    add_plan_parser(verbs, fleet)
     add_flag_parser(verbs)
     add_simulate_parser(verbs)
 
@@ -116,13 +118,9 @@ def _version() -> str:
 
 
 def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
+    from .screen import console
 
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        # A file has no width; a table cut to 80 columns would lose the reasons.
-        console.width = 160
-    return console
+    return console(stderr=stderr)
 
 
 def _log(verb: str) -> Path:

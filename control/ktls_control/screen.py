@@ -27,6 +27,15 @@ ICONS: Mapping[str, str] = {
 }
 
 
+def console(*, stderr: bool = False) -> Console:
+    """The operator's screen, or the file that stands for it."""
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        # A file has no width; a table cut to 80 columns would lose the reasons.
+        found.width = 160
+    return found
+
+
 class RolloutScreen:
     """Draws a :class:`RolloutProgress` while it changes. Use as a context manager."""
 

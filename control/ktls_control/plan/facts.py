@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan takes down of a host: facts that must not drift, labels that caps go by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..preflight import HostRow
+
+#: Interfaces that are no cards.
+_VIRTUAL = frozenset(
+    {"bonding", "bridge", "dummy", "ifb", "macvlan", "team", "tun", "veth", "vxlan", "802.1Q VLAN Support"}
+)
+
+
+def facts(status: Mapping[str, Any]) -> dict[str, str]:
+    """From an agent's status; what it does not say is an empty text. They must be the same at the order."""
+    host, sidecar = _mapping(status.get("host")), _mapping(status.get("sidecar"))
+    return {
+        "kernel": str(host.get("kernel") or ""),
+        "openssl": str(host.get("openssl") or ""),
+        "agent": str(status.get("version") or ""),
+        "sidecar": str(sidecar.get("version") or ""),
+    }
+
+
+def drift(planned: Mapping[str, str], status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Facts that are not what they were: ``{name: (then, now)}``."""
+    now = facts(status)
+    return {name: (then, now.get(name, "")) for name, then in planned.items() if now.get(name, "") != then}
+
+
+def labels(
+    variables: Mapping[str, Any], names: Mapping[str, str], row: HostRow, read: Mapping[str, str]
+) -> dict[str, str]:
+    """Rack, NIC model and kernel: inventory variables where there are any, else what was read; empty is unknown.
+
+    :param names: of the variables, by label.
+    :param read: the host's facts, see :func:`facts`.
+    """
+    said = {label: _label(variables.get(name)) for label, name in names.items()}
+    drivers = sorted({str(nic["driver"]) for nic in row.nics if nic.get("driver")} - _VIRTUAL)
+    return {
+        "rack": said.get("rack", ""),
+        "nic_model": said.get("nic_model") or "+".join(drivers),
+        "kernel": said.get("kernel") or row.kernel or read.get("kernel", ""),
+    }
+
+
+def _label(value: object) -> str:
+    """One word on one line: a label is part of a table's cells and of a picture."""
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _mapping(given: object) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {}
