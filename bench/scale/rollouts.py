@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import platform
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def naive(job: Job, scratch: Path) -> Cost:
             "bench_agent": f"{hosts.directory}/{{{{ inventory_hostname }}}}/ktls-agent",
             "bench_waves": sizes(job.hosts, job.waves),
             "bench_soak_s": job.soak_s,
+            "bench_kernel": platform.release(),
             "bench_probe_url": url,
             "bench_probe_sha256": hashlib.sha256(_PROBE).hexdigest(),
             "bench_records": str(records),
@@ -120,7 +122,8 @@ def _ansible(job: Job, scratch: Path, name: str, inventory: Path, playbook: str,
         str(ROOT / ".venv/bin/ansible-playbook"),
         *("-i", str(inventory), "-f", str(job.forks), "-e", f"@{given}", playbook),
     ]
-    return run(argv, scratch / f"{name}.log", cwd=ROOT, env=environment(), timeout_s=job.timeout_s)
+    state = {"KTLS_STATE_DIR": str(scratch / "state")}
+    return run(argv, scratch / f"{name}.log", cwd=ROOT, env={**environment(), **state}, timeout_s=job.timeout_s)
 
 
 def _kept(hosts: Hosts) -> None:
