@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -134,12 +134,12 @@ def _judge(
     times = looks_s(plan.gates, wave.soak, len(names), needed_s)
     schedule = draw.schedule(plan.gates, times[-1])
     effect = _effect(setting.regressions, hits, chosen)
-    whole = draw.make(names, setting.noise, plan.gates, schedule, effect, rng)
-    others = _others(setting, number, schedule, rng) if plan.gates.method != "switchback" else []
+    ours = draw.Drawing(names, setting.noise, plan.gates, schedule, effect, rng)
+    others = _others(setting, number, schedule, rng) if plan.gates.method != "switchback" else None
     checks = {name: _check(idle and not row) for row, name in enumerate(names)}
     for at_s in times:
-        ours, theirs = ([_until(one, at_s) for one in many] for many in (whole, others))
-        verdict = setting.judge(plan.phase, plan.gates, ours, theirs, checks, wave.soak)
+        theirs = others.until(at_s) if others else []
+        verdict = setting.judge(plan.phase, plan.gates, ours.until(at_s), theirs, checks, wave.soak)
         if verdict.outcome == "fail" or (verdict.outcome == "pass" and at_s >= needed_s):
             break
     return at_s, verdict
@@ -190,21 +190,15 @@ def _effect(
     return draw.Effect(change, failing)
 
 
-def _others(setting: Setting, number: int, schedule: draw.Schedule, rng: np.random.Generator) -> list[HostSeries]:
+def _others(setting: Setting, number: int, schedule: draw.Schedule, rng: np.random.Generator) -> draw.Drawing | None:
     """Hosts of later waves, which still are as they were."""
     later = np.flatnonzero(setting.fleet.wave > number)
     if not later.size:
-        return []
+        return None
     chosen = rng.choice(later, min(setting.judged, later.size), replace=False)
     nothing = _effect((), (), chosen)
     names = [f"host{one}" for one in chosen]
-    return draw.make(names, setting.noise, setting.plan.gates, schedule, nothing, rng, ordered=False)
-
-
-def _until(series: HostSeries, soak_s: float) -> HostSeries:
-    """The series as it was ``soak_s`` seconds after the order."""
-    end = draw.CLOCK_S + soak_s + 1e-6
-    return replace(series, samples=tuple(one for one in series.samples if one.at_s <= end), read_at_s=end)
+    return draw.Drawing(names, setting.noise, setting.plan.gates, schedule, nothing, rng, ordered=False)
 
 
 def _check(idle: bool) -> gate.Verdict:

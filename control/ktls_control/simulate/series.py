@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..judge.model import ArmTotals, HostSeries, Sample
+from ..judge.model import Arm, ArmTotals, HostSeries, Sample
 from ..plan.model import Gates
 from .noise import Drawn, Floats, Noise
 from .regression import Metric
@@ -83,40 +83,56 @@ def arms(plan: Schedule, gates: Gates, hosts: int, rng: np.random.Generator, *, 
     return on
 
 
-def make(
-    names: Sequence[str],
-    noise: Noise,
-    gates: Gates,
-    plan: Schedule,
-    effect: Effect,
-    rng: np.random.Generator,
-    *,
-    ordered: bool = True,
-) -> list[HostSeries]:
-    """Series of hosts ``names``, as their agents would give them at the end of the soak."""
-    hosts = len(names)
-    drawn = noise.draw(hosts, plan.ends_s, plan.seconds, rng)
-    on = arms(plan, gates, hosts, rng, ordered=ordered)
-    hit = _changed(drawn, on, effect, plan.seconds, rng)
-    made = []
-    for row, name in enumerate(names):
-        samples = _samples(plan, hit, on[row], row)
-        totals = _totals(plan, drawn, effect, row, rng) if ordered and gates.method == "connections" else {}
-        made.append(
-            HostSeries(
-                name,
-                samples,
-                ordered_at_s=CLOCK_S if ordered else None,
-                boot_id=f"boot-{name}",
-                read_at_s=CLOCK_S + float(plan.ends_s[-1]),
-                arms=totals,
-            )
-        )
-    return made
-
-
 #: The host's clock at the order.
 CLOCK_S = 1_000_000.0
+
+
+class Drawing:
+    """Hosts that were drawn: their series up to any time of the soak, as their agents would give them then.
+
+    Most waves are judged before their soak is as long as it may be, so samples are made when they are asked for.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        noise: Noise,
+        gates: Gates,
+        plan: Schedule,
+        effect: Effect,
+        rng: np.random.Generator,
+        *,
+        ordered: bool = True,
+    ) -> None:
+        drawn = noise.draw(len(names), plan.ends_s, plan.seconds, rng)
+        self._names = names
+        self._plan = plan
+        self._ordered_at_s = CLOCK_S if ordered else None
+        self._on = arms(plan, gates, len(names), rng, ordered=ordered)
+        self._hit = _changed(drawn, self._on, effect, plan.seconds, rng)
+        experiment = ordered and gates.method == "connections"
+        self._totals = [_totals(plan, drawn, effect, row, rng) if experiment else {} for row in range(len(names))]
+        self._made: list[list[Sample]] = [[] for _ in names]
+
+    def until(self, soak_s: float) -> list[HostSeries]:
+        """The series ``soak_s`` seconds after the order."""
+        end = int(np.searchsorted(self._plan.ends_s, soak_s + 1e-6, side="right"))
+        found = []
+        for row, name in enumerate(self._names):
+            made = self._made[row]
+            if len(made) < end:
+                made += _samples(self._plan, self._hit, self._on[row], row, len(made), end)
+            found.append(
+                HostSeries(
+                    name,
+                    tuple(made[:end]),
+                    ordered_at_s=self._ordered_at_s,
+                    boot_id=f"boot-{name}",
+                    read_at_s=CLOCK_S + soak_s,
+                    arms=self._totals[row],
+                )
+            )
+        return found
 
 
 def _changed(drawn: Drawn, on: Floats, effect: Effect, seconds: Floats, rng: np.random.Generator) -> Drawn:
@@ -137,36 +153,32 @@ def _column(effect: Effect, metric: Metric) -> Floats:
     return np.asarray(effect.change[metric])[:, None]
 
 
-def _samples(plan: Schedule, hit: Drawn, on: Floats, row: int) -> tuple[Sample, ...]:
-    columns = zip(
-        plan.ends_s.tolist(),
-        plan.seconds.tolist(),
-        plan.washout.tolist(),
-        on.tolist(),
-        hit.cpu_s[row].tolist(),
-        hit.sent[row].tolist(),
-        hit.requests[row].tolist(),
-        hit.connections[row].tolist(),
-        hit.errors[row].tolist(),
-        hit.probe_s[row].tolist(),
-        strict=True,
+def _samples(plan: Schedule, hit: Drawn, on: Floats, row: int, start: int, end: int) -> Iterator[Sample]:
+    part = slice(start, end)
+    columns = (
+        CLOCK_S + plan.ends_s[part],
+        plan.seconds[part],
+        plan.washout[part],
+        on[part],
+        hit.cpu_s[row, part],
+        hit.sent[row, part].astype(np.int64),
+        (hit.sent[row, part] * on[part]).astype(np.int64),
+        hit.connections[row, part],
+        hit.requests[row, part],
+        hit.errors[row, part],
+        hit.probe_s[row, part],
     )
-    return tuple(
-        Sample(
-            at_s=CLOCK_S + end,
-            seconds=length,
-            arm="off" if share == 0 else "on" if share == 1 else "mixed",
-            washout=washout,
-            cpu_s=cpu,
-            sent=int(sent),
-            ktls=int(sent * share),
-            connections=connections,
-            requests=requests,
-            errors={"reset": errors} if errors else {},
-            probe_s=tuple(one for one in probes if one == one),  # NaN: no probe
-        )
-        for end, length, washout, share, cpu, sent, requests, connections, errors, probes in columns
-    )
+    for at, seconds, washout, share, cpu, sent, ktls, connections, requests, errors, probes in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
+        arm: Arm = "off" if share == 0 else "on" if share == 1 else "mixed"
+        # NaN differs from itself: no probe.
+        took = tuple([one for one in probes if one == one])
+        failed = {"reset": errors} if errors else _NONE
+        yield Sample(at, seconds, arm, washout, cpu, sent, ktls, connections, requests, failed, took)
+
+
+_NONE: Mapping[str, int] = {}
 
 
 def _totals(plan: Schedule, drawn: Drawn, effect: Effect, row: int, rng: np.random.Generator) -> dict[str, ArmTotals]:

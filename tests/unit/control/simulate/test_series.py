@@ -26,7 +26,9 @@ def draw(method: str = "switchback", source: noise.Noise = CALM, hosts: int = 2,
     effects: dict[Metric, noise.Floats] = {metric: nothing + change.get(metric, 0.0) for metric in METRICS}
     effect = series.Effect(effects, nothing + change.get("errors_per_s", 0.0))
     names = [f"h{number}" for number in range(hosts)]
-    return series.make(names, source, gates, series.schedule(gates, 600), effect, np.random.default_rng(7))
+    return series.Drawing(names, source, gates, series.schedule(gates, 600), effect, np.random.default_rng(7)).until(
+        600
+    )
 
 
 def cost(samples: list[Sample]) -> float:
@@ -63,6 +65,16 @@ def test_what_is_wrong_is_wrong_with_the_phase_alone() -> None:
     assert failures[0] == pytest.approx(requests * 0.01, rel=0.4)
 
 
+def test_an_earlier_look_sees_the_beginning_of_the_same() -> None:
+    gates, nothing = Gates(), series.Effect({metric: np.zeros(1) for metric in METRICS}, np.zeros(1))
+    rng = np.random.default_rng(1)
+    drawing = series.Drawing(["h"], noise.LEVELS["usual"], gates, series.schedule(gates, 600), nothing, rng)
+    early, late = drawing.until(300)[0], drawing.until(600)[0]
+    assert early.samples == late.samples[: len(early.samples)]
+    assert early.read_at_s - (early.ordered_at_s or 0) == 300
+    assert early.samples[-1].at_s <= early.read_at_s
+
+
 def test_nothing_wrong_makes_no_difference() -> None:
     on, off = arms(draw()[0])
     assert cost(on) == pytest.approx(cost(off), rel=1e-6)
@@ -85,7 +97,8 @@ def test_hosts_that_took_no_order_have_one_arm() -> None:
     gates = Gates(method="difference")
     nothing = series.Effect({metric: np.zeros(1) for metric in METRICS}, np.zeros(1))
     schedule = series.schedule(gates, 600)
-    one = series.make(["h"], CALM, gates, schedule, nothing, np.random.default_rng(1), ordered=False)[0]
+    drawing = series.Drawing(["h"], CALM, gates, schedule, nothing, np.random.default_rng(1), ordered=False)
+    one = drawing.until(600)[0]
     assert one.ordered_at_s is None
     assert {sample.arm for sample in one.samples} == {"off"}
 
