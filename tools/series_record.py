@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ktls_control.demo import PORT, Target, target
+from ktls_control.clients import Target
+from ktls_control.demo import PORT, target
 from ktls_lab import api
 from tests.vm.fleet.fleet import Deployed
 

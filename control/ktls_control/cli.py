@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     add_flag_parser(verbs)
     add_simulate_parser(verbs)
 
+    from .judge.cli import add_parser as add_judge_parser
+
+    add_judge_parser(verbs)
+
     # The lab is a tool of its own; only its command line meets this one.
     from ktls_lab.cli import add_parser
 

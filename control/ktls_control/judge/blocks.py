@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .columns import MIXED, ON, Array, Columns
-from .groups import medians
+from .groups import means, upper_tenths
 
 #: Share of a block's time (less the washout) that samples have to cover.
 _MIN_COVER = 0.6
@@ -24,7 +24,7 @@ class Pairs:
 
     :param host: index of the host; ``number``: of the pair within its host; ``ends``: seconds of the soak.
     :param order: 1 when the block with kTLS came first.
-    :param latency: median of the block's self-probes, NaN without.
+    :param latency: geometric mean of the block's self-probes, NaN without; ``slow``: how many of them are slow.
     """
 
     host: Array
@@ -38,6 +38,7 @@ class Pairs:
     errors: Array
     latency: Array
     probes: Array
+    slow: Array
 
     def __len__(self) -> int:
         return len(self.host)
@@ -73,7 +74,7 @@ def find(columns: Columns, block_s: float, washout_s: float) -> Pairs:
     last = np.full(cells, -np.inf)
     np.maximum.at(last, cell, columns.since[rows])
     ends = last.reshape(-1, 2).max(axis=1)
-    latency, probes = _latency(columns, rows, cell, cells)
+    latency, probes, slow = _probes(columns, rows, cell, cells)
     found = np.flatnonzero(good)
     found = found[np.argsort(ends[found], kind="stable")]
     return Pairs(
@@ -88,6 +89,7 @@ def find(columns: Columns, block_s: float, washout_s: float) -> Pairs:
         total(columns.errors[rows])[found],
         latency[found],
         probes[found],
+        slow[found],
     )
 
 
@@ -112,12 +114,17 @@ def _numbers(columns: Columns, rows: Array, block_s: float) -> Array:
     return (np.rint((start - origin) / block_s) + within).astype(int)
 
 
-def _latency(columns: Columns, rows: Array, cell: Array, cells: int) -> tuple[Array, Array]:
-    """Median of the self-probes of each cell, and how many there are."""
+def _probes(columns: Columns, rows: Array, cell: Array, cells: int) -> tuple[Array, Array, Array]:
+    """Geometric mean of the self-probes of each cell, how many there are, and how many of them are slow.
+
+    Slow is above the 90th percentile of all probes of the host in these rows: the arms have no part in that.
+    """
     cell_of_row = np.full(len(columns.host), -1)
     cell_of_row[rows] = cell
     where = cell_of_row[columns.probe_row] if len(columns.probe_row) else np.zeros(0, dtype=int)
     used = (where >= 0) & (columns.probe > 0)
-    where, values = where[used], columns.probe[used]
-    median, count = medians(where, values, cells)
-    return median.reshape(-1, 2), count.reshape(-1, 2)
+    where, values, host = where[used], columns.probe[used], columns.host[columns.probe_row[used]]
+    mean, count = means(where, np.log(values), cells)
+    slow = values > upper_tenths(host, values, columns.hosts)[host]
+    late = np.bincount(where, weights=slow, minlength=cells)
+    return np.exp(mean).reshape(-1, 2), count.reshape(-1, 2), late.reshape(-1, 2)

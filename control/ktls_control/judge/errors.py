@@ -72,6 +72,7 @@ class _Bets:
     with_ktls: float
     without: float
     share: float
+    weight: float = 1.0
 
     @property
     def log_path(self) -> Array:
@@ -97,7 +98,7 @@ def test(
     """
     bets = []
     if pairs is not None and len(pairs):
-        bets.append(_by_pairs(pairs))
+        bets += _by_pairs(pairs, ours.hosts)
     drawn = _by_connections(arms)
     if drawn is not None:
         bets.append(drawn)
@@ -118,7 +119,7 @@ def test(
     return ErrorTest(
         tuple(path.tolist()),
         tuple(at.tolist()),
-        tuple(one.compared for one in bets),
+        tuple(dict.fromkeys(one.compared for one in bets)),
         round(first.with_ktls),
         round(first.without),
         tries,
@@ -134,8 +135,8 @@ def _averaged(bets: Sequence[_Bets]) -> tuple[Array, Array]:
     total = np.zeros(len(at))
     for one in bets:
         values = np.concatenate([[1.0], np.exp(np.minimum(one.log_path, 700.0))])
-        total += values[np.searchsorted(one.at_s, at, side="right")]
-    return at, total / len(bets)
+        total += one.weight * values[np.searchsorted(one.at_s, at, side="right")]
+    return at, total / sum(one.weight for one in bets)
 
 
 def _chance(bets: _Bets) -> float | None:
@@ -147,22 +148,36 @@ def _chance(bets: _Bets) -> float | None:
     return float(betainc(bets.with_ktls, bets.without + 1, bets.share))
 
 
-def _by_pairs(pairs: Pairs) -> _Bets:
-    """Which block of a pair had more failures: without harm a fair coin, by the draw of their order."""
+def _by_pairs(pairs: Pairs, hosts: int) -> list[_Bets]:
+    """Which block of a pair had more failures: without harm a fair coin, by the draw of their order.
+
+    Half of the money is on all hosts together, the other half on each host alone, lest one sick host is lost in the
+    usual failures of many.
+    """
     known = np.isfinite(pairs.errors).all(axis=1)
     rate = pairs.errors[known] / pairs.seconds[known]
     host, number, ends = pairs.host[known], pairs.number[known], pairs.ends[known]
-    more, at = rate[:, 1] - rate[:, 0], ends
+    each = rate[:, 1] - rate[:, 0]
+    more, at = each, ends
     if metrics.one_schedule(host, number, pairs.order[known]):
         # All hosts switched at once: one coin for each time, not for each host.
-        more = np.bincount(number, weights=more)
+        more = np.bincount(number, weights=each)
         at = np.full(len(more), -np.inf)
         np.maximum.at(at, number, ends)
-    differ = np.abs(more) > 1e-12
     seconds = pairs.seconds[known].sum(axis=0)
     off, on = pairs.errors[known].sum(axis=0)
     share = float(seconds[1] / seconds.sum()) if seconds.sum() else 0.5
-    return _Bets("blocks with and without kTLS", at[differ], more[differ] > 0, 0.5, on, off, share)
+
+    def bets(more: Array, at: Array, weight: float) -> _Bets:
+        differ = np.abs(more) > 1e-12
+        return _Bets("blocks with and without kTLS", at[differ], more[differ] > 0, 0.5, on, off, share, weight)
+
+    if hosts == 1:
+        return [bets(more, at, 1.0)]
+    failing = np.unique(host[np.abs(each) > 1e-12])
+    alone = [bets(each[host == index], ends[host == index], 0.5 / hosts) for index in failing.tolist()]
+    idle = bets(more[:0], at[:0], 0.5 * (hosts - len(failing)) / hosts)
+    return [bets(more, at, 0.5), *alone, idle]
 
 
 def _by_connections(arms: Mapping[str, Mapping[str, ArmTotals]]) -> _Bets | None:

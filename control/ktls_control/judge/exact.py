@@ -63,6 +63,35 @@ def sign_flip(differences: Array, alpha_low: float, alpha_high: float) -> Tested
     )
 
 
+def worst_of(differences: Array, together: bool) -> tuple[int, float]:
+    """Test that no row of randomly signed ``differences`` (hosts by pairs, NaN for none) has a mean above zero.
+
+    :param together: all hosts have one draw for each pair; else each has its own.
+    :returns: the row that is worst, and the chance that any row would look as bad: hosts are many, so some host always
+        looks bad, and this chance takes that into account.
+    """
+    values = np.nan_to_num(np.asarray(differences, dtype=float))
+    rows = _signs(values.shape[1])
+    sums = rows @ values.T.astype(rows.dtype)
+    seen = values.sum(axis=1)
+    worst = int(np.argmax(seen))
+    bar = seen[worst] * (1 - 1e-6)
+    if together:
+        return worst, float((sums.max(axis=1) >= bar).mean())
+    return worst, 1 - float(np.prod(1 - (sums >= bar).mean(axis=0)))
+
+
+@lru_cache(maxsize=64)
+def _signs(n: int) -> Array:
+    """Rows of -1 and 1: all, or a fixed sample with its negatives; what was dealt is among them."""
+    if n <= _ALL_PAIRS:
+        rows = 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1
+    else:
+        rows = 2.0 * np.random.default_rng(n).integers(0, 2, (_DRAWN, n)) - 1
+        rows[0] = 1
+    return rows.astype(np.float32)
+
+
 def _order_statistic(ordered: Array, alpha: float, total: int) -> float:
     """Largest bound that at most a share ``alpha`` of ``total`` (one of them at minus infinity) lies at or below."""
     rank = math.floor(alpha * total + 1e-9)  # so many may lie at or below it, the unseen one among them

@@ -41,10 +41,11 @@ class _Facts:
         self.untimed = count(~timed)
         step = np.diff(columns.at)
         self.back = count(np.flatnonzero((host[1:] == host[:-1]) & ~(step >= 0.5 * seconds[1:])) + 1)
-        self.period = medians(host[soak], seconds[soak], hosts)[0]
+        self.period = medians(host[soak], seconds[soak], hosts)
         self.covered = np.bincount(host[soak], weights=seconds[soak], minlength=hosts)
         self.last = np.full(hosts, -math.inf)
-        np.maximum.at(self.last, host, columns.at)
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(self.last, host, columns.at)
         numbers = (("CPU time", columns.cpu), ("bytes sent", columns.sent), ("errors", columns.errors))
         self.known = [(title, count(soak & np.isfinite(column))) for title, column in numbers]
         self.reset = [(title, count(soak & (column < 0))) for title, column in numbers]

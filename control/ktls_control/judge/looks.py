@@ -2,32 +2,51 @@
 """When the judge looks at continuous metrics, and how much of its error rate each look may spend.
 
 A test that is read again and again until it says something lies (peeking each five minutes at 5 % is wrong in 15 %
-of the cases). So looks are at fixed times of the soak, each has its own share of alpha, and the shares add up to one.
-Which look is due follows from the data alone. Whoever asks between two looks gets the answer of the earlier one from
-the same data, and whoever asks more often gains nothing.
+of the cases). So looks are at fixed times of the soak, and all of them together keep the error rate. Which look is due
+follows from the data alone: whoever asks between two looks gets the answer of the earlier one from the same data, and
+whoever asks more often gains nothing.
+
+The looks from the least to the longest soak have one level each, by the group sequential method (Pocock 1977; level by
+the recursion of Armitage, McPherson and Rowe 1969): estimates at two looks go together by the data that they share.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..plan.model import Gates, Soak
 
 #: Gates that share alpha: half of it is the error test's, the rest is split by the metrics.
 GATING = ("cpu", "latency", "throughput")
-_RATIO = 1.5
-#: Share of alpha of a look in the middle of the soak, which may only fail; and of the look at its end.
-_EARLY, _MAIN = 0.1, 0.55
+#: Two looks are at most so far apart, and there are at most so many after the main one.
+_RATIO, _MOST = 1.5, 4
+#: Share of alpha of a look in the middle of the least soak, which may only fail; and of all looks after the longest.
+_EARLY, _EXTENDED = 0.05, 0.05
+#: What is left of alpha for one look of a long soak, at least: sets how many pairs a switchback has to wait for.
+_LEAST_LEVEL = 0.24
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look: data up to ``at_s`` of the soak, with ``share`` of the error rate; number -1 is the early one."""
+    """One look: data up to ``at_s`` of the soak. Number -1 is the early one, 0 the main one.
+
+    :param planned: how many looks there are from the least to the longest soak, ``ratio`` apart; 0: the look is none of
+        them and has ``share`` of alpha for itself.
+    """
 
     number: int
     at_s: float
+    planned: int
+    ratio: float
     share: float
+
+    def level(self, alpha: float) -> float:
+        """Error rate of this look, such that all looks together have ``alpha``."""
+        if not self.planned:
+            return alpha * self.share
+        return _level(alpha * self.share, self.planned, round(self.ratio, 6))
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,11 @@ class Schedule:
     main_s: float
     max_s: float
 
+    @property
+    def main(self) -> Look:
+        """The first look that may pass."""
+        return self._look(0)
+
     def due(self, elapsed_s: float) -> Look | None:
         """The latest look that ``elapsed_s`` seconds of data are enough for; None when it is too early for any.
 
@@ -44,57 +68,99 @@ class Schedule:
         """
         reached = elapsed_s + min(10.0, 0.05 * elapsed_s)
         if reached < self.main_s:
-            return Look(-1, self.main_s / 2, _EARLY) if reached >= self.main_s / 2 else None
-        ratio, number = self._ratio(), 0
-        while self.main_s * ratio ** (number + 1) <= reached:
-            number += 1
-        # 0.55, then 0.175, 0.0875, ...: with the early 0.1 they add up to one, however often the soak is extended.
-        share = _MAIN if number == 0 else (1 - _MAIN - _EARLY) / 2**number
-        return Look(number, self.main_s * ratio**number, share)
+            return Look(-1, self.main_s / 2, 0, 1.0, _EARLY) if reached >= self.main_s / 2 else None
+        ratio, _ = self._steps()
+        number = int(math.log(reached / self.main_s) / math.log(ratio) + 1e-9)
+        return self._look(number)
 
     def following(self, elapsed_s: float) -> float:
         """When the next look is due, in seconds of the soak."""
         look = self.due(elapsed_s)
         if look is None:
             return self.main_s / 2
-        return self.main_s if look.number < 0 else self.main_s * self._ratio() ** (look.number + 1)
+        return self._look(look.number + 1).at_s
 
-    def _ratio(self) -> float:
-        """Between two looks; such that one of them is at ``max_s``."""
+    def _look(self, number: int) -> Look:
+        ratio, steps = self._steps()
+        at_s = self.main_s * ratio**number
+        if number <= steps:
+            return Look(number, at_s, steps + 1, ratio, 1 - _EARLY - _EXTENDED)
+        # Half of what is left, however often the soak is extended.
+        return Look(number, at_s, 0, ratio, _EXTENDED / 2 ** (number - steps))
+
+    def _steps(self) -> tuple[float, int]:
+        """How far apart looks are, and how many follow the main one until ``max_s``, which is the last of them."""
         if self.max_s <= self.main_s * 1.05:
-            return _RATIO
-        steps = math.ceil(math.log(self.max_s / self.main_s) / math.log(_RATIO))
-        return float((self.max_s / self.main_s) ** (1 / steps))
+            return _RATIO, 0
+        steps = min(math.ceil(math.log(self.max_s / self.main_s) / math.log(_RATIO)), _MOST)
+        return float((self.max_s / self.main_s) ** (1 / steps)), steps
 
 
 def schedule(gates: Gates, soak: Soak | None, hosts: int) -> Schedule:
     """The looks of a wave of ``hosts`` hosts. They depend on the plan and never on what was seen.
 
-    The main look of a switchback is not before its blocks could show anything: a sign-flip test of n pairs has no
-    p-value below 1/2^n.
+    The main look of a switchback is not before its blocks could show anything, if the longest soak allows: a sign-flip
+    test of n pairs has no p-value below 1/2^n.
     """
-    soak = soak if soak is not None else Soak(min_s=20 * gates.block_s, max_s=60 * gates.block_s)
-    main = soak.min_s
+    needed = 10 * gates.block_s
     if gates.method == "switchback":
-        main = max(main, 2 * gates.block_s * math.ceil(pairs_needed(gates.alpha) / max(hosts, 1)))
-    return Schedule(main, max(soak.max_s, main))
+        needed = 2 * gates.block_s * math.ceil(pairs_needed(gates.alpha, hosts) / max(hosts, 1))
+    if soak is None:
+        return Schedule(needed, 6 * needed)
+    longest = max(soak.min_s, soak.max_s, 1.0)
+    main = min(max(soak.min_s, needed), longest) if gates.method == "switchback" else soak.min_s
+    return Schedule(max(main, 1.0), longest)
 
 
-def alpha_fail(alpha: float, share: float = _MAIN) -> float:
-    """Error rate of one metric at a look of ``share`` for "there is harm": any of them stops the wave."""
-    return alpha / 2 / len(GATING) * share
+def alpha_fail(alpha: float, halved: bool = False) -> float:
+    """Error rate of one metric, over all looks, for "there is harm": any of them stops the wave.
+
+    :param halved: it fails by the mean of all hosts or by the worst of them, each with half of it.
+    """
+    return alpha / 2 / len(GATING) / (2 if halved else 1)
 
 
-def alpha_pass(alpha: float, share: float = _MAIN) -> float:
-    """Error rate of one metric at a look for "no harm above the margin": all of them have to say it."""
-    return alpha * share
+def alpha_pass(alpha: float) -> float:
+    """Error rate of one metric, over all looks, for "no harm above the margin": all of them have to say it."""
+    return alpha
 
 
-def pairs_needed(alpha: float) -> int:
-    """Fewest pairs for which a sign-flip test can fail a wave at its main look."""
-    return math.ceil(math.log2(1 / alpha_fail(alpha)) - 1e-9)
+def pairs_needed(alpha: float, hosts: int = 1) -> int:
+    """Fewest pairs, of all hosts, for which a sign-flip test can fail a wave at any of its looks."""
+    return math.ceil(math.log2(1 / (_LEAST_LEVEL * alpha_fail(alpha, hosts > 1))) - 1e-9)
 
 
 def e_limit(alpha: float) -> float:
     """E-value at which the error test stops a wave: half of alpha is its own."""
     return 2 / alpha
+
+
+@lru_cache(maxsize=1024)
+def _level(alpha: float, looks: int, ratio: float) -> float:
+    """One-sided level of each of ``looks`` looks whose times are ``ratio`` apart, all together ``alpha``."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtr, ndtri
+
+    if looks == 1:
+        return alpha
+    low, high = -float(ndtri(alpha)), -float(ndtri(alpha / looks))
+    bound = brentq(lambda z: _crossing(z, looks, ratio) - alpha, low, high, xtol=1e-4)
+    return float(ndtr(-bound))
+
+
+def _crossing(bound: float, looks: int, ratio: float) -> float:
+    """Chance that a standardised sum exceeds ``bound`` at any of the looks, when nothing is wrong."""
+    import numpy as np
+
+    # Sums at times that are a ratio apart are, standardised, a first-order autoregression.
+    memory = ratio**-0.5
+    grid = np.linspace(-6.0, bound, 301)
+    step = grid[1] - grid[0]
+    weight = np.full(grid.size, step)
+    weight[[0, -1]] = step / 2
+    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    spread = math.sqrt(1 - memory**2)
+    move = np.exp(-(((grid[:, None] - memory * grid[None, :]) / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))
+    for _ in range(looks - 1):
+        density = move @ (density * weight)
+    return 1 - float(density @ weight)

@@ -7,7 +7,7 @@ Effects are differences of logarithms turned back into shares, positive is worse
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,23 +16,24 @@ from ..plan.model import Gates
 from . import exact, looks
 from .blocks import Pairs
 from .columns import Array, Columns
-from .groups import medians
+from .groups import means
 from .model import ArmTotals, HostSeries, MetricVerdict, Outcome
 
-TITLES = {
-    "cpu": "CPU time per byte",
-    "latency": "latency of the self-probe",
-    "throughput": "bytes per second",
-}
+#: A single host that looks so bad by chance this rarely is no reason to stop, and none to promote.
+_UNEASY = 0.02
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a metric at a look. ``look`` None: it is too early for any, the next is at ``next_s``."""
+    """What is asked of a metric at a look. ``look`` None: it is too early for any, the next is at ``next_s``.
+
+    ``halved``: a metric fails by the mean of all hosts or by the worst of them, each with half of its error rate.
+    """
 
     gates: Gates
     look: looks.Look | None
     next_s: float
+    halved: bool = False
 
     def margin(self, metric: str) -> float:
         """Harm that the plan accepts."""
@@ -41,8 +42,10 @@ class Question:
     @property
     def alphas(self) -> tuple[float, float]:
         """Error rates of this look: for "harm", for "no harm"."""
-        share = self.look.share if self.look else 0.0
-        return looks.alpha_fail(self.gates.alpha, share), looks.alpha_pass(self.gates.alpha, share)
+        if self.look is None:
+            return 0.0, 0.0
+        fail = looks.alpha_fail(self.gates.alpha, self.halved)
+        return self.look.level(fail), self.look.level(looks.alpha_pass(self.gates.alpha))
 
     def unknown(self, metric: str, why: str, test: str = "none", n: int = 0) -> MetricVerdict:
         """Cannot be told, and why."""
@@ -92,6 +95,71 @@ def switchback(metric: str, pairs: Pairs, question: Question, hosts: int) -> Met
     return verdict(metric, tested, question, test, len(some), f"{len(some)} pairs of blocks, {_hosts(seen)} of {hosts}")
 
 
+def worst_host(metric: str, pairs: Pairs, question: Question, names: Sequence[str]) -> MetricVerdict | None:
+    """The host that looks worst: the mean of many hosts hides a single sick one. It can fail, and holds nothing up."""
+    if question.look is None or len(names) < 2:
+        return None
+    rows = pairs.before(question.look.at_s)
+    if not rows.any():
+        return None
+    harm = harm_of(metric, pairs.seconds, pairs.cpu, pairs.sent, pairs.latency)
+    host, number = pairs.host[rows], pairs.number[rows]
+    table = np.full((len(names), int(number.max()) + 1), np.nan)
+    table[host, number] = (harm[:, 1] - harm[:, 0])[rows]
+    known = np.isfinite(table).sum(axis=1)
+    if not known.any():
+        return None
+    worst, p = exact.worst_of(table, one_schedule(host, number, pairs.order[rows]))
+    effect = math.expm1(min(float(np.nanmean(table[worst])), 50.0)) if known[worst] else 0.0
+    alpha, _ = question.alphas
+    outcome: Outcome = "pass"
+    if p <= alpha and effect > question.margin(metric):
+        outcome = "fail"
+    elif p <= _UNEASY and effect > question.margin(metric):
+        outcome = "inconclusive"
+    return MetricVerdict(
+        f"{metric}_worst_host",
+        outcome,
+        effect,
+        None,
+        None,
+        question.margin(metric),
+        "switchback, sign flips, worst of all hosts",
+        p,
+        int(known[worst]),
+        f"{names[worst]} is worst: {effect:+.1%} in {known[worst]} pairs; chance that any host looks so: {p:.2%} "
+        f"(fails at {alpha:.2%})",
+        gating=outcome == "inconclusive",
+    )
+
+
+def tail(pairs: Pairs, question: Question) -> MetricVerdict | None:
+    """Slow self-probes, for people to look at: too few of them to gate by. The effect is a share of all probes."""
+    if question.look is None:
+        return None
+    rows = pairs.before(question.look.at_s) & (pairs.probes > 0).all(axis=1)
+    if pairs.probes[rows].sum() < 40:
+        return None
+    share = pairs.slow[rows] / pairs.probes[rows]
+    units = _units(share[:, 1] - share[:, 0], pairs, rows)
+    tested = exact.sign_flip(units[np.isfinite(units)], *question.alphas)
+    off, on = pairs.slow[rows].sum(axis=0) / pairs.probes[rows].sum(axis=0)
+    outcome: Outcome = "pass" if tested.p > 0.05 else "inconclusive"
+    return MetricVerdict(
+        "latency_tail",
+        outcome,
+        tested.effect,
+        None,
+        None,
+        0.0,
+        "switchback, sign flips of pairs",
+        tested.p,
+        len(units),
+        f"slow probes (slowest tenth of the host): {on:.0%} with kTLS, {off:.0%} without; shown, not gated",
+        gating=False,
+    )
+
+
 def _units(differences: Array, pairs: Pairs, rows: Array) -> Array:
     """What chance dealt independently: pairs, or, when all hosts switch by one schedule, times of pairs."""
     host, number, order = pairs.host[rows], pairs.number[rows], pairs.order[rows]
@@ -127,7 +195,7 @@ def difference(metric: str, ours: Columns, theirs: Columns, question: Question) 
         )
     unchanged = unchanged[np.isfinite(unchanged)]
     m = len(unchanged)
-    need = looks.alpha_fail(question.gates.alpha)
+    need, _ = question.alphas
     if m == 0 or 1 / math.comb(k + m, k) > need:
         return question.unknown(
             metric,
@@ -162,19 +230,19 @@ def change(metric: str, columns: Columns, until_s: float, since_s: float = -math
             np.bincount(columns.host[known], weights=column[known], minlength=columns.hosts)
             for column in (columns.seconds, columns.cpu, columns.sent)
         )
-        median = _host_median(columns, low, high) if metric == "latency" else np.ones(columns.hosts)
-        values.append(harm_of(metric, seconds, cpu, sent, median))
+        latency = _host_latency(columns, low, high) if metric == "latency" else np.ones(columns.hosts)
+        values.append(harm_of(metric, seconds, cpu, sent, latency))
     changed: Array = values[1] - values[0]
     return changed
 
 
-def _host_median(columns: Columns, low: float, high: float) -> Array:
-    """Median self-probe of each host in a span of time."""
+def _host_latency(columns: Columns, low: float, high: float) -> Array:
+    """Geometric mean of the self-probes of each host in a span of time."""
     if len(columns.probe_row) == 0:
         return np.full(columns.hosts, np.nan)
     since = columns.since[columns.probe_row]
-    rows = (since > low) & (since <= high)
-    return medians(columns.host[columns.probe_row][rows], columns.probe[rows], columns.hosts)[0]
+    rows = (since > low) & (since <= high) & (columns.probe > 0)
+    return np.exp(means(columns.host[columns.probe_row][rows], np.log(columns.probe[rows]), columns.hosts)[0])
 
 
 def connections(metric: str, series: Mapping[str, Mapping[str, ArmTotals]], question: Question) -> MetricVerdict:

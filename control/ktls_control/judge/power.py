@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .model import HostSeries
 #: Chance with which harm of that size stops the wave at its main look.
 POWER = 0.8
 _LEAST_PAIRS = 4
+_ROWS = ("host", "at", "since", "seconds", "arm", "washout", "block", "cpu", "sent", "connections", "errors")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class NoiseLevel:
 
 def noise(gates: Gates, soak: Soak, series: Sequence[HostSeries]) -> NoiseLevel:
     """Noise of the hosts' baselines, cut into blocks and spans like a soak of the plan."""
-    table = columns.of(series, [_end(one) for one in series])
+    table = columns.of(series, [end_of(one) for one in series])
     pairs = blocks.find(_as_switchback(table, gates), gates.block_s, gates.washout_s)
     pair: dict[str, float | None] = {}
     change: dict[str, float | None] = {}
@@ -77,10 +78,11 @@ def detectable(
 def _smallest(metric: str, gates: Gates, soak: Soak, level: NoiseLevel, hosts: int, others: int) -> float | None:
     from scipy.stats import t
 
-    alpha = looks.alpha_fail(gates.alpha)
+    halved = gates.method == "switchback" and hosts > 1
+    alpha = looks.schedule(gates, soak, hosts).main.level(looks.alpha_fail(gates.alpha, halved))
     if gates.method == "switchback":
         spread, n = level.pair.get(metric), pairs_of(gates, soak, hosts)
-        if spread is None or n < looks.pairs_needed(gates.alpha):
+        if spread is None or 2.0**-n > alpha:
             return None
         error = spread / math.sqrt(n)
     elif gates.method == "difference":
@@ -125,7 +127,7 @@ def _hits_needed(alpha: float) -> int:
     return int(np.argmax(log_e(tries, tries, 0.5) >= math.log(looks.e_limit(alpha)))) + 1
 
 
-def _end(series: HostSeries) -> float:
+def end_of(series: HostSeries) -> float:
     """Where the baseline ends: at the order, or now."""
     if series.ordered_at_s is not None:
         return series.ordered_at_s
@@ -134,8 +136,6 @@ def _end(series: HostSeries) -> float:
 
 def _as_switchback(table: Columns, gates: Gates) -> Columns:
     """The baseline as if it had been one, so that its pairs show how blocks differ when nothing does."""
-    from dataclasses import replace
-
     rows = np.flatnonzero((table.since <= 0) & (table.arm != MIXED))
     host = table.host[rows]
     begin = table.since[rows] - table.seconds[rows]
@@ -144,28 +144,22 @@ def _as_switchback(table: Columns, gates: Gates) -> Columns:
     middle = begin - oldest[host] + table.seconds[rows] / 2
     block = (middle // gates.block_s).astype(int)
 
-    def pick(column: Any) -> Any:
-        return column[rows]
-
-    row_of = np.full(len(table.host), -1)
-    row_of[rows] = np.arange(len(rows))
-    probes = row_of[table.probe_row] if len(table.probe_row) else np.zeros(0, dtype=int)
     return replace(
-        table,
-        host=host,
-        at=pick(table.at),
+        select(table, rows),
         since=middle,
-        seconds=pick(table.seconds),
         arm=np.where(block % 2 == 1, ON, OFF),
         washout=middle % gates.block_s < gates.washout_s,
         block=block,
-        cpu=pick(table.cpu),
-        sent=pick(table.sent),
-        connections=pick(table.connections),
-        errors=pick(table.errors),
-        probe_row=probes[probes >= 0],
-        probe=table.probe[probes >= 0],
     )
+
+
+def select(table: Columns, rows: Any) -> Columns:
+    """Some rows of a table, in order, with their self-probes."""
+    place = np.full(len(table.host), -1)
+    place[rows] = np.arange(len(rows))
+    probes = place[table.probe_row] if len(table.probe_row) else np.zeros(0, dtype=int)
+    kept = {name: getattr(table, name)[rows] for name in _ROWS}
+    return replace(table, **kept, probe_row=probes[probes >= 0], probe=table.probe[probes >= 0])
 
 
 def _changes(metric: str, table: Columns, span_s: float) -> Any:
@@ -176,8 +170,6 @@ def _changes(metric: str, table: Columns, span_s: float) -> Any:
         return np.zeros(0)
     found = []
     for number in range(1, int(length / span + 1e-9)):
-        from dataclasses import replace
-
         change = metrics.change(metric, replace(table, since=table.since + number * span), span, since_s=-span)
         change = change[np.isfinite(change)]
         if len(change) > 1:

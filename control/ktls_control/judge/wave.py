@@ -77,7 +77,8 @@ def judge_columns(
     if soak is not None:
         _traffic(ours, soak, unknown)
     plan = looks.schedule(gates, soak, planned or ours.hosts)
-    question = metrics.Question(gates, plan.due(elapsed), plan.following(elapsed))
+    halved = gates.method == "switchback" and (planned or ours.hosts) > 1
+    question = metrics.Question(gates, plan.due(elapsed), plan.following(elapsed), halved)
     pairs = blocks.find(ours, gates.block_s, gates.washout_s) if gates.method == "switchback" else None
     found = errors.test(pairs, arms or {}, ours, theirs)
     answers = [_errors_verdict(found, gates), *_metrics(gates, question, pairs, arms or {}, ours, theirs)]
@@ -103,6 +104,9 @@ def _metrics(
             yield metrics.difference(name, ours, theirs, question)
         else:
             yield question.unknown(name, "no hosts of later waves to compare with; a switchback needs none")
+    if pairs is not None:
+        more = [metrics.worst_host(name, pairs, question, ours.names) for name in looks.GATING]
+        yield from (answer for answer in (*more, metrics.tail(pairs, question)) if answer is not None)
 
 
 def _host_checks(
