@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
@@ -20,6 +20,7 @@ from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
 from .doctor.digest import History
+from .drills import DrillPart
 from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
@@ -39,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
 SIDECAR_TIMEOUT_S = 2.0
 _REASON_LIMIT = 300
+P = TypeVar("P")
 
 
 class Daemon:
@@ -102,6 +104,7 @@ class Daemon:
             "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
             "series": ({"since_s"}, self._nothing),
+            "drilled": ({"drill"}, lambda r: self._part(DrillPart).keep(r.get("drill"))),
             "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
             "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
             "extend": (
@@ -122,7 +125,7 @@ class Daemon:
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
         if verb == "series":
-            return {"series": self._series().page(request.get("since_s"))}
+            return {"series": self._part(SeriesPart).page(request.get("since_s"))}
         await action(request)
         more = {"digest": self._history.as_dict()} if verb == "doctor" else {}
         return {**await self.status(), **more}
@@ -142,11 +145,11 @@ class Daemon:
             may = f"uid {peer.uid} may read the status, and switch off"
             raise RequestError("not_permitted", f"{verb} is for root; {may}")
 
-    def _series(self) -> SeriesPart:
+    def _part(self, kind: type[P]) -> P:
         for part in self.parts.all:
-            if isinstance(part, SeriesPart):
+            if isinstance(part, kind):
                 return part
-        raise RequestError("bad_verb", "this agent keeps no series")
+        raise RequestError("bad_verb", "this agent does not keep that")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
         return
@@ -198,7 +201,8 @@ def build(config: AgentConfig) -> Daemon:
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
     series = SeriesPart(config.series, agent, probes)
-    parts: list[Part] = [evidence, guards, audit, PullPart(), series]
+    drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
+    parts: list[Part] = [evidence, guards, audit, PullPart(), series, drills]
     service: Daemon
     collector = Collector(
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import (
     cpu,
@@ -90,6 +90,19 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         "datapaths": [path.as_dict() for path in evidence.datapaths],
         "phases": {phase: found.as_dict() for phase, found in verdict.judge(evidence).items()},
     }
+
+
+class Trial(NamedTuple):
+    """What the kernel and the library do together on this host; ``how``: what had to be done to the module for it."""
+
+    how: dict[str, Any]
+    outcome: proof.Proof
+
+
+def trial(root: str = "/", runner: Runner | None = None) -> Trial:
+    """Try it, loading the module for it where it is not loaded. Raises nothing; what stopped it is in the answer."""
+    how, _, proved = _try(module_lever.probe(root), root, runner or Runner(), True)
+    return Trial(how, proved)
 
 
 def distribution(text: str) -> dict[str, str | None]:

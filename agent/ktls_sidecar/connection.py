@@ -395,6 +395,9 @@ class Connection:
         if current is not None:
             current.release()
             self._sent += current.sent
+            took = time.monotonic() - self._started
+            if complete:
+                self._shared.counters.timed(self._assigned, took)
             self._shared.log.response(
                 self._labels,
                 self._remote,
@@ -402,7 +405,7 @@ class Connection:
                 self._status,
                 current.sent,
                 complete,
-                time.monotonic() - self._started,
+                took,
             )
             self._request = None
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ KTLS_TX = "ktls_tx"
 KTLS_TX_RX = "ktls_tx_rx"
 KTLS_RX = "ktls_rx"
 PATHS = (USERSPACE, KTLS_TX, KTLS_TX_RX, KTLS_RX)
+_TIMED = 16
+"""Responses whose duration is remembered, for each mode: whoever compares modes asks every second."""
 _PATH_OF = {(False, False): USERSPACE, (True, False): KTLS_TX, (True, True): KTLS_TX_RX, (False, True): KTLS_RX}
 
 
@@ -68,6 +70,7 @@ class Counters:
     rejected: int = 0
     errors_by_mode: Counter[str] = field(default_factory=Counter)
     """Errors of connections, by the mode that the connection drew."""
+    _times: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
     _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
     _ktls_tx_open: int = 0
     _ktls_tx_at: float | None = None
@@ -88,6 +91,13 @@ class Counters:
             self._ktls_tx_open += 1
             self._ktls_tx_at = self.clock()
         return tally
+
+    def timed(self, assigned: str, seconds: float) -> None:
+        """Remember how long a whole response took, of a connection that drew ``assigned``."""
+        times = self._times.get(assigned)
+        if times is None:
+            times = self._times[assigned] = deque(maxlen=_TIMED)
+        times.append((self.clock(), seconds))
 
     def closed(self, tally: Tally) -> None:
         """Count the end of a connection."""
@@ -125,6 +135,10 @@ class Counters:
             "limited": dict(self.limited),
             "requests": {str(code): count for code, count in self.requests.items()},
             "rejected": self.rejected,
+            "times": {
+                mode: [[round(at, 3), round(seconds, 6)] for at, seconds in times]
+                for mode, times in self._times.items()
+            },
             "ktls_tx_at": self._ktls_tx_at,
             "ktls_tx_zero_at": self._ktls_tx_zero_at,
         }

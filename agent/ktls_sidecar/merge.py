@@ -25,7 +25,10 @@ class Row(TypedDict):
 
 
 class Counts(TypedDict):
-    """A snapshot of :class:`ktls_sidecar.counters.Counters`. Times are seconds of the monotonic clock, or null."""
+    """A snapshot of :class:`ktls_sidecar.counters.Counters`. Times are seconds of the monotonic clock, or null.
+
+    ``times``: when the last responses ended and how long they took, by the mode that their connection drew.
+    """
 
     rows: list[Row]
     errors: dict[str, int]
@@ -35,6 +38,7 @@ class Counts(TypedDict):
     limited: dict[str, int]
     requests: dict[str, int]
     rejected: int
+    times: dict[str, list[list[float]]]
     ktls_tx_at: float | None
     ktls_tx_zero_at: float | None
 
@@ -50,6 +54,7 @@ def empty() -> Counts:
         "limited": {},
         "requests": {},
         "rejected": 0,
+        "times": {},
         "ktls_tx_at": None,
         "ktls_tx_zero_at": None,
     }
@@ -79,6 +84,10 @@ def merge(several: Iterable[Counts]) -> Counts:
         "limited": _sum(part["limited"] for part in parts),
         "requests": _sum(part["requests"] for part in parts),
         "rejected": sum(part["rejected"] for part in parts),
+        "times": {
+            mode: sorted(pair for part in parts for pair in part["times"].get(mode, ()))
+            for mode in {mode for part in parts for mode in part["times"]}
+        },
         "ktls_tx_at": _latest(part["ktls_tx_at"] for part in parts),
         "ktls_tx_zero_at": _latest(part["ktls_tx_zero_at"] for part in parts),
     }
@@ -91,7 +100,7 @@ def ended(counts: Counts, now: float) -> Counts:
         row["connections"] = 0
     zero_at = now if ktls_tx_open(counts) else counts["ktls_tx_zero_at"]
     left = counts.copy()
-    left["rows"], left["ktls_tx_zero_at"] = rows, zero_at
+    left["rows"], left["ktls_tx_zero_at"], left["times"] = rows, zero_at, {}
     return left
 
 

@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--hosts", type=int, default=3, help="hosts in the lab (default: %(default)s)")
     demo.set_defaults(func=_demo)
 
+    from .drill.verb import add_parser as add_drill_parser
+
+    add_drill_parser(verbs, fleet)
+
     from .flag_cli import add_parser as add_flag_parser
     from .plan.cli import add_parser as add_plan_parser
     from .simulate.cli import add_parser as add_simulate_parser

@@ -15,6 +15,8 @@ USERSPACE = "userspace"
 class Totals:
     """The sidecar's totals at one moment. ``state``: its mode and share; ``pid``: another one counts anew.
 
+    ``times``: when the last responses ended, on the sidecar's clock, and how long they took, by mode.
+
     ``by_mode``: connections, requests and bytes sent of the connections that drew a mode; ``failed``: their errors.
     ``requests`` is None from a sidecar that does not tell.
     """
@@ -30,6 +32,7 @@ class Totals:
     errors: Mapping[str, int] = field(default_factory=dict)
     by_mode: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    times: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
 
 def totals(at_s: float, status: Mapping[str, Any], cpu_us: int | None) -> Totals:
@@ -55,6 +58,10 @@ def totals(at_s: float, status: Mapping[str, Any], cpu_us: int | None) -> Totals
         {str(kind): int(count) for kind, count in status["errors"].items()},
         by_mode,
         {str(mode): int(count) for mode, count in (status.get("errors_by_mode") or {}).items()},
+        {
+            str(mode): tuple((float(at), float(seconds)) for at, seconds in pairs)
+            for mode, pairs in (status.get("times") or {}).items()
+        },
     )
 
 

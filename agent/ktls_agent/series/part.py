@@ -22,6 +22,7 @@ from ..probe_log import ProbeLog
 from . import cpu
 from .config import SeriesConfig
 from .counts import Totals, arm_of, between, by_arm, totals
+from .draw import Draw
 from .ring import Ring, Sample
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class SeriesPart:
         self._problem: str | None = None
         self._run_of_arms: object = None
         self._arms_from: Totals | None = None
-        self._arms: dict[str, dict[str, int]] = {}
+        self._arms: dict[str, dict[str, Any]] = {}
+        self._draw = Draw()
         agent.hear(self.heard)
 
     async def run(self) -> None:
@@ -112,8 +114,11 @@ class SeriesPart:
             return
         if key != self._run_of_arms or before is None or before.pid != now.pid or self._arms_from is None:
             same = before is not None and before.pid == now.pid
-            self._run_of_arms, self._arms_from = key, before if same else now
-        self._arms = by_arm(self._arms_from, now) if self._arms_from is not None else {}
+            self._run_of_arms, self._arms_from, self._draw = key, before if same else now, Draw()
+        if self._arms_from is not None:
+            self._draw.take(now.times)
+            found = by_arm(self._arms_from, now)
+            self._arms = {arm: {**counts, "seconds": self._draw.seconds(arm)} for arm, counts in found.items()}
 
     def page(self, since_s: object = None) -> dict[str, Any]:
         """Return the samples that end after ``since_s``, oldest first, as many as go into one answer.
@@ -125,9 +130,10 @@ class SeriesPart:
         if isinstance(since_s, bool) or not isinstance(since_s, (int, float)) or not abs(since_s) < 1e12:
             raise RequestError("bad_request", "series since_s: use seconds of CLOCK_BOOTTIME, as in samples")
         after_ms, most = round(since_s * 1000), _PAGE
+        room = MAX_LINE - _ROOM - len(json.dumps(self._arms))
         while True:
             samples = self._ring.page(after_ms, most)
-            if most <= 1 or len(json.dumps(samples, separators=(",", ":"))) <= MAX_LINE - _ROOM:
+            if most <= 1 or len(json.dumps(samples, separators=(",", ":"))) <= room:
                 break
             most //= 2
         times = samples["at_ms"]

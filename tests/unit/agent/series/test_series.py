@@ -12,11 +12,13 @@ import pytest
 
 from ktls_agent.cli import main as cli
 from ktls_agent.daemon import Daemon
+from ktls_agent.orders import Order
 from ktls_agent.probe import ProbeResult, Timings
 from ktls_agent.probe_log import ProbeLog
 from ktls_agent.series import cpu
 from ktls_agent.series.config import SeriesConfig, parse
 from ktls_agent.series.counts import arm_of
+from ktls_agent.series.draw import SIZE, Draw
 from ktls_agent.series.part import SeriesPart
 from ktls_agent.series.ring import Ring, Sample
 from ktls_control.errors import ControlError
@@ -25,7 +27,7 @@ from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import MAX_LINE, RequestError
 from ktls_host.series import fetch
 
-from ..conftest import Host
+from ..conftest import Host, experiment, order
 from ..test_daemon import ask, serve
 
 
@@ -202,6 +204,29 @@ def test_a_restart_between_two_pages_is_said() -> None:
 def test_odd_questions_are_refused(part: SeriesPart, since: object) -> None:
     with pytest.raises(RequestError, match="since_s"):
         part.page(since)
+
+
+def test_durations_by_arm_are_told_once_and_drawn_fairly() -> None:
+    draw = Draw()
+    for second in range(100):
+        ends = [(second + step / 100, float(second)) for step in range(100)]
+        draw.take({"tx": tuple(ends), "userspace": ((1.0, 0.5),)})
+        draw.take({"tx": tuple(ends)})  # the same, told again
+    assert draw.seconds("off") == [0.5]
+    kept = draw.seconds("on")
+    assert len(kept) == SIZE
+    assert 40 < sum(kept) / len(kept) < 60, "of all that time, not of its end"
+
+
+def test_arms_have_their_durations(part: SeriesPart) -> None:
+    part._agent.experiments.ordered(Order.parse(order(experiment=experiment("connections"))), 99.0)
+    run = part._agent.experiments.current
+    assert run is not None
+    hear(part, 100.0)
+    part._agent.experiments.begin(run.order, 100.5)
+    hear(part, 101.0, mode="tx", share=0.5, times={"tx": [[1.0, 0.25]], "userspace": [[1.1, 0.5]]})
+    arms = host_series("h", {**part.page(), "now_s": 200.0}, 0.0).arms
+    assert (arms["on"].seconds, arms["off"].seconds) == ((0.25,), (0.5,))
 
 
 def test_the_socket_hands_it_out(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
