@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from .errors import ControlError
-from .inventory import load
+from .inventory import Host, load
 from .playbook import PlaybookRun
 from .preflight import Preflight
 from .preflight_events import Survey
@@ -77,15 +77,17 @@ def preflight(
     *,
     load_module: bool = True,
     quiet: bool = False,
+    hosts: Sequence[Host] | None = None,
 ) -> Preflight:
     """Ask every host whether it can take a phase; see ``playbooks/preflight.yml``.
 
     :param load_module: let hosts load the ``tls`` module for the time of their test.
     :param quiet: show progress on a terminal only.
+    :param hosts: those of the inventory, where they have been read already.
     :raises ControlError: ``run_failed`` when the playbook asked no host, or failed though every host is ready.
     """
     check_phase(phase, need_support=False)
-    hosts = load(inventory, group, limit)
+    hosts = load(inventory, group, limit) if hosts is None else hosts
     variables = {"ktls_group": group, "ktls_phase": phase, "ktls_preflight_load_module": load_module}
     run = PlaybookRun("preflight", str(Path(inventory).resolve()), variables, log, limit)
     survey = Survey(phase, {host.name: host.address for host in hosts})

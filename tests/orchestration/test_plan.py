@@ -56,7 +56,7 @@ def canned(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fle
     state = tmp_path / "state" / fleet_name(str(fleet.inventory), "ktls_hosts")
     state.mkdir(parents=True)
     drills = {name: {"at": time.time() - 60, "passed": True} for name in fleet.names[:3]}
-    (state / "drills.json").write_text(json.dumps(drills))
+    (state / "drills.json").write_text(json.dumps({"hosts": drills}))
     return fleet
 
 

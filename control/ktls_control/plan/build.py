@@ -19,8 +19,8 @@ from .file import VERSION, seal
 from .model import Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 
-#: Smallest harm by metric that a wave of so many hosts can tell from noise.
-Detect = Callable[[Gates, Soak, int], Mapping[str, float | None]]
+#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
+Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | N
     planned = _waves(sorted_.planned, policy, traffic, detect)
     loads = {name: measured[0][name] for name in sorted_.planned}
     known = {name: load for name, load in loads.items() if load is not None}
-    worst = max(known, key=lambda name: (known[name], name), default=None)
+    worst = max(known, key=lambda name: known[name], default=None)
     freezes = tuple(freeze for freeze in policy.freezes if datetime.fromisoformat(freeze.end).timestamp() > ask.now)
     created = datetime.fromtimestamp(int(ask.now), UTC)
     plan = Plan(
@@ -136,10 +136,10 @@ def _sort(
     for name in sorted(seen, key=natural):
         one = seen[name]
         why = refusals.of_preflight(one.row.phases[ask.phase])
-        # What cannot be reached has been said to be so.
-        if not why or one.status is not None:
+        # Of a host that cannot be reached that is all there is to say.
+        if one.status is not None or not any(each.code == "cut_off" for each in why):
             why += refusals.of_status(one.status, one.error, ask.phase, policy)
-            why += refusals.of_drill(one.drill, ask.now, policy)
+            why += refusals.of_drill(one.drill, one.row, ask.now, policy)
             why += refusals.of_headroom(measured[0][name], ask.phase, policy)
         if any(one.code == "already_there" for one in why):
             # The rest is of no interest: nothing is going to be done there.
@@ -166,7 +166,9 @@ def _waves(
     )
     names: Counter[str] = Counter()
     made = []
+    later = len(hosts)
     for number, members in enumerate(drawn, start=1):
+        later -= len(members)
         entry = policy.waves[min(number, len(policy.waves)) - 1]
         soak = entry.soak or policy.soak
         made.append(
@@ -176,11 +178,16 @@ def _waves(
                 hosts=tuple(members),
                 soak=soak,
                 approve=number in policy.approve if entry.approve is None else entry.approve,
-                detectable=dict(detect(policy.gates, soak, len(members))) if detect else {},
+                detectable=_rounded(detect(policy.gates, soak, len(members), later)) if detect else {},
                 expected_s=timing.expected_s(soak, len(members), policy.host_s, traffic),
             )
         )
     return tuple(made)
+
+
+def _rounded(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Plain numbers: it is an estimate, and a file that people read."""
+    return {name: None if value is None else float(f"{value:.3g}") for name, value in found.items()}
 
 
 def _name(entry: WavePolicy, number: int, used: Counter[str]) -> str:

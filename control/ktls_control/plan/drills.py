@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drills on record: ``drills.json`` in the fleet's directory, ``{HOST: {"at", "passed", "detail"?, ...}}``."""
+"""Drills on record: ``drills.json`` in the fleet's directory.
+
+``{"hosts": {HOST: {"at", "passed", "detail"?, "host"?: {"kernel", "openssl"}}}}``
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ class Drill:
 
     :param at: seconds since the epoch, control node.
     :param detail: what did not pass.
+    :param kernel: that ran then, and the version of ``openssl``; empty: not on record.
     """
 
     at: float
     passed: bool
     detail: str = ""
+    kernel: str = ""
+    openssl: str = ""
 
 
 def load(fleet: Path) -> dict[str, Drill]:
@@ -39,9 +45,19 @@ def load(fleet: Path) -> dict[str, Drill]:
         return {}
     except (OSError, ValueError) as error:
         raise ControlError("bad_drills", f"{path}: {error}: move it away and drill again (ktls drill)") from error
-    hosts = data.get("hosts", data) if isinstance(data, Mapping) else {}
+    hosts = data.get("hosts") if isinstance(data, Mapping) else None
+    if not isinstance(hosts, Mapping):
+        raise ControlError("bad_drills", f"{path}: it has no hosts: move it away and drill again (ktls drill)")
     found = {}
     for name, entry in hosts.items():
         if isinstance(entry, Mapping) and isinstance(entry.get("at"), int | float):
-            found[str(name)] = Drill(float(entry["at"]), entry.get("passed") is True, str(entry.get("detail") or ""))
+            host = entry.get("host")
+            host = host if isinstance(host, Mapping) else {}
+            found[str(name)] = Drill(
+                float(entry["at"]),
+                entry.get("passed") is True,
+                str(entry.get("detail") or ""),
+                str(host.get("kernel") or ""),
+                str(host.get("openssl") or ""),
+            )
     return found

@@ -15,20 +15,15 @@ _VIRTUAL = frozenset(
 
 
 def facts(status: Mapping[str, Any]) -> dict[str, str]:
-    """From an agent's status; what it does not say is an empty text. They must be the same at the order."""
+    """From an agent's status; what it does not say is left out. They must be the same at the order."""
     host, sidecar = _mapping(status.get("host")), _mapping(status.get("sidecar"))
-    return {
-        "kernel": str(host.get("kernel") or ""),
-        "openssl": str(host.get("openssl") or ""),
-        "agent": str(status.get("version") or ""),
-        "sidecar": str(sidecar.get("version") or ""),
+    found = {
+        "kernel": host.get("kernel"),
+        "openssl": host.get("openssl"),
+        "agent": status.get("version"),
+        "sidecar": sidecar.get("version"),
     }
-
-
-def drift(planned: Mapping[str, str], status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Facts that are not what they were: ``{name: (then, now)}``."""
-    now = facts(status)
-    return {name: (then, now.get(name, "")) for name, then in planned.items() if now.get(name, "") != then}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def labels(

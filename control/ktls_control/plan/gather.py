@@ -81,20 +81,25 @@ def look(
     # Agents first: the trial of preflight is load too, and an agent says what hosts do without it.
     with _said(console, f"asking {len(hosts):,} agents", quiet):
         replies, series = _ask(hosts, policy)
-    found = preflight(inventory, group, limit, phase, console, log, load_module=load_module, quiet=quiet)
+    found = preflight(inventory, group, limit, phase, console, log, load_module=load_module, quiet=quiet, hosts=hosts)
     silent = host_row(Unanswered("no_answer", "preflight did not ask it"))
     seen = {
         host.name: Seen(
             host.vars,
             found.hosts.get(host.name, silent),
             replies[host.name].data,
-            replies[host.name].error,
+            _without_name(replies[host.name].error, host),
             recorded.get(host.name),
             series.get(host.name),
         )
         for host in hosts
     }
     return Ask(phase, _place(inventory), group, limit, fleet, time.time()), seen, policy
+
+
+def _without_name(error: str | None, host: Host) -> str | None:
+    """Hosts with the same trouble say the same."""
+    return error.removeprefix(f"{host.name}: ").replace(host.address, "HOST") if error else None
 
 
 def _place(inventory: str) -> str:

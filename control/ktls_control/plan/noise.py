@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from .build import Detect, Seen
 from .model import Gates, Soak
@@ -11,16 +12,20 @@ from .model import Gates, Soak
 
 def detector(seen: Mapping[str, Seen]) -> Detect | None:
     """None where nothing was recorded, or the judge cannot say."""
-    series = [one.series for one in seen.values() if one.series is not None]
-    try:
-        from ..judge.power import detectable  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return None
+    series = [one.series for one in seen.values() if one.series is not None and one.series.samples]
     if not series:
         return None
+    try:
+        from ..judge.power import detectable, noise  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
 
-    def detect(gates: Gates, soak: Soak, hosts: int) -> Mapping[str, float | None]:
-        found: Mapping[str, float | None] = detectable(gates, soak, series, hosts)
+    @cache
+    def level(gates: Gates, soak: Soak) -> object:
+        return noise(gates, soak, series)
+
+    def detect(gates: Gates, soak: Soak, hosts: int, others: int) -> Mapping[str, float | None]:
+        found: Mapping[str, float | None] = detectable(gates, soak, level(gates, soak), hosts, others)
         return found
 
     return detect

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NAMES = 60
 #: Waves by which every kind of host should have been seen.
 _EARLY = 2
+#: What a gate has to be able to tell something of.
+_JUDGED = ("cpu", "latency", "throughput")
 _WORDS = {"kernel": "kernel", "nic_model": "NIC model"}
 
 
@@ -33,6 +35,7 @@ def notes(plan: Plan, seen: Mapping[str, Seen], policy: Policy, traffic: Traffic
             *_headroom(plan, policy),
             *_freezes(plan, now),
             *_traffic(plan, traffic),
+            *_blind(plan),
             *_late(plan),
             *_labels(plan, policy),
             *_versions(plan),
@@ -70,6 +73,20 @@ def _traffic(plan: Plan, traffic: Traffic) -> Iterator[str]:
         yield (
             f"at {traffic.bytes_s:.0f} bytes a second, as now, a host does not send soak.min_bytes within soak.max_s: "
             "its gate will be inconclusive"
+        )
+
+
+def _blind(plan: Plan) -> Iterator[str]:
+    blind = [
+        str(wave.number)
+        for wave in plan.waves
+        if wave.detectable and all(wave.detectable.get(name) is None for name in _JUDGED)
+    ]
+    if blind:
+        does = {"pause": "it will pause", "fail": "it will fail"}[plan.gates.on_inconclusive]
+        yield (
+            f"the gate of wave {', '.join(blind)} can tell no effect from noise, with its hosts, its soak and what was "
+            f"recorded: {does}"
         )
 
 

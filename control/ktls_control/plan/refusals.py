@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..preflight import PhaseRow
+from ..preflight import HostRow, PhaseRow
 from ..request import PHASES
 from .drills import Drill
 from .model import Refusal
@@ -87,8 +87,8 @@ def _rung(status: Mapping[str, Any], phase: str, policy: Policy) -> list[Refusal
     ]
 
 
-def of_drill(drill: Drill | None, now: float, policy: Policy) -> list[Refusal]:
-    """A host that never showed that it comes back is not sent away."""
+def of_drill(drill: Drill | None, row: HostRow, now: float, policy: Policy) -> list[Refusal]:
+    """A host that never showed that it comes back, as it is now, is not sent away."""
     if not policy.drill_required:
         return []
     if drill is None:
@@ -97,10 +97,14 @@ def of_drill(drill: Drill | None, now: float, policy: Policy) -> list[Refusal]:
     if not drill.passed:
         return [refusal("drill_failed", f"the drill of {when} failed: {drill.detail or 'no reason given'}")]
     if now - drill.at > policy.drill_max_age_s:
-        return [
-            refusal("drill_stale", f"the last drill, of {when}, is older than {policy.drill_max_age_s / 86400:g} days")
-        ]
-    return []
+        days = f"{policy.drill_max_age_s / 86400:g} days"
+        return [refusal("drill_stale", f"the last drill, of {when}, is older than {days}")]
+    changed = [
+        f"{name} was {then}, is {is_}"
+        for name, then, is_ in (("kernel", drill.kernel, row.kernel), ("OpenSSL", drill.openssl, row.openssl))
+        if then and is_ and then != is_
+    ]
+    return [refusal("drill_stale", f"since the last drill {' and '.join(changed)}")] if changed else []
 
 
 def of_headroom(need: float | None, phase: str, policy: Policy) -> list[Refusal]:
@@ -110,5 +114,10 @@ def of_headroom(need: float | None, phase: str, policy: Policy) -> list[Refusal]
     """
     if need is None or need <= policy.headroom_limit or phase == "userspace":
         return []
-    limit = f"{100 * policy.headroom_limit:g} %"
-    return [refusal("no_headroom", f"in its busiest hour off would take more than {limit} of its CPUs")]
+    return [
+        refusal(
+            "no_headroom",
+            f"with everything in userspace it needs {100 * need:.0f} % of its CPUs in its busiest hour, "
+            f"more than {100 * policy.headroom_limit:g} %",
+        )
+    ]

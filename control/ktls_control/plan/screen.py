@@ -16,7 +16,8 @@ from ..preflight_names import fold
 from ..screen import size
 from .model import Plan, Refusal, Soak, Wave
 
-_METRICS = {"cpu": "CPU", "latency": "p99", "throughput": "throughput", "errors": "errors"}
+_METRICS = {"cpu": "CPU", "latency": "p99", "throughput": "throughput"}
+_LABELS = {"kernel": "kernel", "nic_model": "NIC", "rack": "rack"}
 _NAMES = 70
 _KINDS = 4
 
@@ -63,14 +64,22 @@ def tree(plan: Plan, budget: int | None = _NAMES) -> Tree:
 
 def _wave(top: Tree, plan: Plan, wave: Wave, budget: int | None) -> None:
     title = wave.name if wave.name == f"wave {wave.number}" else f"wave {wave.number} {wave.name}"
-    head = Text.assemble((title, "bold"), f"   {_count(len(wave.hosts))}   ", (fold(wave.hosts, budget), "cyan"))
-    branch = top.add(head)
-    branch.add(_row("soak", _soak(wave.soak) + ("; then a person promotes it" if wave.approve else "")))
-    branch.add(_row("sees", _detectable(wave.detectable)))
-    kinds = _kinds(plan, wave)
-    if kinds:
-        branch.add(_row("hosts of", kinds))
-    branch.add(_row("takes", _span(wave.expected_s)))
+    branch = top.add(
+        Text.assemble(
+            (title, "bold"),
+            f"   {_count(len(wave.hosts))}   {_span(wave.expected_s)}   ",
+            (fold(wave.hosts, budget), "cyan"),
+            ("   a person promotes it", "yellow") if wave.approve else "",
+        )
+    )
+    for label, text in (("hosts", _kinds(plan, wave)), ("soak", _own_soak(plan, wave)), ("sees", _sees(wave))):
+        if text:
+            branch.add(_row(label, text))
+
+
+def _own_soak(plan: Plan, wave: Wave) -> str:
+    """Nothing where all waves soak alike: the run says it then."""
+    return "" if len({each.soak for each in plan.waves}) == 1 else _soak(wave.soak)
 
 
 def _soak(soak: Soak) -> str:
@@ -79,30 +88,42 @@ def _soak(soak: Soak) -> str:
     return f"{_span(soak.min_s)} to {_span(soak.max_s)}" + (f", with {' and '.join(needs)}" if needs else "")
 
 
-def _detectable(found: Mapping[str, float | None]) -> str:
-    """Smallest harm of each metric, metrics with the same answer in one."""
-    told: dict[str, list[str]] = {}
-    for name, value in found.items():
-        text = "not known" if value is None else f"{_percent(value)} or more"
-        told.setdefault(text, []).append(_METRICS.get(name, name))
-    return (
-        "; ".join(f"{' and '.join(names)} worse by {text}" for text, names in told.items())
-        or "not known: no recorded series"
-    )
+def _sees(wave: Wave) -> str:
+    """Smallest harm that the gate can tell from noise."""
+    told = [
+        f"{_METRICS[name]} worse by {_percent(value, 2)}"
+        for name, value in wave.detectable.items()
+        if value is not None and name in _METRICS
+    ]
+    failures = wave.detectable.get("errors")
+    if failures is not None:
+        told.append(f"failures of {_percent(failures, 2)} of connections")
+    blind = [word for name, word in _METRICS.items() if wave.detectable.get(name, 0.0) is None]
+    return ", ".join(told) + ("; " if told and blind else "") + (f"cannot judge {', '.join(blind)}" if blind else "")
 
 
 def _kinds(plan: Plan, wave: Wave) -> str:
-    """How many of each kernel, NIC model and rack; nothing where the whole fleet is alike."""
+    """How many of each kernel, NIC model and rack, where hosts of the plan differ in it."""
     told = []
-    for label, word in (("kernel", "kernel"), ("nic_model", "NIC"), ("rack", "rack")):
-        everywhere = {host.labels.get(label, "") for host in plan.hosts.values()}
-        if everywhere <= {""}:
+    for label, word in _LABELS.items():
+        if len(_values(plan, label)) < 2:
             continue
         counts = Counter(plan.hosts[name].labels.get(label, "") or "unknown" for name in wave.hosts)
         shown = [f"{value} ×{count}" if count > 1 else value for value, count in counts.most_common(_KINDS)]
         more = len(counts) - len(shown)
         told.append(f"{word} {', '.join(shown)}" + (f" and {more} more" if more else ""))
     return "; ".join(told)
+
+
+def _alike(plan: Plan) -> str:
+    """What all hosts of the plan have in common."""
+    values = {word: _values(plan, label) for label, word in _LABELS.items()}
+    same = {word: next(iter(found)) for word, found in values.items() if len(found) == 1}
+    return ", ".join(f"{word} {value}" for word, value in same.items() if value)
+
+
+def _values(plan: Plan, label: str) -> set[str]:
+    return {host.labels.get(label, "") for host in plan.hosts.values()}
 
 
 def _refused(top: Tree, plan: Plan, budget: int | None) -> None:
@@ -127,6 +148,9 @@ def _refused(top: Tree, plan: Plan, budget: int | None) -> None:
 
 def _run(plan: Plan) -> Iterator[tuple[str, str]]:
     gates = plan.gates
+    alike = _alike(plan)
+    if alike:
+        yield "hosts", f"all with {alike}"
     yield "expected", f"{_span(plan.expected_s)} if every wave passes as soon as it may, in {_waves(plan)}"
     yield (
         "gate",
@@ -134,9 +158,14 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         f"p99 {_percent(gates.latency_margin)}, throughput {_percent(gates.throughput_margin)}; "
         f"false alarms {_percent(gates.alpha)}",
     )
+    soaks = {wave.soak for wave in plan.waves}
+    if len(soaks) == 1:
+        yield "soak", _soak(next(iter(soaks)))
+    if not any(wave.detectable for wave in plan.waves):
+        yield "sees", "what harm a wave can tell from noise is not known: no host has recorded series"
     blocks = f", blocks of {_span(gates.block_s)}" if gates.method == "switchback" else ""
     yield "compared", f"{gates.method}{blocks}; where it cannot tell: {gates.on_inconclusive}"
-    yield "caps", ", ".join(f"{share} of a {label}" for label, share in plan.caps.items()) or "none"
+    yield "caps", _caps(plan.caps)
     yield "budget", _budget(plan.failure_budget)
     yield "lease", f"{_span(plan.lease_s)}: a host that is not confirmed by then takes itself back"
     yield "off", _headroom(plan)
@@ -144,6 +173,12 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         reason = f" ({freeze.reason})" if freeze.reason else ""
         yield "freeze", f"{_moment(freeze.start)} to {_moment(freeze.end)}{reason}; never stops off"
     yield "digest", plan.sha256[:16]
+
+
+def _caps(caps: Mapping[str, str]) -> str:
+    words = {"rack": "a rack", "nic_model": "a NIC model", "kernel": "a kernel"}
+    told = ", ".join(f"{share} of {words.get(label, label)}" for label, share in caps.items())
+    return f"at most {told} in one wave" if told else "none"
 
 
 def _budget(budget: int) -> str:
@@ -173,9 +208,10 @@ def _count(hosts: int) -> str:
     return "1 host" if hosts == 1 else f"{hosts:,} hosts"
 
 
-def _percent(share: float) -> str:
-    """Two digits are enough, and none is rounded away: 0.1 %, 7.5 %, 99 %."""
-    return f"{100 * share:.3g} %"
+def _percent(share: float, digits: int = 3) -> str:
+    """A few digits are enough, and none before the point is rounded away: 0.1 %, 7.5 %, 99 %, 1234 %."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10**digits else f"{percent:.{digits}g} %"
 
 
 def _span(seconds: float) -> str:

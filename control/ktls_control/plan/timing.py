@@ -88,6 +88,6 @@ def lease_s(waves: Sequence[tuple[int, Soak]], host_s: float, asked: float | Non
     if lease > LEASE_MAX_S:
         raise ControlError(
             "long_lease",
-            f"a lease of {lease:g} s is more than the {LEASE_MAX_S:g} s that agents take: lower the policy's soak.max_s",
+            f"a lease of {lease:g} s is longer than the {LEASE_MAX_S:g} s of agents: lower soak.max_s in the policy",
         )
     return lease
