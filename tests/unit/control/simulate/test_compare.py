@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ktls_control.errors import ControlError
+from ktls_control.simulate.cli import journal as journal_of
 from ktls_control.simulate.compare import compare
 from ktls_control.simulate.pace import Pace, fit
 from ktls_control.simulate.phases import read
@@ -62,3 +65,16 @@ def test_the_control_node_is_the_limit_of_large_waves_and_slices_share_it() -> N
     assert Pace(order_s=1.0, controller_s=0.1, wave_s=0.0, forks=1000, slices=10).ordering_s(10_000) == pytest.approx(
         100.0
     )
+
+
+def test_a_journal_that_an_engine_wrote_is_read() -> None:
+    """Recorded: eight fake hosts in three waves, two seconds of soak, on a machine under load."""
+    seen = read(journal_of(Path(__file__).parents[3] / "fixtures/control/rollout-journal.jsonl"))
+    assert [(wave.hosts, wave.promoted) for wave in seen] == [(1, True), (4, True), (3, True)]
+    for wave in seen:
+        assert wave.soaking_s == pytest.approx(2.0)
+        assert 1 < wave.ordering_s < 6
+        assert 1 < (wave.judging_s or 0) < 8
+        assert 1 < (wave.confirming_s or 0) < 6
+    pace = fit(Pace(), seen)
+    assert 1 < pace.order_s < 4
