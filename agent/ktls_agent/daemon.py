@@ -152,6 +152,12 @@ def _reason(request: dict[str, Any]) -> str:
     return " ".join(printable.split())[:_REASON_LIMIT] or "no reason given"
 
 
+def _switchable() -> Sequence[str]:
+    from ktls_host.nic import tls_features  # only hosts that take orders need it
+
+    return tls_features.switchable()
+
+
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
@@ -168,13 +174,17 @@ def build(config: AgentConfig) -> Daemon:
         answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
         return answer
 
+    async def cards() -> Sequence[str]:
+        found: Sequence[str] = await agent.in_helper_thread(_switchable)
+        return found
+
     agent = Agent(
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
         audit=audit,
-        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
+        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()
