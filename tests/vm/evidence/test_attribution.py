@@ -21,6 +21,7 @@ import pytest
 
 from ktls_agent.evidence import wire
 from ktls_agent.evidence.model import Snapshot, Volume
+from tests.vm import deployed as deployed_hosts
 from tests.vm.conftest import StartLab
 from tests.vm.fleet.fleet import Deployed
 
@@ -36,11 +37,7 @@ JSON = Any
 @pytest.fixture(scope="module")
 def host(start_lab: StartLab) -> Iterator[Deployed]:
     """Return a host with agent and sidecar, in userspace, and the servers and clients of this test."""
-    fleet = Deployed(start_lab("evidence"))
-    # Without the guards' own downloads: every byte here has to be one of ours.
-    quiet = json.dumps({"ktls_agent_guards": {"probe_interval_s": 86400}})
-    done = fleet.run("ansible-playbook", "-i", "inventory/lab", "playbooks/deploy.yml", "-e", quiet)
-    assert done.returncode == 0, done.stdout + done.stderr
+    fleet = deployed_hosts.start(start_lab, "evidence")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(GUEST.iterdir()):
@@ -50,6 +47,8 @@ def host(start_lab: StartLab) -> Iterator[Deployed]:
         "import json\n"
         "with open('/etc/ktls/agent.json') as stream: config = json.load(stream)\n"
         f"config['evidence'] = {{'interval_s': {INTERVAL_S}}}\n"
+        # Without the guards' own downloads: every byte here has to be one of ours.
+        "config['guards'] = {'probe_interval_s': 86400}\n"
         "with open('/etc/ktls/agent.json', 'w') as stream: json.dump(config, stream)\n"
         "X\nsystemctl stop ktls-diag.service; systemctl restart ktls-agent.service"
     )

@@ -14,6 +14,7 @@ import pytest
 from ktls_control import flag
 from tests.authority import Authority
 
+from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
 from ..fleet.test_host_safety import new_connection_is_ktls
@@ -89,11 +90,8 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(start_lab: StartLab, lab_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    lab_images("debian13")
-    deployed = Deployed(start_lab("pull"))
-    done = deployed.ktls("deploy")
-    assert done.returncode == 0, done.stdout + done.stderr
+def rig(start_lab: StartLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    deployed = deployed_hosts.start(start_lab, "pull")
     yield Rig(deployed, tmp_path_factory.mktemp("rig"))
     deployed.lab.down()
 
