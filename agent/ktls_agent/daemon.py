@@ -36,6 +36,7 @@ from .store import Store
 
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
+ALIVE_S = 5.0  # between two signs of life for systemd, which waits for WatchdogSec=30
 SIDECAR_TIMEOUT_S = 2.0
 _REASON_LIMIT = 300
 
@@ -87,10 +88,31 @@ class Daemon:
             await server.close()
 
     async def _ticks(self) -> None:
-        while True:
-            self.agent.tick()
-            notify("WATCHDOG=1")
-            await asyncio.sleep(TICK_S)
+        """Tick until cancelled; raises what a tick raised. A timer of the loop costs half of a task that sleeps."""
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+        alive_s = float("-inf")
+
+        def once() -> None:
+            nonlocal timer, alive_s
+            try:
+                self.agent.tick()
+                if loop.time() - alive_s >= ALIVE_S:
+                    alive_s = loop.time()
+                    notify("WATCHDOG=1")
+            except BaseException as error:
+                if not failed.done():
+                    failed.set_exception(error)
+                return
+            timer = loop.call_later(TICK_S, once)
+
+        once()
+        try:
+            await failed
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """Answer one request. Raises :class:`RequestError`."""
@@ -190,6 +212,7 @@ def build(config: AgentConfig) -> Daemon:
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
+    evidence.on_news = guards.wake
     parts: list[Part] = [evidence, guards, audit, PullPart()]
     service: Daemon
     collector = Collector(

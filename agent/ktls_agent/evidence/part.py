@@ -43,6 +43,8 @@ class EvidencePart:
         self.previous: Snapshot | None = None
         """The one before, of the same observer; None if there is none."""
         self.error: str | None = "not asked yet"
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after each new snapshot."""
         self._config = config
         self._path = path
         self._fetch = fetch
@@ -66,6 +68,7 @@ class EvidencePart:
         same = self.latest is not None and self.latest.since_s == found.since_s
         self.previous = self.latest if same else None
         self.latest = found
+        self.on_news()
 
     @property
     def problem(self) -> str | None:
