@@ -72,6 +72,10 @@ vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes 
 	@$(BIN)/ktls lab build --image debian13-gnutls
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
 
+vm-nginx: prepare ## nginx as a witness of the evidence, on the image of bench (not part of test)
+	@$(BIN)/ktls lab build --image debian13-bench
+	@$(BIN)/pytest -q -m nginx tests/vm/nginx
+
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
 	@bench/run
 
@@ -82,4 +86,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-sidecar vm-agent vm-gnutls bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-sidecar vm-agent vm-gnutls vm-nginx bench molecule clean

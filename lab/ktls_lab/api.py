@@ -67,6 +67,8 @@ class Lab:
         """Wrap a state that was read or made."""
         self._state = lab
         self._lock = threading.Lock()
+        self.share_logins = False
+        """Whether :meth:`ssh` keeps its connection for the next call: on an emulated host a login takes a second."""
 
     @classmethod
     def load(cls, name: str = DEFAULT_LAB) -> Lab:
@@ -138,9 +140,13 @@ class Lab:
             LabError: it took longer than ``timeout`` seconds.
         """
         given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        argv = self.ssh_argv(name, command)
+        if self.share_logins:
+            options = ("ControlMaster=auto", "ControlPersist=120", f"ControlPath={self._login(name)}")
+            argv[1:1] = [word for option in options for word in ("-o", option)]
         try:
             return subprocess.run(
-                self.ssh_argv(name, command),
+                argv,
                 capture_output=True,
                 text=True,
                 timeout=timeout,
@@ -149,8 +155,20 @@ class Lab:
                 **given,
             )
         except subprocess.TimeoutExpired as error:
-            message = f"{name}: no end of '{shlex.join(error.cmd[4:])}' after {timeout:.0f} s"
+            words = command if isinstance(command, str) else shlex.join(command)
+            message = f"{name}: no end of '{words}' after {timeout:.0f} s"
             raise LabError(message) from error
+
+    def _login(self, name: str) -> Path:
+        return Path(self._state.run_dir) / f"{name}.ssh"
+
+    def _end_login(self, name: str) -> None:
+        """End the connection that is kept: after a fault it would only hang."""
+        if self._login(name).exists():
+            argv = self.ssh_argv(name)
+            argv[1:1] = ["-o", f"ControlPath={self._login(name)}", "-O", "exit"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
 
     def power(self, name: str) -> str:
         """State of the VM ``name``: ``running``, ``frozen`` or ``off``."""
@@ -176,6 +194,7 @@ class Lab:
             raise LabError(message)
         self._refresh()
         host = self._state.host(name)
+        self._end_login(name)
         if kind == "reboot":
             self._reboot(host)
             return

@@ -45,7 +45,9 @@ def start_lab() -> Iterator[StartLab]:
     ) -> api.Lab:
         name = f"{PREFIX}-{suffix}"
         started.append(name)
-        return api.up(name, hosts, image, print, kept)
+        lab = api.up(name, hosts, image, print, kept)
+        lab.share_logins = True
+        return lab
 
     yield start
     for name in started:
