@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes of nginx, by its own access log, by clients that count what is on the wire, and by the evidence.
 
-nginx serves one port in userspace and one by kernel TLS. It logs what HTTP sent; TLS adds a handshake to each connection
-and 22 bytes to each record of at most 16 KiB (RFC 8446 5.1, 5.2: header, content type, tag), and no more.
+nginx serves one port in userspace and one by kernel TLS. It logs what HTTP sent; TLS adds a handshake to each
+connection and 22 bytes to each record of at most 16 KiB (RFC 8446 5.1, 5.2: header, content type, tag), and no more.
 """
 
 from __future__ import annotations
