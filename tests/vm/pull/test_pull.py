@@ -155,6 +155,18 @@ def test_the_whole_story(rig: Rig) -> None:
     assert not rig.deployed.agent(HOST, "status")["off"]["flag"]
     assert not new_connection_is_ktls(rig.deployed, HOST), "and nothing turns anything on"
 
+    # The clock an hour behind, so that the flag is signed in the future: OFF is obeyed all the same.
+    assert rig.deployed.order(HOST, "tx", 2, identity="pull-2")["ok"]
+    assert new_connection_is_ktls(rig.deployed, HOST)
+    rig.run("date -s '-1 hour' > /dev/null")
+    rig.publish("off")
+    rig.deployed.wait("the flag is raised", rig.flag_is_raised, 30)
+    assert not new_connection_is_ktls(rig.deployed, HOST)
+    rig.run("date -s '+1 hour' > /dev/null")
+    rig.publish("none")
+    rig.deployed.wait("none is seen", lambda: rig.first()["result"] == "none", 20)
+    rig.deployed.agent(HOST, "clear")
+
     # What the unit promises, seen from the kernel; then all of it goes away.
     assert rig.run("ss -Htlnp").count("ktls-pull") == 0
     memory = dict(line.split("=") for line in rig.run("systemctl show -p MemoryCurrent,NRestarts ktls-pull").split())
