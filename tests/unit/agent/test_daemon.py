@@ -44,7 +44,7 @@ async def running(host: Host, tmp_path: Path) -> AsyncIterator[tuple[Daemon, str
     host.call_sidecar = sidecar  # type: ignore[method-assign]
     agent = host.agent()
     agent.clock = time.monotonic
-    service = Daemon(settings, agent, Observer(agent, DiagClient("/nowhere", 1, lambda port: [])))
+    service = Daemon(settings, agent, Observer(agent, DiagClient("/nowhere", 1, lambda port, remote_port: [])))
     serving = await jsonsock.serve_unix(settings.sidecar_socket, lambda request, peer: host.sidecar.answer(request))
     ready = asyncio.Event()
     task = asyncio.ensure_future(service.run(ready.set))
