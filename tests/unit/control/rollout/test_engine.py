@@ -46,13 +46,26 @@ def test_every_wave_passes_and_the_journal_tells_it(state_dir: Path) -> None:
     assert all(len(host.asked) == 2 for host in world.hosts.values()), "order and confirm, once each"
 
 
-@pytest.mark.parametrize("fault", ["cut", "refuse", "leak", "idle", "broken", "drift"])
-def test_one_sick_host_takes_its_wave_back_and_stops_the_run(state_dir: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("cut", "h3 cannot be reached"),
+        ("refuse", "the kernel offers no tls ULP"),
+        ("leak", "0.00 % of"),
+        ("idle", "bytes served during the soak"),
+        ("broken", "probe: content hash differs"),
+        ("drift", "kernel was 6.12, is 6.13"),
+        ("errors", "new sidecar errors: sendfile_failed"),
+        ("lease", "order: order is reverted: lease_expired"),
+    ],
+)
+def test_one_sick_host_takes_its_wave_back_and_stops_the_run(state_dir: Path, fault: str, says: str) -> None:
     plan = plan_of()
     world = world_of(state_dir, plan)
     world.hosts["h3"].faults.add(fault)
     said = world.playbook(plan)
     assert "h3" in said, said
+    assert says in said, said
     assert phases(world)["h1"] == "tx", "the wave that passed stays"
     assert phases(world)["h2"] == "userspace"
     assert ("back", 1) in world.hosts["h2"].asked
