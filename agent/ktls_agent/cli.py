@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(arguments)
         if arguments.verb == "report":
             return _report(arguments)
+        if arguments.verb == "series":
+            return _series(arguments)
         if arguments.verb == "diag":
             from . import config, diag
 
@@ -96,13 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     order.add_argument("--phase", required=True, help="userspace, tx or rx")
     order.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="revert unless confirmed by then")
     order.add_argument("--plan-sha256", required=True, metavar="HEX")
+    order.add_argument("--experiment", metavar="JSON", help='{"method", "block_s", "washout_s", "seed"}: while pending')
     confirm = client("confirm", "make the pending order durable")
     confirm.add_argument("--id", required=True)
     confirm.add_argument("--epoch", required=True, type=int)
     extend = client("extend", "let the pending order hold longer")
     extend.add_argument("--id", required=True)
     extend.add_argument("--epoch", required=True, type=int)
-    extend.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--lease", "--lease-s", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--end-experiment", action="store_true", help="and every new connection takes the phase")
     cancel = client("cancel", "undo the pending order, if it is this one")
     cancel.add_argument("--id", required=True)
     cancel.add_argument("--epoch", required=True, type=int)
@@ -114,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     off.add_argument("--run-flag", default=f"{defaults.RUN_DIR}/off", help=argparse.SUPPRESS)
     off.add_argument("--durable-flag", default=f"{defaults.STATE_DIR}/off", help=argparse.SUPPRESS)
     client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=defaults.METRICS_SOCKET)
+    series = client("series", "samples of the last hours, one every few seconds (for programs)")
+    series.add_argument("--since-s", type=float, metavar="SECONDS", help="those that end after this, CLOCK_BOOTTIME")
     client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
@@ -170,12 +176,14 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
             "phase": arguments.phase,
             "lease_s": arguments.lease,
             "plan_sha256": arguments.plan_sha256,
+            **({} if arguments.experiment is None else {"experiment": _json(arguments.experiment)}),
         }
         return {"verb": verb, "order": order}
     if verb in ("confirm", "cancel"):
         return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch}
     if verb == "extend":
-        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch, "lease_s": arguments.lease}
+        more = {"experiment": None} if arguments.end_experiment else {}
+        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch, "lease_s": arguments.lease, **more}
     if verb == "revert" and arguments.unload:
         return {"verb": verb, "reason": arguments.reason, "unload": True}
     if verb in ("revert", "off"):
@@ -195,6 +203,26 @@ def _one(arguments: argparse.Namespace) -> int:
         # Done means read back. A sidecar that does not answer has the flag before it, but has not shown it.
         shown = status["sidecar"] is not None and status["phase"] == "userspace"
         return OK if status["off"]["flag"] and shown else FAILED
+    return OK
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise KtlsError("bad_order", f"--experiment is not JSON: {error}") from error
+
+
+def _series(arguments: argparse.Namespace) -> int:
+    from ktls_host import jsonsock, series
+
+    found = series.fetch(lambda request: jsonsock.call(arguments.socket, request, _QUICK_S), arguments.since_s)
+    if arguments.json:
+        print(json.dumps(found, separators=(",", ":")))
+    else:
+        shown = found["series"]
+        age_s = shown["now_s"] - shown["began_s"]
+        print(f"{len(shown['samples']['at_ms'])} samples of {shown['period_s']:g} s; kept since {age_s:.0f} s ago")
     return OK
 
 

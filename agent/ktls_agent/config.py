@@ -16,6 +16,8 @@ from .guards import config as guards
 from .guards.config import GuardsConfig
 from .metrics import config as metrics
 from .metrics.config import MetricsConfig
+from .series import config as series
+from .series.config import SeriesConfig
 
 DEFAULT_PATH = defaults.CONFIG
 DEFAULT_SOCKET = defaults.SOCKET
@@ -59,6 +61,7 @@ class AgentConfig:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    series: SeriesConfig = field(default_factory=SeriesConfig)
 
     @property
     def run_flag(self) -> str:
@@ -110,6 +113,7 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
+    optional["series"] = series.parse(raw.pop("series", {}), source)
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }

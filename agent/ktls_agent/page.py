@@ -52,6 +52,9 @@ def _order_words(status: dict[str, Any]) -> str:
     words = ""
     if status["order_id"]:
         words += f" ({status['order_id']}, {status['ordered_phase']}, epoch {status['epoch']})"
+    experiment = status.get("experiment")
+    if experiment and experiment["state"] == "running":
+        words += f", {experiment['method']}: {100 * experiment['share']:g} % of new connections take it now"
     if status["lease_left_s"] is not None:
         words += f", reverts in {status['lease_left_s']:.0f} s unless confirmed"
     if status["order"] in ("reverted", "stuck"):

@@ -236,6 +236,16 @@ _OF_PARTS: dict[str, tuple[Metric, ...]] = {
         Metric("ktls_audit_waiting", _GAUGE, "Records not on disk yet."),
         Metric("ktls_audit_lost_total", _COUNTER, "Records lost because the disk took nothing for too long."),
     ),
+    "Drill": (
+        Metric(
+            "ktls_drill_last_success_timestamp_seconds",
+            _GAUGE,
+            "When a drill of this host last passed; absent before the first.",
+            (),
+            "seconds",
+        ),
+        Metric("ktls_drill_success", _GAUGE, "1 when the last drill of this host passed; absent before the first."),
+    ),
     "Flag": (
         Metric("ktls_flag_fetcher_age_seconds", _GAUGE, "Time since the fetcher last showed life.", (), "seconds"),
         Metric("ktls_flag_serial", _GAUGE, "Highest serial of a valid flag that was seen."),
