@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     extend = client("extend", "let the pending order hold longer")
     extend.add_argument("--id", required=True)
     extend.add_argument("--epoch", required=True, type=int)
-    extend.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--lease", "--lease-s", required=True, type=float, metavar="SECONDS", help="from now on")
     extend.add_argument("--end-experiment", action="store_true", help="and every new connection takes the phase")
     cancel = client("cancel", "undo the pending order, if it is this one")
     cancel.add_argument("--id", required=True)

@@ -82,14 +82,6 @@ def test_a_plan_from_the_fleet_to_ansible(canned: Fleet, tmp_path: Path) -> None
     assert shown.returncode == 0 and json.loads(shown.stdout)["sha256"] == plan.sha256
 
 
-def test_nobody_is_eligible(canned: Fleet, tmp_path: Path) -> None:
-    path = tmp_path / "plan.yml"
-    done = canned.ktls("plan", "-i", str(canned.inventory), "-l", "web3", "-o", str(path), "--json")
-    assert done.returncode == 1
-    assert not path.exists()
-    assert list(json.loads(done.stdout)["refused"]) == ["web3"]
-
-
 def test_ansible_reads_a_plan_as_it_was_written(tmp_path: Path) -> None:
     """Strings that YAML or Ansible could take for something else, times and numbers; the digest is the same there."""
     from tests.unit.control.plan.test_file import ODD, small

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..preflight import HostRow
+from .texts import harmless
 
 #: Interfaces that are no cards.
 _VIRTUAL = frozenset(
@@ -39,13 +40,12 @@ def labels(
     return {
         "rack": said.get("rack", ""),
         "nic_model": said.get("nic_model") or "+".join(drivers),
-        "kernel": said.get("kernel") or row.kernel or read.get("kernel", ""),
+        "kernel": said.get("kernel") or row.kernel or _label(read.get("kernel")),
     }
 
 
 def _label(value: object) -> str:
-    """One word on one line: a label is part of a table's cells and of a picture."""
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None else harmless(value)
 
 
 def _mapping(given: object) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..files import write
 from ..preflight_names import natural
 from .model import Freeze, Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 
@@ -56,7 +57,6 @@ def save(plan: Plan, path: Path) -> Plan:
     :raises ControlError: ``bad_output`` when the file cannot be written.
     """
     # Not at the top: Ansible's plugins read plans, and have no use for what pages are drawn with.
-    from ..report import write
     from .yamlform import dump
 
     plan = seal(plan)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +100,10 @@ def look(
 
 def _without_name(error: str | None, host: Host) -> str | None:
     """Hosts with the same trouble say the same."""
-    return error.removeprefix(f"{host.name}: ").replace(host.address, "HOST") if error else None
+    if error is None:
+        return None
+    said = error.removeprefix(f"{host.name}: ")
+    return re.sub(rf"(?<![\w.-]){re.escape(host.address)}(?![\w-])", "HOST", said)
 
 
 def _place(inventory: str) -> str:

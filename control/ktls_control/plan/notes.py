@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..preflight_names import fold
 from .model import Plan
 from .policy import Policy
-from .refusals import harmless
+from .texts import harmless
 from .timing import Traffic
 
 if TYPE_CHECKING:

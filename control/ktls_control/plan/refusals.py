@@ -12,6 +12,7 @@ from ..request import PHASES
 from .drills import Drill
 from .model import Refusal
 from .policy import Policy
+from .texts import harmless
 
 #: Code and cure.
 CURES: Mapping[str, str] = {
@@ -32,13 +33,6 @@ CURES: Mapping[str, str] = {
 def refusal(code: str, message: str) -> Refusal:
     """One with the cure of its code."""
     return Refusal(code, harmless(message), CURES[code])
-
-
-def harmless(text: str) -> str:
-    """Hosts wrote it, and Ansible may take it for a template wherever it is handed on."""
-    for opener in ("{{", "{%", "{#"):
-        text = text.replace(opener, f"{opener[0]} {opener[1]}")
-    return text
 
 
 def of_preflight(row: PhaseRow) -> list[Refusal]:

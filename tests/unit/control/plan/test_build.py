@@ -224,6 +224,16 @@ def test_headroom_of_hosts_with_ktls_needs_the_ratio() -> None:
     assert {why.code for reasons in refused.values() for why in reasons} == {"no_headroom"}
 
 
+def test_texts_of_hosts_are_one_printable_line() -> None:
+    bad = seen(off={"flag": True, "reason": "a\x1b[2Jb\nc\u202e{{{{" + "x" * 9999})
+    (why,) = build(ASK, {"web1": bad}, DEFAULT).refused["web1"]
+    assert why.message.startswith("the off flag is up: a [2Jb c { { { {xxx") and len(why.message) < 700
+    odd = seen({"ktls_rack": "r\n1"}, host={"kernel": "6\x1b[0m"}, answer={**info(), "kernel": None})
+    assert build(ASK, {"web1": odd}, DEFAULT).hosts["web1"].labels == {
+        "rack": "r 1", "nic_model": "virtio_net", "kernel": "6 [0m"
+    }  # fmt: skip
+
+
 def test_texts_of_hosts_are_never_templates() -> None:
     bad = reason("module_blocked", "{{ lookup('pipe', 'id') }}", "{% x %}")
     plan = build(ASK, {"web1": seen(answer=info("refused", bad)), "web2": seen(error="{# x")}, DEFAULT)

@@ -81,6 +81,19 @@ def test_nobody_and_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("plan.yml").exists()
 
 
+def test_hosts_with_the_same_trouble_say_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_reach: Reach, names: Sequence[str], _verb: str, **_arguments: Any) -> Iterator[Reply]:
+        for name in names:
+            yield Reply(name, None, f"{name}: connection to {name} refused, not to {name}.example", None, True, 0.0)
+
+    monkeypatch.setattr(Reach, "ask", ask)
+    assert ktls() == 1
+    assert "agent_silent   2 hosts   web[1-2]" in (out := capsys.readouterr().out)
+    assert out.count("connection to HOST refused") == 1
+
+
 def test_json_is_the_plan_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert ktls("--json") == 1
     out = json.loads(capsys.readouterr().out)
