@@ -228,6 +228,14 @@ def test_the_smallest_run(tmp_path: Path) -> None:
     assert "unreachable" in render(story.run_dir)
 
 
+def test_every_beginning_of_a_run_is_a_report(run_of: RunOf) -> None:
+    run = run_of("failed")
+    lines = run.journal.read_bytes().splitlines(keepends=True)
+    for end in range(1, len(lines), 6):
+        run.journal.write_bytes(b"".join(lines[:end]) + lines[end][:40])
+        assert "the last line is not whole" in words_of(render(run.directory))
+
+
 def test_verdicts_without_numbers(tmp_path: Path) -> None:
     """A gate that looks at hosts alone has no metrics; one without traffic has no effects."""
     story = journals.begin(tmp_path)
