@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import ControlError
 from ..plan.model import Soak
-from ..report import write
+from ..files import write
 from . import power, record, regimes, trial
 from .model import HostSeries
 from .regimes import REGIMES, Fleet, Harm, Noise

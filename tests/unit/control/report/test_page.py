@@ -22,7 +22,7 @@ from ktls_control.cli import main
 from ktls_control.errors import ControlError
 from ktls_control.report_run import render, write_report
 from ktls_control.rollout.store import Run
-from ktls_control.view import charts, drain, evidence, svg
+from ktls_control.view import charts, drain, evidence, svg, verdicts
 from tests import journals
 
 from .conftest import Stories
@@ -370,3 +370,28 @@ def test_extreme_numbers_are_drawn() -> None:
     drawn = charts.forest({"metrics": [wide]}, charts.reach_of([{"metrics": [wide]}]))
     assert "nan" not in drawn
     assert all(-50 < float(x) < 760 for x in re.findall(r' cx="([-\d.]+)"', drawn))
+
+
+def test_what_is_worth_a_picture() -> None:
+    def metric(name: str, outcome: str, *, low: float | None = None, gating: bool = True) -> dict[str, Any]:
+        return {
+            "name": name,
+            "outcome": outcome,
+            "effect": 0.1,
+            "low": low,
+            "high": low,
+            "margin": 0.0,
+            "gating": gating,
+        }
+
+    verdict = {
+        "metrics": [
+            metric("errors", "fail"),
+            metric("cpu", "pass", low=0.0),
+            metric("cpu_worst_host", "pass"),
+            metric("latency_worst_host", "fail"),
+            metric("latency_tail", "inconclusive", gating=False),
+            metric("throughput", "inconclusive"),
+        ]
+    }
+    assert [one["name"] for one in verdicts.shown(verdict)] == ["cpu", "latency_worst_host", "throughput"]
