@@ -196,10 +196,12 @@ def test_off_is_at_once_even_over_a_question_and_ends_the_rollout(pilot: tuple[P
     assert look(run.control).off is not None
     assert look(run.control).promote == {}
     end = time.monotonic() + 10
+    assert fly.off_lines()[0] == "OFF: ktls off -i inv --group group"
     done = "OFF: 1 of 1 hosts read back on userspace TLS, last new kTLS connection after 0.4 s"
     while done not in fly.off_lines():
         assert time.monotonic() < end, fly.off_lines()
         time.sleep(0.02)
+    assert not fly.busy()
     # One that is done can be started again.
     fly.press("O")
     assert len(begun) == 2
