@@ -73,7 +73,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     deploy.set_defaults(func=_deploy)
 
     rollout = verbs.add_parser("rollout", parents=[fleet], help="bring the fleet to a phase, wave by wave")
-    rollout.add_argument("--phase", required=True, help="userspace or tx")
+    rollout.add_argument("--phase", required=True, help="userspace, tx or rx")
     rollout.add_argument("--waves", type=Path, help="file with waves, soak and gates (see playbooks/vars/waves.yml)")
     rollout.add_argument("--clear-off", action="store_true", help="take down the off flag of an earlier `ktls off`")
     rollout.add_argument("--check", action="store_true", help="change nothing, show what would change")

@@ -116,7 +116,7 @@ def test_check_mode_orders_nothing(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-e", "ktls_phase=rx"), "phase 'rx' is not in this release"),
+        (("-e", "ktls_phase=hw"), "phase 'hw' is not in this release"),
         (("-e", "ktls_phase=warp"), "there is no phase 'warp'"),
         ((), "which phase?"),
         (("-e", "ktls_phase=tx", "-e", "ktls_group=nobody"), "the inventory has no group 'nobody'"),

@@ -13,8 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ControlError
-from ..plan.model import Soak
 from ..files import write
+from ..plan.model import Soak
+<<<<<<< HEAD
+from ..files import write
+=======
+>>>>>>> engine
 from . import power, record, regimes, trial
 from .model import HostSeries
 from .regimes import REGIMES, Fleet, Harm, Noise

@@ -65,7 +65,7 @@ def lines(view: View, width: int, height: int | None = None) -> list[Text]:
     head = _head(view, width)
     for alert in view.alert:
         head += _flow([Text(alert, "bold red")], width)
-    foot = [Text(line, "yellow") for line in view.off[-8:]]
+    foot = [line for told in view.off[-8:] for line in _flow([Text(told, "yellow")], width)]
     foot += view.footer
     room = None if height is None else max(1, height - len(head) - len(foot))
     body = _body(view, width, room)

@@ -165,7 +165,14 @@ class World:
     def wanted(self, plan: Plan) -> Wanted:
         settings = implicit.Settings([1, "100%"], 1, 2, 1, 0.99, 60)
         return Wanted(
-            _fields(plan), None, plan.group, "inventory", list(self.hosts), settings, lambda _name: {}, os.getpid()
+            plan_file.to_fields(plan),
+            None,
+            plan.group,
+            "inventory",
+            list(self.hosts),
+            settings,
+            lambda _name: {},
+            os.getpid(),
         )
 
     def playbook(self, plan: Plan) -> str:
@@ -252,12 +259,6 @@ class Watched(journal.Journal):
                 world.kill_after = None
                 raise KilledError(event[0])
         return made
-
-
-def _fields(plan: Plan) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(plan)
 
 
 def plan_of(sizes: Sequence[int] = (1, 2, 1), **changes: Any) -> Plan:

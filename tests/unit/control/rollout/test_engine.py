@@ -179,8 +179,24 @@ def test_an_aborted_plan_does_not_start_again(state_dir: Path) -> None:
     world.on_event = lambda event: ask(world, "abort") if event == "soak_started" else None
     world.playbook(plan)
     world.on_event = lambda _event: None
-    assert world.playbook(plan).startswith("plan_aborted: plan p1 was aborted by grace@control1")
+    assert world.playbook(plan).startswith("plan_aborted: plan p1 was aborted (run ")
     assert world.playbook(plan_of(id="p2")) == "ok"
+
+
+def test_off_ends_the_run_as_off_and_its_plan_may_start_again(state_dir: Path) -> None:
+    plan = plan_of()
+    world = world_of(state_dir, plan)
+
+    def off(event: str) -> None:
+        if event == "soak_started":
+            run = world.fleet(plan).newest()
+            control.ask(run.control, "abort", by="grace@control1", why="off: incident 4711")
+
+    world.on_event = off
+    assert "off by grace@control1: incident 4711" in world.playbook(plan)
+    assert state_of(world, plan).outcome == "off"
+    world.on_event = lambda _event: None
+    assert world.playbook(plan) == "ok"
 
 
 def test_approval_waits_with_the_lease_extended(state_dir: Path) -> None:
