@@ -15,10 +15,6 @@ from pathlib import Path
 from ..errors import ControlError
 from ..files import write
 from ..plan.model import Soak
-<<<<<<< HEAD
-from ..files import write
-=======
->>>>>>> engine
 from . import power, record, regimes, trial
 from .model import HostSeries
 from .regimes import REGIMES, Fleet, Harm, Noise
