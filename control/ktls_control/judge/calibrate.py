@@ -78,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(fleets: int, docs: Path) -> int:
     parts: list[str] = []
-    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets, 1)
+    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets if fleet.wave == 1 else fleets // 2, 1)
              for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
     _say("A/A at the end of the soak: done")
     parts.append(_alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet))
-    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 4, 1), 2, 600.0)
+    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
               for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
     _say("A/A watched: done")
     parts.append(_alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always))
@@ -179,7 +179,7 @@ def _failing(fleets: int) -> str:
 def _power(fleets: int) -> str:
     rows = ["## Harm: how often the wave is stopped, passes, or cannot be told (soak of 10 minutes)\n",
             "| harm | noise | wave | stopped | cannot tell | passed |", "|---|---|---|--:|--:|--:|"]  # fmt: skip
-    count = max(fleets // 8, 1)
+    count = max(fleets // 10, 1)
     cells = [(harm, noise, shape, fleet) for harm in HARMS for noise in ("clean", "all at once")
              for shape, fleet in SHAPES.items()]  # fmt: skip
     for harm, noise, shape, fleet in cells:
