@@ -22,7 +22,7 @@ options:
       - V(confirmed) makes the pending order durable.
       - V(extended) lets the pending order O(id) hold O(lease_s) seconds from now on. It is never shortened.
       - V(cancelled) takes the host back to userspace if O(id) is the pending order, and does nothing to another.
-      - V(reverted) takes the host back to userspace and drops the order.
+      - V(reverted) takes the host back to userspace and drops the order. With O(id), only if the order is that one.
       - V(switched_off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
       - V(cleared) removes the off flag. The host stays in userspace.
     type: str
@@ -50,6 +50,40 @@ options:
     description: The digest of the plan that the order comes from, kept with it.
     type: str
     default: ''
+  facts:
+    description:
+      - What the host was when the rollout was planned, by name (C(kernel), C(openssl), C(agent), C(sidecar)).
+      - For O(state=ordered). A host that is another one now refuses, and nothing is changed.
+    type: dict
+  experiment:
+    description:
+      - While the order is pending, not every new connection takes O(phase), so that both can be compared on this host.
+      - It ends with the confirmation, before which every new connection takes the phase, and with whatever takes the
+        order back.
+      - For O(state=ordered) of V(tx) and V(rx).
+    type: dict
+    suboptions:
+      method:
+        description: V(switchback) takes turns, in blocks. V(connections) draws for each connection.
+        type: str
+        choices: [switchback, connections]
+        required: true
+      block_s:
+        description: Seconds of a block.
+        type: float
+        default: 30.0
+      washout_s:
+        description: Seconds at the start of a block that count for nothing.
+        type: float
+        default: 5.0
+      seed:
+        description: Decides which of two blocks comes first.
+        type: int
+        required: true
+  end_experiment:
+    description: With O(state=extended), end the experiment of the order; every new connection takes the phase then.
+    type: bool
+    default: false
   reason:
     description: Why, for O(state=reverted) and O(state=switched_off). The agent keeps it.
     type: str
@@ -99,6 +133,7 @@ EXAMPLES = r"""
     id: rollout-7
     epoch: 7
     lease_s: 120
+    experiment: {method: switchback, block_s: 30, washout_s: 5, seed: 7}
 
 - name: Keep it
   ktls.fleet.ktls_order:
@@ -147,10 +182,16 @@ import json
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import drift, order
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
 
+_EXPERIMENT = {
+    "method": {"type": "str", "choices": ["switchback", "connections"], "required": True},
+    "block_s": {"type": "float", "default": 30.0},
+    "washout_s": {"type": "float", "default": 5.0},
+    "seed": {"type": "int", "required": True},
+}
 _SHOWN = ("phase", "order", "order_id", "epoch", "off")
 
 
@@ -164,6 +205,9 @@ def main() -> None:
             "epoch": {"type": "int"},
             "lease_s": {"type": "float", "default": 60.0},
             "plan_sha256": {"type": "str", "default": ""},
+            "facts": {"type": "dict"},
+            "experiment": {"type": "dict", "options": _EXPERIMENT},
+            "end_experiment": {"type": "bool", "default": False},
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
@@ -175,11 +219,13 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason")
+    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason", "experiment", "end_experiment")
     wish = order.Wish(**{name: module.params[name] for name in wanted})
     path, timeout_s = module.params["socket"], module.params["timeout_s"]
     try:
         before = after = call(path, {"verb": "status"}, timeout_s)
+        if wish.state == "ordered":
+            drift.refuse_drift(before, module.params["facts"] or {})
         changed = order.needs_change(before, wish)
         if changed and module.check_mode:
             order.refuse_early(before, wish)

@@ -16,8 +16,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from . import config
-from .pull import words as pull_words
+from . import defaults
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -33,8 +32,10 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(arguments)
         if arguments.verb == "report":
             return _report(arguments)
+        if arguments.verb == "series":
+            return _series(arguments)
         if arguments.verb == "diag":
-            from . import diag
+            from . import config, diag
 
             settings = config.load(arguments.config)
             return diag.main(settings.probe.port, settings.evidence)
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):
         service = verbs.add_parser(verb, help=text)
-        service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
+        service.add_argument("--config", default=defaults.CONFIG, help="default: %(default)s")
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
     helper.add_argument("name", choices=("lease", "module", "nic"))
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
-        sub.add_argument("--socket", default=config.DEFAULT_SOCKET, help="default: %(default)s")
+        sub.add_argument("--socket", default=defaults.SOCKET, help="default: %(default)s")
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
@@ -97,13 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     order.add_argument("--phase", required=True, help="userspace, tx or rx")
     order.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="revert unless confirmed by then")
     order.add_argument("--plan-sha256", required=True, metavar="HEX")
+    order.add_argument("--experiment", metavar="JSON", help='{"method", "block_s", "washout_s", "seed"}: while pending')
     confirm = client("confirm", "make the pending order durable")
     confirm.add_argument("--id", required=True)
     confirm.add_argument("--epoch", required=True, type=int)
     extend = client("extend", "let the pending order hold longer")
     extend.add_argument("--id", required=True)
     extend.add_argument("--epoch", required=True, type=int)
-    extend.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--lease", "--lease-s", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--end-experiment", action="store_true", help="and every new connection takes the phase")
     cancel = client("cancel", "undo the pending order, if it is this one")
     cancel.add_argument("--id", required=True)
     cancel.add_argument("--epoch", required=True, type=int)
@@ -112,9 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     revert.add_argument("--unload", action="store_true", help="unload module tls too, if nobody uses it")
     off = client("off", "kill switch: userspace, latched until cleared")
     off.add_argument("--reason", default="off on the host")
-    off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
-    off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
-    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=config.DEFAULT_METRICS_SOCKET)
+    off.add_argument("--run-flag", default=f"{defaults.RUN_DIR}/off", help=argparse.SUPPRESS)
+    off.add_argument("--durable-flag", default=f"{defaults.STATE_DIR}/off", help=argparse.SUPPRESS)
+    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=defaults.METRICS_SOCKET)
+    series = client("series", "samples of the last hours, one every few seconds (for programs)")
+    series.add_argument("--since-s", type=float, metavar="SECONDS", help="those that end after this, CLOCK_BOOTTIME")
     client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
     client("probe", "fetch the probe object and look at its socket")
     watch = client("watch", "print the status again and again")
@@ -130,12 +135,12 @@ def _audit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
     verify = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
     verify.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
-    anchor = f"{os.path.dirname(config.DEFAULT_SOCKET)}/audit.head"
+    anchor = f"{os.path.dirname(defaults.SOCKET)}/audit.head"
     verify.add_argument("--anchor", default=anchor, help="file with the last hash; default: %(default)s")
     show = kinds.add_parser("show", help="print it")
     show.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
     for sub in (verify, show):
-        sub.add_argument("--directory", default=f"{config.DEFAULT_STATE_DIR}/audit", help="default: %(default)s")
+        sub.add_argument("--directory", default=f"{defaults.STATE_DIR}/audit", help="default: %(default)s")
         sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -143,7 +148,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     import asyncio
     import logging
 
-    from . import daemon
+    from . import config, daemon
 
     # The journal adds time and unit; one line an event.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -171,12 +176,14 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
             "phase": arguments.phase,
             "lease_s": arguments.lease,
             "plan_sha256": arguments.plan_sha256,
+            **({} if arguments.experiment is None else {"experiment": _json(arguments.experiment)}),
         }
         return {"verb": verb, "order": order}
     if verb in ("confirm", "cancel"):
         return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch}
     if verb == "extend":
-        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch, "lease_s": arguments.lease}
+        more = {"experiment": None} if arguments.end_experiment else {}
+        return {"verb": verb, "id": arguments.id, "epoch": arguments.epoch, "lease_s": arguments.lease, **more}
     if verb == "revert" and arguments.unload:
         return {"verb": verb, "reason": arguments.reason, "unload": True}
     if verb in ("revert", "off"):
@@ -189,13 +196,33 @@ def _one(arguments: argparse.Namespace) -> int:
 
     limit = _SLOW_S if arguments.verb in ("order", "probe") else _QUICK_S
     status = jsonsock.call(arguments.socket, _request(arguments), limit)
-    print(json.dumps(status, sort_keys=True) if arguments.json else render(status))
+    print(json.dumps(status, sort_keys=True) if arguments.json else _render(status))
     if arguments.verb == "probe":
         return OK if (status.get("probe") or {}).get("ok") else FAILED
     if arguments.verb == "off":
         # Done means read back. A sidecar that does not answer has the flag before it, but has not shown it.
         shown = status["sidecar"] is not None and status["phase"] == "userspace"
         return OK if status["off"]["flag"] and shown else FAILED
+    return OK
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise KtlsError("bad_order", f"--experiment is not JSON: {error}") from error
+
+
+def _series(arguments: argparse.Namespace) -> int:
+    from ktls_host import jsonsock, series
+
+    found = series.fetch(lambda request: jsonsock.call(arguments.socket, request, _QUICK_S), arguments.since_s)
+    if arguments.json:
+        print(json.dumps(found, separators=(",", ":")))
+    else:
+        shown = found["series"]
+        age_s = shown["now_s"] - shown["began_s"]
+        print(f"{len(shown['samples']['at_ms'])} samples of {shown['period_s']:g} s; kept since {age_s:.0f} s ago")
     return OK
 
 
@@ -216,7 +243,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         # A watch outlives a restart of the agent: a gap is a line too, never silence.
         try:
             status = jsonsock.call(arguments.socket, {"verb": "status"}, _QUICK_S)
-            line = json.dumps(status, sort_keys=True) if arguments.json else render(status).replace("\n", "; ")
+            line = json.dumps(status, sort_keys=True) if arguments.json else _render(status).replace("\n", "; ")
         except KtlsError as error:
             line = json.dumps({"ok": False, "error": error.as_dict()}) if arguments.json else error.message
         print(line, flush=True)
@@ -243,52 +270,7 @@ def _off_without_agent(arguments: argparse.Namespace, error: KtlsError) -> int:
     return OK if there else FAILED
 
 
-def render(status: dict[str, Any]) -> str:
-    """Return the status for people, a few short lines."""
-    host, off, probe = status["host"], status["off"], status.get("probe")
-    phase = "not known" if status["sidecar"] is None else status["phase"]
-    lines = [f"{host['name']}: phase {phase}, order {status['order']}{_order_words(status)}"]
-    if off["flag"]:
-        age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
-        lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
-    if status.get("lapsed"):
-        lines.append("  lapsed: an order was taken back unconfirmed; userspace until the next order")
-    failed = [step for step in status.get("revert", ()) if step["result"] == "failed"]
-    lines.extend(f"  revert: {step['step']} FAILED: {step['detail']}" for step in failed)
-    connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
-    total = volume["ktls_tx"] + volume["userspace"]
-    share = f", {100 * volume['ktls_tx'] / total:.1f} % of {total} bytes by kTLS" if total else ""
-    kinds = f"{connections['ktls_tx']} kTLS and {connections['userspace']} userspace connections"
-    lines.append(f"  sidecar: {kinds}{share}")
-    if status["sidecar_error"]:
-        lines[-1] = f"  sidecar: NOT REACHED: {status['sidecar_error']}"
-    if sockets:
-        lines.append(
-            f"  kernel: {sockets['ktls_tx']} sockets with kTLS transmit, {sockets['ktls_rx']} with receive,"
-            f" {sockets['userspace']} without"
-        )
-    else:
-        lines.append(f"  kernel: sockets not known: {status.get('sockets_error')}")
-    if probe:
-        what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
-        path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
-        lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
-    guards = status.get("guards") or {}
-    blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
-    if guards.get("armed"):
-        words = f"BLIND: {', '.join(blind)}" if blind else "all see"
-        lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
-    lines.extend(pull_words.lines(status.get("pull")))
-    lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
-    return "\n".join(lines)
+def _render(status: dict[str, Any]) -> str:
+    from .page import render
 
-
-def _order_words(status: dict[str, Any]) -> str:
-    words = ""
-    if status["order_id"]:
-        words += f" ({status['order_id']}, {status['ordered_phase']}, epoch {status['epoch']})"
-    if status["lease_left_s"] is not None:
-        words += f", reverts in {status['lease_left_s']:.0f} s unless confirmed"
-    if status["order"] in ("reverted", "stuck"):
-        words += f": {status['revert_reason']}"
-    return words
+    return render(status)

@@ -9,19 +9,22 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
+from . import defaults
 from .evidence import config as evidence
 from .evidence.config import EvidenceConfig
 from .guards import config as guards
 from .guards.config import GuardsConfig
 from .metrics import config as metrics
 from .metrics.config import MetricsConfig
+from .series import config as series
+from .series.config import SeriesConfig
 
-DEFAULT_PATH = "/etc/ktls/agent.json"
-DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
-DEFAULT_METRICS_SOCKET = "/run/ktls-agent/metrics.sock"
-DEFAULT_RUN_DIR = "/run/ktls"
-DEFAULT_STATE_DIR = "/var/lib/ktls"
-DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
+DEFAULT_PATH = defaults.CONFIG
+DEFAULT_SOCKET = defaults.SOCKET
+DEFAULT_METRICS_SOCKET = defaults.METRICS_SOCKET
+DEFAULT_RUN_DIR = defaults.RUN_DIR
+DEFAULT_STATE_DIR = defaults.STATE_DIR
+DEFAULT_DIAG_SOCKET = defaults.DIAG_SOCKET
 # Of the helpers that do root's part; null in the configuration: there is none.
 HELPER_SOCKETS = {
     "lease_socket": "/run/ktls-lease.sock",
@@ -58,6 +61,7 @@ class AgentConfig:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    series: SeriesConfig = field(default_factory=SeriesConfig)
 
     @property
     def run_flag(self) -> str:
@@ -109,6 +113,7 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional["evidence"] = evidence.parse(raw.pop("evidence", {}), source)
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
+    optional["series"] = series.parse(raw.pop("series", {}), source)
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }

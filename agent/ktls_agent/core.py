@@ -22,6 +22,7 @@ from ktls_host.jsonsock import Peer
 
 from .audit import Audit, NoAudit
 from .disk import WRITES, Disk, why
+from .experiments import Experiments
 from .flags import FlagInfo, OffFlags
 from .levers import Levers, no_levers
 from .machine import (
@@ -69,6 +70,8 @@ FOLLOW_TIMEOUT_S = 4.0
 
 SidecarCall = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 SelfTest = Callable[[float], ProbeResult]
+Listener = Callable[[float, "dict[str, Any]", bool], None]
+"""``heard(at_s, status, cut)``: the sidecar's status, when it came; ``cut``: what is counted by intervals ends here."""
 
 
 def boottime() -> float:
@@ -117,6 +120,12 @@ class Agent:
         self.flags = flags
         self.marks = Marks(os.path.dirname(flags.run_path))
         self.audit: Audit = audit or NoAudit()
+        self.experiments = Experiments()
+        self.ordered_at_s: float | None = None
+        """When the order in force took effect; None when there is none, or when it was before this agent's start."""
+        self._listeners: list[Listener] = []
+        self._turning: asyncio.Future[Any] | None = None  # the sidecar is brought to the next block
+        self._turn_again_s = float("-inf")
         self._store = store
         self._call_sidecar = sidecar
         self._self_test = self_test
@@ -187,6 +196,10 @@ class Agent:
         """Run the switch of the datapath, and nothing else."""
         return await asyncio.get_running_loop().run_in_executor(self._switching, function, *args)
 
+    def hear(self, listener: Listener) -> None:
+        """Tell ``listener`` of every status of the sidecar. It must be quick, and what it raises is its own."""
+        self._listeners.append(listener)
+
     @property
     def problems(self) -> list[str]:
         """What an operator should know: damaged or unwritable state, a revert that is stuck."""
@@ -219,12 +232,11 @@ class Agent:
         with self._audited("confirm", peer):
             name, number = _checked_key("confirm", order_id, epoch)
             async with self._turn():
-                self._look()
-                before = self.state
-                event = ConfirmCame(name, number, self.clock(), self._flag(), peer.connection if peer else 0)
-                transition = step(before, event)
+                before, transition = self._confirmation(name, number, peer)
                 if transition.state is before:
                     return
+                if await self._end_experiment("confirmed"):
+                    before, transition = self._confirmation(name, number, peer)  # anything may have come meanwhile
                 await self._prepare(transition, "the confirmation")
                 self._look()  # the shell may have ended the lease while we wrote
                 if self.state != before:
@@ -235,8 +247,23 @@ class Agent:
                 self._intent = None
                 await self._settle(self._enter(transition))
 
-    async def extend(self, order_id: object, epoch: object, lease_s: object, peer: Peer | None = None) -> None:
-        """Let the pending order hold ``lease_s`` seconds from now on; never less long than before."""
+    def _confirmation(self, name: str, number: int, peer: Peer | None) -> tuple[State, Transition]:
+        self._look()
+        event = ConfirmCame(name, number, self.clock(), self._flag(), peer.connection if peer else 0)
+        return self.state, step(self.state, event)
+
+    async def extend(
+        self,
+        order_id: object,
+        epoch: object,
+        lease_s: object,
+        peer: Peer | None = None,
+        end_experiment: bool = False,
+    ) -> None:
+        """Let the pending order hold ``lease_s`` seconds from now on; never less long than before.
+
+        Its experiment goes on, unless it is to end.
+        """
         with self._audited("extend", peer):
             name, number = _checked_key("extend", order_id, epoch)
             lease = checked_lease(lease_s)
@@ -244,6 +271,10 @@ class Agent:
                 self._look()
                 before = self.state
                 transition = step(before, ExtendCame(name, number, lease, self.clock()))
+                if end_experiment and await self._end_experiment("ended by an extension"):
+                    self._look()
+                    before = self.state
+                    transition = step(before, ExtendCame(name, number, lease, self.clock()))
                 if transition.state is before:
                     return
                 try:
@@ -319,9 +350,15 @@ class Agent:
         self.probe = await self.in_thread(self._self_test, PROBE_TIMEOUT_S)
         return self.probe
 
-    async def sidecar_status(self) -> dict[str, Any]:
-        """Ask the sidecar for its status. Raises :class:`KtlsError`."""
-        return await self._ask({"verb": "status"})
+    async def sidecar_status(self, cut: bool = False) -> dict[str, Any]:
+        """Ask the sidecar for its status, and tell those who listen. Raises :class:`KtlsError`."""
+        answer = await self._ask({"verb": "status"})
+        try:
+            for listener in self._listeners:
+                listener(self.clock(), answer, cut)
+        except Exception:  # whoever only watches cannot hold up the machine
+            _LOG.exception("a listener failed")
+        return answer
 
     # Time
 
@@ -335,6 +372,10 @@ class Agent:
             if self._disk.owes:
                 self._disk.follow([])
             self._watching = self._task(self._watch())
+        block = self.experiments.due(self.clock())
+        late = self.clock() >= self._turn_again_s and (self._turning is None or self._turning.done())
+        if block is not None and late:
+            self._turning = self._task(self._turn_block(block))
 
     def _look(self, due: bool = False) -> None:
         run, durable = self.flags.present()
@@ -374,9 +415,11 @@ class Agent:
         if self.state.status == "pending" and (self._keeping is None or self._keeping.done()):
             self._keeping = self._task(self._disk.run(self._keep_lease))  # a disk that hangs holds up nothing else
         try:
-            answer = await self._ask({"verb": "status"})
+            answer = await self.sidecar_status()
             if answer.get("mode") != self.state.wanted:
                 _LOG.warning("the sidecar is in %s, wanted is %s", answer.get("mode"), self.state.wanted)
+                await self._sync()
+            elif self.experiments.current is not None and not self._has_share(answer):
                 await self._sync()
         except KtlsError:
             pass  # kept in sidecar_error by _ask
@@ -423,6 +466,8 @@ class Agent:
             if deadline is not None and self.clock() >= deadline:
                 raise RefusedError("lease_expired", f"the lease of order {order.id} ended before it was in force")
             self.state = transition.state
+            self.experiments.ordered(order, self.clock())
+            self.ordered_at_s = None
         except BaseException as error:
             self._applying = None
             if isinstance(error, (Exception, asyncio.CancelledError)):
@@ -436,7 +481,7 @@ class Agent:
     async def _mode_before(self, order: Order) -> str | None:
         """Return the mode that is in force. A sidecar that does not answer is no reason to undo what stands."""
         try:
-            return str((await self._ask({"verb": "status"})).get("effective_mode"))
+            return str((await self.sidecar_status(cut=True)).get("effective_mode"))
         except KtlsError as error:
             if order.phase == USERSPACE:
                 return None
@@ -542,6 +587,7 @@ class Agent:
             raise RefusedError(code, problem)
         self.state = step(self.state, TestPassed(order)).state
         self.audit.record("pending", id=order.id, epoch=order.epoch, phase=order.phase)
+        self.experiments.begin(order, self.clock())
 
     async def _applied(self, order: Order) -> tuple[str, str]:
         """Return ("", "") if ``order`` is in force and tested, else the code and the reason."""
@@ -549,7 +595,10 @@ class Agent:
             answer = await self._sync()
         except KtlsError as error:
             return "sidecar_unreachable", f"the sidecar did not take the order: {error.message}"
-        if self.state.order != order or self.state.status != "pending" or order.phase == USERSPACE:
+        if self.state.order != order or self.state.status != "pending":
+            return "", ""
+        self.ordered_at_s = self.clock()
+        if order.phase == USERSPACE:
             return "", ""
         effective = answer.get("effective_mode")
         if effective != order.phase:
@@ -558,11 +607,58 @@ class Agent:
         problem = verdict(self.probe, order.phase)
         return ("apply_failed", problem) if problem else ("", "")
 
+    # Experiments: they only choose which new connections take the phase that is in force
+
+    def _share(self) -> float:
+        """Return the part of new connections that takes the wanted mode: less than one only while a test goes on."""
+        state, running = self.state, self.experiments.running
+        if running is None or state.status != "pending" or state.order is None or state.order.key != running:
+            return 1.0
+        return self.experiments.share(self.clock())
+
+    def _has_share(self, answer: dict[str, Any]) -> bool:
+        return self.state.wanted == USERSPACE or bool(answer.get("share", 1.0) == self._share())
+
+    async def _turn_block(self, block: int) -> None:
+        """Bring the sidecar to ``block``. Intervals end here."""
+        with contextlib.suppress(KtlsError):
+            await self.sidecar_status(cut=True)
+            if self._has_share(await self._sync()):
+                self.experiments.switched(block, self.clock())
+                return
+        self._turn_again_s = self.clock() + WATCH_SIDECAR_EVERY_S
+
+    async def _end_experiment(self, why: str) -> bool:
+        """End the experiment of the pending order, if it has one, and see that every new connection takes the phase.
+
+        Returns whether it has one. Raises RefusedError: experiment_not_ended. Then it is over all the same, and the
+        lease goes on.
+        """
+        order = self.state.order
+        if order is None or order.experiment is None or self.state.status != "pending":
+            return False
+        with contextlib.suppress(KtlsError):
+            await self.sidecar_status(cut=True)
+        self.experiments.end(why, self.clock())
+        try:
+            answer = await self._sync()
+            problem = "" if self._has_share(answer) else f"the sidecar has share {answer.get('share')}"
+        except KtlsError as error:
+            problem = error.message
+        if problem:
+            message = f"the experiment of order {order.id} is over, but not shown to be: {problem}; try again"
+            raise RefusedError("experiment_not_ended", message)
+        return True
+
     # Towards userspace
 
     def _enter(self, transition: Transition) -> list[asyncio.Future[Any]]:
         """Put the new state in force and start what follows; the sidecar does not wait for the disk."""
         self.state = transition.state
+        if self.state.status not in ("pending", "committed"):
+            self.ordered_at_s = None
+        if self.state.status != "pending":
+            self.experiments.end(self.state.reason or self.state.status, self.clock())
         tasks: list[asyncio.Future[Any]] = []
         for effect in transition.follow:
             if isinstance(effect, PutFlags):
@@ -650,9 +746,10 @@ class Agent:
     async def _sync(self) -> dict[str, Any]:
         async with self._sidecar_lock:
             while True:
-                wanted = self.state.wanted
-                answer = await self._ask({"verb": "mode", "mode": wanted})
-                if self.state.wanted == wanted:
+                wanted, share = self.state.wanted, self._share()
+                part = {"share": share} if share != 1.0 and wanted != USERSPACE else {}
+                answer = await self._ask({"verb": "mode", "mode": wanted, **part})
+                if self.state.wanted == wanted and self._share() == share:
                     return answer
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

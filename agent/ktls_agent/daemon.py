@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
@@ -20,6 +20,7 @@ from .config import AgentConfig
 from .core import Agent, boot_id
 from .diag import DiagClient
 from .doctor.digest import History
+from .drills import DrillPart
 from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
@@ -32,12 +33,15 @@ from .observe import Observer
 from .parts import Part, Parts
 from .probe_log import ProbeLog
 from .pull.part import PullPart
+from .series.part import SeriesPart
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
+ALIVE_S = 5.0  # between two signs of life for systemd, which waits for WatchdogSec=30
 SIDECAR_TIMEOUT_S = 2.0
 _REASON_LIMIT = 300
+P = TypeVar("P")
 
 
 class Daemon:
@@ -87,10 +91,31 @@ class Daemon:
             await server.close()
 
     async def _ticks(self) -> None:
-        while True:
-            self.agent.tick()
-            notify("WATCHDOG=1")
-            await asyncio.sleep(TICK_S)
+        """Tick until cancelled; raises what a tick raised. A timer of the loop costs half of a task that sleeps."""
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+        alive_s = float("-inf")
+
+        def once() -> None:
+            nonlocal timer, alive_s
+            try:
+                self.agent.tick()
+                if loop.time() - alive_s >= ALIVE_S:
+                    alive_s = loop.time()
+                    notify("WATCHDOG=1")
+            except BaseException as error:
+                if not failed.done():
+                    failed.set_exception(error)
+                return
+            timer = loop.call_later(TICK_S, once)
+
+        once()
+        try:
+            await failed
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """Answer one request. Raises :class:`RequestError`."""
@@ -100,11 +125,13 @@ class Daemon:
             "status": (set(), self._nothing),
             "doctor": (set(), self._nothing),
             "probe": (set(), self._probe),
+            "series": ({"since_s"}, self._nothing),
+            "drilled": ({"drill"}, lambda r: self._part(DrillPart).keep(r.get("drill"))),
             "order": ({"order"}, lambda r: self.agent.order(r.get("order"), peer)),
             "confirm": (key, lambda r: self.agent.confirm(r.get("id"), r.get("epoch"), peer)),
             "extend": (
-                {*key, "lease_s"},
-                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer),
+                {*key, "lease_s", "experiment"},
+                lambda r: self.agent.extend(r.get("id"), r.get("epoch"), r.get("lease_s"), peer, _ends(r)),
             ),
             "cancel": (key, lambda r: self.agent.cancel(r.get("id"), r.get("epoch"), peer)),
             "revert": ({"reason", "unload"}, lambda r: self.agent.revert(_reason(r), r.get("unload") is True, peer)),
@@ -119,6 +146,8 @@ class Daemon:
         odd = set(request) - keys - {"verb"}
         if odd and verb not in ("off", "revert"):
             raise RequestError("bad_request", f"{verb} does not take {', '.join(sorted(odd))[:200]}")
+        if verb == "series":
+            return {"series": self._part(SeriesPart).page(request.get("since_s"))}
         await action(request)
         more = {"digest": self._history.as_dict()} if verb == "doctor" else {}
         return {**await self.status(), **more}
@@ -132,11 +161,17 @@ class Daemon:
     def _authorise(self, verb: str, peer: Peer) -> None:
         allowed = {0} if verb == "clear" else {0, os.geteuid()}
         # OFF is for everybody whom the socket lets in: who is in its group may write the off flag anyway.
-        if verb not in ("status", "doctor", "probe", "off") and peer.uid not in allowed:
+        if verb not in ("status", "doctor", "probe", "series", "off") and peer.uid not in allowed:
             _LOG.warning("%s refused to uid %d (pid %d)", verb, peer.uid, peer.pid)
             self.agent.audit.record("refused", verb=verb, code="not_permitted", uid=peer.uid, pid=peer.pid)
             may = f"uid {peer.uid} may read the status, and switch off"
             raise RequestError("not_permitted", f"{verb} is for root; {may}")
+
+    def _part(self, kind: type[P]) -> P:
+        for part in self.parts.all:
+            if isinstance(part, kind):
+                return part
+        raise RequestError("bad_verb", "this agent does not keep that")
 
     async def _nothing(self, _: dict[str, Any]) -> None:
         return
@@ -145,11 +180,24 @@ class Daemon:
         await self.agent.run_probe()
 
 
+def _ends(request: dict[str, Any]) -> bool:
+    """Whether an extension ends the experiment: it says ``"experiment": null``. It can begin none."""
+    if request.get("experiment") is not None:
+        raise RequestError("bad_order", "extend experiment: only null, which ends it; an order begins one")
+    return "experiment" in request
+
+
 def _reason(request: dict[str, Any]) -> str:
     reason = request.get("reason")
     text = reason if isinstance(reason, str) else ""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:_REASON_LIMIT] or "no reason given"
+
+
+def _switchable() -> Sequence[str]:
+    from ktls_host.nic import tls_features  # only hosts that take orders need it
+
+    return tls_features.switchable()
 
 
 def build(config: AgentConfig) -> Daemon:
@@ -168,19 +216,26 @@ def build(config: AgentConfig) -> Daemon:
         answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
         return answer
 
+    async def cards() -> Sequence[str]:
+        found: Sequence[str] = await agent.in_helper_thread(_switchable)
+        return found
+
     agent = Agent(
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
         audit=audit,
-        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
+        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
-    parts: list[Part] = [evidence, guards, audit, PullPart()]
+    evidence.on_news = guards.wake
+    series = SeriesPart(config.series, agent, probes)
+    drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
+    parts: list[Part] = [evidence, guards, audit, PullPart(), series, drills]
     service: Daemon
     collector = Collector(
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock

@@ -10,7 +10,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from .core import Agent
+from .core import Agent, boot_id
 from .diag import DiagClient
 from .version import VERSION
 
@@ -33,6 +33,7 @@ class Observer:
         self._agent = agent
         self._diag = diag
         self._host = host_facts()
+        self._boot = boot_id()
 
     async def status(self, sockets: bool = True) -> dict[str, Any]:
         """Return the status object. Never raises for a part that cannot be read: that part says so itself.
@@ -61,6 +62,9 @@ class Observer:
             "epoch": state.epoch,
             "tested": state.tested if state.status == "pending" else None,
             "lease_left_s": None if lease is None else round(lease, 3),
+            "boot_id": self._boot,
+            "ordered_at_s": None if agent.ordered_at_s is None else round(agent.ordered_at_s, 3),
+            "experiment": agent.experiments.as_dict(now),
             "revert_reason": state.reason,
             "revert": agent.revert_steps(),
             "stuck": state.stuck,

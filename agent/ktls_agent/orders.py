@@ -10,6 +10,8 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
+from .experiment import Experiment
+
 USERSPACE = "userspace"
 PHASES = (USERSPACE, "tx", "rx")
 LATER_PHASES = ("hw",)
@@ -27,13 +29,14 @@ class RefusedError(KtlsError):
 
 @dataclass(frozen=True)
 class Order:
-    """What the control node asks of this host. ``lease_s`` is in seconds."""
+    """What the control node asks of this host. ``lease_s`` is in seconds. ``experiment``: while it is pending."""
 
     id: str
     epoch: int
     phase: str
     lease_s: float
     plan_sha256: str
+    experiment: Experiment | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -46,8 +49,8 @@ class Order:
         if not isinstance(raw, dict):
             raise RefusedError("bad_order", "the order is not an object; send {id, epoch, phase, lease_s, plan_sha256}")
         wanted = {"id", "epoch", "phase", "lease_s", "plan_sha256"}
-        if set(raw) != wanted:
-            odd = ", ".join(sorted(str(name) for name in set(raw) ^ wanted))
+        if set(raw) - {"experiment"} != wanted:
+            odd = ", ".join(sorted(str(name) for name in (set(raw) - {"experiment"}) ^ wanted))
             raise RefusedError("bad_order", f"the order has missing or unknown keys: {odd[:200]}")
         order_id, epoch, phase, lease, plan = (raw[k] for k in ("id", "epoch", "phase", "lease_s", "plan_sha256"))
         if not isinstance(order_id, str) or not _ID.match(order_id):
@@ -60,17 +63,30 @@ class Order:
             raise RefusedError("unsupported_phase", f"unknown phase {str(phase)[:40]!r}; use one of {PHASES}")
         if not isinstance(plan, str) or not _SHA256.match(plan):
             raise RefusedError("bad_order", "order plan_sha256: use the 64 lower-case hex digits of the plan's SHA-256")
-        return cls(order_id, epoch, phase, checked_lease(lease), plan)
+        return cls(order_id, epoch, phase, checked_lease(lease), plan, _checked_experiment(raw, phase))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the wire form."""
+        """Return the wire form; an order without an experiment has no such key."""
+        more = {} if self.experiment is None else {"experiment": self.experiment.as_dict()}
         return {
             "id": self.id,
             "epoch": self.epoch,
             "phase": self.phase,
             "lease_s": self.lease_s,
             "plan_sha256": self.plan_sha256,
+            **more,
         }
+
+
+def _checked_experiment(raw: dict[str, Any], phase: str) -> Experiment | None:
+    if "experiment" not in raw:
+        return None
+    if phase == USERSPACE:
+        raise RefusedError("bad_order", "an order for userspace has no experiment: there is nothing to compare")
+    try:
+        return Experiment.parse(raw["experiment"])
+    except ValueError as error:
+        raise RefusedError("bad_order", f"order experiment: {error}") from error
 
 
 def checked_lease(lease: object) -> float:

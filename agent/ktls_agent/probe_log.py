@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
 from .metrics.family import Family, Sample
@@ -73,6 +73,8 @@ class ProbeLog:
     _transfer: dict[str, Histogram] = field(default_factory=lambda: {path: Histogram() for path in PATHS})
     _tally: Tally = field(default_factory=Tally)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=64))
+    _noted: int = 0
 
     def note(self, result: ProbeResult) -> ProbeResult:
         """Count ``result`` and return it."""
@@ -84,7 +86,16 @@ class ProbeLog:
             if result.timings.transfer_s is not None:
                 self._transfer[path].add(result.timings.transfer_s)
             self._tally = _next(self._tally, result)
+            seconds = (result.timings.connect_s, result.timings.handshake_s, result.timings.transfer_s)
+            if result.ok and None not in seconds:
+                self._noted += 1
+                self._recent.append((self._noted, sum(one for one in seconds if one is not None)))
         return result
+
+    def after(self, serial: int) -> tuple[tuple[float, ...], int]:
+        """Return how long good probes took, in seconds, those since ``serial``, and the serial to ask with next."""
+        with self._lock:
+            return tuple(round(seconds, 6) for number, seconds in self._recent if number > serial), self._noted
 
     def tally(self) -> Tally:
         """Return the counts for guards."""

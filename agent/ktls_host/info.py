@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import (
+    cpu,
     datapaths,
     gnutls,
     kernel_config,
@@ -52,6 +53,8 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
     :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
     """
     runner = runner or Runner()
+    # First: the trial is work too.
+    load = cpu.probe(root)
     module = module_lever.probe(root)
     counters = tls_stat.read(textfile.under(root, tls_stat.PATH))
     ulps = (textfile.read(root, "/proc/sys/net/ipv4/tcp_available_ulp") or "").split()
@@ -72,6 +75,7 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         "kernel": module.kernel,
         "kernel_config": asdict(config),
         "machine": platform.machine(),
+        "cpu": load,
         "python": platform.python_version(),
         "distribution": distribution(_os_release(root)),
         "tls_module": module.as_dict(),
@@ -86,6 +90,19 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         "datapaths": [path.as_dict() for path in evidence.datapaths],
         "phases": {phase: found.as_dict() for phase, found in verdict.judge(evidence).items()},
     }
+
+
+class Trial(NamedTuple):
+    """What the kernel and the library do together on this host; ``how``: what had to be done to the module for it."""
+
+    how: dict[str, Any]
+    outcome: proof.Proof
+
+
+def trial(root: str = "/", runner: Runner | None = None) -> Trial:
+    """Try it, loading the module for it where it is not loaded. Raises nothing; what stopped it is in the answer."""
+    how, _, proved = _try(module_lever.probe(root), root, runner or Runner(), True)
+    return Trial(how, proved)
 
 
 def distribution(text: str) -> dict[str, str | None]:

@@ -15,9 +15,10 @@ PHASES = ("userspace", "tx", "rx")
 
 @dataclass(frozen=True)
 class Wish:
-    """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it), ``extended`` (id, epoch, lease_s),
-    ``confirmed`` and ``cancelled`` (id, epoch).
+    """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it), ``extended`` (id, epoch, lease_s,
+    end_experiment), ``confirmed`` and ``cancelled`` (id, epoch), ``reverted`` (id, if only that order is meant).
 
+    ``experiment``: what happens while the order is pending, as the agent takes it (docs/orders.md).
     ``lease_s`` is in seconds: how long the order holds unconfirmed, from the moment of asking.
     """
 
@@ -28,6 +29,8 @@ class Wish:
     lease_s: float | None = None
     plan_sha256: str = ""
     reason: str = ""
+    experiment: dict[str, Any] | None = None
+    end_experiment: bool = False
 
 
 def needs_change(status: dict[str, Any], wish: Wish) -> bool:
@@ -43,11 +46,16 @@ def needs_change(status: dict[str, Any], wish: Wish) -> bool:
         return not (same and order == "committed")
     if wish.state == "extended":
         left = status.get("lease_left_s")
+        if wish.end_experiment and (status.get("experiment") or {}).get("state") in ("waiting", "running"):
+            return True
         return not (same and order == "pending" and left is not None and left >= (wish.lease_s or 0.0))
     if wish.state == "cancelled":
         return not (same and order in ("reverted", "stuck"))
     if wish.state == "reverted":
-        return order in ("pending", "committed") or not in_userspace
+        # Named, it is taken back only if it is the one: another rollout's order is none of ours.
+        return (wish.id is None or status.get("order_id") == wish.id) and (
+            order in ("pending", "committed") or not in_userspace
+        )
     if wish.state == "switched_off":
         return not (flag and in_userspace)
     if wish.state == "cleared":
@@ -86,13 +94,15 @@ def request(wish: Wish) -> dict[str, Any]:
             "phase": wish.phase,
             "lease_s": wish.lease_s,
             "plan_sha256": wish.plan_sha256,
+            **({} if wish.experiment is None else {"experiment": wish.experiment}),
         }
         return {"verb": "order", "order": order}
     if wish.state in ("confirmed", "cancelled"):
         verb = "confirm" if wish.state == "confirmed" else "cancel"
         return {"verb": verb, "id": wish.id, "epoch": wish.epoch}
     if wish.state == "extended":
-        return {"verb": "extend", "id": wish.id, "epoch": wish.epoch, "lease_s": wish.lease_s}
+        ends = {"experiment": None} if wish.end_experiment else {}
+        return {"verb": "extend", "id": wish.id, "epoch": wish.epoch, "lease_s": wish.lease_s, **ends}
     if wish.state in ("reverted", "switched_off"):
         verb = "revert" if wish.state == "reverted" else "off"
         return {"verb": verb, "reason": wish.reason or "asked for by an operator"}

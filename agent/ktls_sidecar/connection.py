@@ -358,6 +358,7 @@ class Connection:
         file = self._file if len(pieces) > 1 else None
         self._status = decided.status
         shared.counters.requests[decided.status] += 1
+        self._tally.requests_total += 1
         self._served += 1
         if file is not None and file.content is None and self._ktls and shared.config.zerocopy:
             allowed = is_immutable(file.fd)
@@ -394,6 +395,9 @@ class Connection:
         if current is not None:
             current.release()
             self._sent += current.sent
+            took = time.monotonic() - self._started
+            if complete:
+                self._shared.counters.timed(self._assigned, took)
             self._shared.log.response(
                 self._labels,
                 self._remote,
@@ -401,7 +405,7 @@ class Connection:
                 self._status,
                 current.sent,
                 complete,
-                time.monotonic() - self._started,
+                took,
             )
             self._request = None
 
@@ -585,4 +589,5 @@ class Connection:
 
     def _fault(self, kind: str, detail: str) -> None:
         self._shared.counters.errors[kind] += 1
+        self._shared.counters.errors_by_mode[self._assigned] += 1
         self._shared.fault(kind, self._remote, detail)

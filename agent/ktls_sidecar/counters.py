@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ KTLS_TX = "ktls_tx"
 KTLS_TX_RX = "ktls_tx_rx"
 KTLS_RX = "ktls_rx"
 PATHS = (USERSPACE, KTLS_TX, KTLS_TX_RX, KTLS_RX)
+_TIMED = 16
+"""Responses whose duration is remembered, for each mode: whoever compares modes asks every second."""
 _PATH_OF = {(False, False): USERSPACE, (True, False): KTLS_TX, (True, True): KTLS_TX_RX, (False, True): KTLS_RX}
 
 
@@ -24,7 +26,8 @@ class Tally:
     """One row: connections of one (assigned mode, path, protocol, cipher).
 
     ``assigned`` is the mode that the connection drew, ``path`` what it got: which directions the kernel encrypts.
-    ``bytes_total`` is HTTP bytes handed to TLS, ``received_total`` those that came out of it.
+    ``bytes_total`` is HTTP bytes handed to TLS, ``received_total`` those that came out of it; ``requests_total``
+    counts responses that were begun.
     """
 
     assigned: str
@@ -35,6 +38,7 @@ class Tally:
     connections_total: int = 0
     bytes_total: int = 0
     received_total: int = 0
+    requests_total: int = 0
 
     @property
     def sends_in_kernel(self) -> bool:
@@ -64,6 +68,9 @@ class Counters:
     """kTLS connections that we ended early, by cause: ``age``, ``bytes`` or ``drained``."""
     requests: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
+    errors_by_mode: Counter[str] = field(default_factory=Counter)
+    """Errors of connections, by the mode that the connection drew."""
+    _times: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
     _table: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
     _ktls_tx_open: int = 0
     _ktls_tx_at: float | None = None
@@ -84,6 +91,13 @@ class Counters:
             self._ktls_tx_open += 1
             self._ktls_tx_at = self.clock()
         return tally
+
+    def timed(self, assigned: str, seconds: float) -> None:
+        """Remember how long a whole response took, of a connection that drew ``assigned``."""
+        times = self._times.get(assigned)
+        if times is None:
+            times = self._times[assigned] = deque(maxlen=_TIMED)
+        times.append((self.clock(), seconds))
 
     def closed(self, tally: Tally) -> None:
         """Count the end of a connection."""
@@ -110,15 +124,21 @@ class Counters:
                     "connections_total": row.connections_total,
                     "bytes_total": row.bytes_total,
                     "received_total": row.received_total,
+                    "requests_total": row.requests_total,
                 }
                 for row in self._table.values()
             ],
             "errors": dict(self.errors),
+            "errors_by_mode": dict(self.errors_by_mode),
             "client_aborts": dict(self.client_aborts),
             "fallbacks": dict(self.fallbacks),
             "limited": dict(self.limited),
             "requests": {str(code): count for code, count in self.requests.items()},
             "rejected": self.rejected,
+            "times": {
+                mode: [[round(at, 3), round(seconds, 6)] for at, seconds in times]
+                for mode, times in self._times.items()
+            },
             "ktls_tx_at": self._ktls_tx_at,
             "ktls_tx_zero_at": self._ktls_tx_zero_at,
         }

@@ -21,18 +21,24 @@ class Row(TypedDict):
     connections_total: int
     bytes_total: int
     received_total: int
+    requests_total: int
 
 
 class Counts(TypedDict):
-    """A snapshot of :class:`ktls_sidecar.counters.Counters`. Times are seconds of the monotonic clock, or null."""
+    """A snapshot of :class:`ktls_sidecar.counters.Counters`. Times are seconds of the monotonic clock, or null.
+
+    ``times``: when the last responses ended and how long they took, by the mode that their connection drew.
+    """
 
     rows: list[Row]
     errors: dict[str, int]
+    errors_by_mode: dict[str, int]
     client_aborts: dict[str, int]
     fallbacks: dict[str, int]
     limited: dict[str, int]
     requests: dict[str, int]
     rejected: int
+    times: dict[str, list[list[float]]]
     ktls_tx_at: float | None
     ktls_tx_zero_at: float | None
 
@@ -42,11 +48,13 @@ def empty() -> Counts:
     return {
         "rows": [],
         "errors": {},
+        "errors_by_mode": {},
         "client_aborts": {},
         "fallbacks": {},
         "limited": {},
         "requests": {},
         "rejected": 0,
+        "times": {},
         "ktls_tx_at": None,
         "ktls_tx_zero_at": None,
     }
@@ -66,14 +74,20 @@ def merge(several: Iterable[Counts]) -> Counts:
         sum_row["connections_total"] += row["connections_total"]
         sum_row["bytes_total"] += row["bytes_total"]
         sum_row["received_total"] += row["received_total"]
+        sum_row["requests_total"] += row["requests_total"]
     return {
         "rows": [table[key] for key in sorted(table)],
         "errors": _sum(part["errors"] for part in parts),
+        "errors_by_mode": _sum(part["errors_by_mode"] for part in parts),
         "client_aborts": _sum(part["client_aborts"] for part in parts),
         "fallbacks": _sum(part["fallbacks"] for part in parts),
         "limited": _sum(part["limited"] for part in parts),
         "requests": _sum(part["requests"] for part in parts),
         "rejected": sum(part["rejected"] for part in parts),
+        "times": {
+            mode: sorted(pair for part in parts for pair in part["times"].get(mode, ()))
+            for mode in {mode for part in parts for mode in part["times"]}
+        },
         "ktls_tx_at": _latest(part["ktls_tx_at"] for part in parts),
         "ktls_tx_zero_at": _latest(part["ktls_tx_zero_at"] for part in parts),
     }
@@ -86,7 +100,7 @@ def ended(counts: Counts, now: float) -> Counts:
         row["connections"] = 0
     zero_at = now if ktls_tx_open(counts) else counts["ktls_tx_zero_at"]
     left = counts.copy()
-    left["rows"], left["ktls_tx_zero_at"] = rows, zero_at
+    left["rows"], left["ktls_tx_zero_at"], left["times"] = rows, zero_at, {}
     return left
 
 

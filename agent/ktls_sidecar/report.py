@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from .merge import Counts, Row, ktls_tx_open, not_ordered, receives_in_kernel, sends_in_kernel
 
 OK = "ok"
+_TIMES = 128
 
 
 class WorkerRow(TypedDict):
@@ -64,13 +65,20 @@ def status(report: Report) -> dict[str, Any]:
         # A key of its own: the three above add up to a whole.
         "ktls_rx": _receiving(counts),
         "errors": counts["errors"],
+        "errors_by_mode": counts["errors_by_mode"],
         "client_aborts": counts["client_aborts"],
         "fallbacks": counts["fallbacks"],
         "limited": counts["limited"],
         "last_ktls_tx_established_age_s": _age(now, counts["ktls_tx_at"]),
         "ktls_tx_zero_age_s": _age(now, zero_at),
         "by": counts["rows"],
+        # While connections draw lots, and somebody compares: the newest, so that an answer stays short.
+        **({"times": _newest(counts)} if 0 < report["share"] < 1 else {}),
     }
+
+
+def _newest(counts: Counts) -> dict[str, list[list[float]]]:
+    return {mode: sorted(times)[-_TIMES:] for mode, times in counts["times"].items()}
 
 
 class Drain(TypedDict):

@@ -116,7 +116,7 @@ def test_check_mode_orders_nothing(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-e", "ktls_phase=rx"), "phase 'rx' is not in this release"),
+        (("-e", "ktls_phase=hw"), "phase 'hw' is not in this release"),
         (("-e", "ktls_phase=warp"), "there is no phase 'warp'"),
         ((), "which phase?"),
         (("-e", "ktls_phase=tx", "-e", "ktls_group=nobody"), "the inventory has no group 'nobody'"),
@@ -146,7 +146,7 @@ def test_the_ktls_command_says_what_happened_line_by_line(fleet: Fleet) -> None:
     done = fleet.ktls("rollout", "-i", str(fleet.inventory), "--phase", "tx", "--waves", waves)
     assert done.returncode == 1
     assert "wave 1 passed" in done.stdout
-    assert "web3 failed: gate fail: probe: content hash differs" in done.stdout
+    assert "web3 failed: probe: content hash differs" in done.stdout
     assert "wave 2 failed" in done.stdout
     assert "wave 3" not in done.stdout
     assert "web2 back on userspace TLS" in done.stdout

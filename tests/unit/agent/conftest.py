@@ -28,8 +28,14 @@ class KilledError(BaseException):
     """SIGKILL: no handler of the agent may catch it."""
 
 
-def order(order_id: str = "o1", epoch: int = 1, phase: str = "tx", lease_s: float = 60.0) -> dict[str, Any]:
-    return {"id": order_id, "epoch": epoch, "phase": phase, "lease_s": lease_s, "plan_sha256": PLAN}
+def order(
+    order_id: str = "o1", epoch: int = 1, phase: str = "tx", lease_s: float = 60.0, **more: Any
+) -> dict[str, Any]:
+    return {"id": order_id, "epoch": epoch, "phase": phase, "lease_s": lease_s, "plan_sha256": PLAN, **more}
+
+
+def experiment(method: str = "switchback", block_s: float = 10.0, washout_s: float = 3.0, seed: int = 7) -> Any:
+    return {"method": method, "block_s": block_s, "washout_s": washout_s, "seed": seed}
 
 
 @dataclasses.dataclass
@@ -42,6 +48,8 @@ class FakeSidecar:
     stuck: bool = False
     gone: bool = False
     calls: list[str] = dataclasses.field(default_factory=list)
+    share: float = 1.0
+    share_stuck: bool = False
 
     @property
     def effective(self) -> str:
@@ -54,11 +62,14 @@ class FakeSidecar:
         if request["verb"] == "mode":
             self.calls.append(request["mode"])
             self.mode = request["mode"]
+            if not self.share_stuck:
+                self.share = request.get("share", 1.0)
             self.on_change(self.mode)
         return {
             "ok": True,
             "mode": self.mode,
             "effective_mode": self.effective,
+            "share": self.share,
             "connections": {"ktls_tx": 1, "userspace": 2},
             "bytes": {"ktls_tx": 30, "userspace": 10},
         }

@@ -22,9 +22,10 @@ from ktls_agent.store import Store
 from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import JsonSockError
 
-from .conftest import Host, KilledError, drained, order
+from .conftest import Host, KilledError, drained, experiment, order
 
 LEASE_S = 60.0
+OFF_FIRST = 0  # a seed whose first pair begins with userspace
 Act = Callable[["FaultyHost", Agent], Awaitable[None]]
 
 
@@ -211,6 +212,20 @@ async def order_it(host: FaultyHost, agent: Agent) -> None:
     await agent.order(order(lease_s=LEASE_S))
 
 
+async def try_it(host: FaultyHost, agent: Agent) -> None:
+    """Ask for transmit, with an experiment that has begun: the first block is of userspace."""
+    await agent.order(order(lease_s=LEASE_S, experiment=experiment(seed=OFF_FIRST)))
+    agent.tick()
+    await drained(agent)
+
+
+async def turn_it(host: FaultyHost, agent: Agent) -> None:
+    """The next block."""
+    host.now += 10
+    agent.tick()
+    await drained(agent)
+
+
 async def commit_it(host: FaultyHost, agent: Agent) -> None:
     """Ask, and confirm."""
     await order_it(host, agent)
@@ -230,6 +245,11 @@ async def order_again(host: FaultyHost, agent: Agent) -> None:
 async def confirm_it(host: FaultyHost, agent: Agent) -> None:
     """Confirm what is pending."""
     await agent.confirm("o1", 1)
+
+
+async def end_it(host: FaultyHost, agent: Agent) -> None:
+    """End the experiment, with a longer lease."""
+    await agent.extend("o1", 1, 2 * LEASE_S, None, end_experiment=True)
 
 
 async def extend_it(host: FaultyHost, agent: Agent) -> None:
@@ -276,6 +296,12 @@ SCENES = (
     Scene("order over a pending one", order_it, order_again),
     Scene("confirm", order_it, confirm_it),
     Scene("extend", order_it, extend_it),
+    Scene("order with an experiment", quiet, try_it),
+    Scene("the next block", try_it, turn_it),
+    Scene("confirm after an experiment", try_it, confirm_it),
+    Scene("end an experiment", try_it, end_it),
+    Scene("off during an experiment", try_it, off_it),
+    Scene("recover an experiment", try_it, start=True),
     Scene("cancel", order_it, cancel_it),
     Scene("revert", commit_it, revert_it),
     Scene("lease ends", order_it, expire_it),
@@ -317,6 +343,7 @@ async def check(host: FaultyHost, scene: Scene, agent: Agent | None, where: str)
     unconfirmed_at = not committed(host)
     if host.sidecar.effective != "userspace":
         assert host.on_is_durable(), (where, "kTLS, and nothing on disk says so")
+        assert host.sidecar.share == 1 or not committed(host), (where, "committed, and an experiment goes on")
     # The lease: by its end (of an extended one, too) and one tick, whether an agent lives or not.
     host.accident.lifted = agent is None
     host.pass_time(2 * LEASE_S)
@@ -331,6 +358,7 @@ async def check(host: FaultyHost, scene: Scene, agent: Agent | None, where: str)
         agent.tick()
         await drained(agent)
         assert host.sidecar.effective == agent.state.wanted, (where, "the level is not reached")
+        assert host.sidecar.effective == "userspace" or host.sidecar.share == agent._share(), (where, "nor the share")
         agent.close()
     await _next(host, scene, where)
 

@@ -19,13 +19,14 @@ from ktls_agent.core import Agent
 from ktls_agent.machine import RefusedError
 from ktls_host.jsonsock import Peer
 
-from .conftest import KilledError, drained, order
+from .conftest import KilledError, drained, experiment, order
 from .faults import Accident, FaultyHost, committed
 
 WORDS = {
     "stale_epoch", "off_latched", "order_pending", "bad_order", "stuck", "no_ktls", "timer_failed", "module_failed",
     "nic_failed", "state_write_failed", "apply_failed", "sidecar_unreachable", "lease_expired", "wrong_order",
     "not_pending", "same_connection", "not_ready", "lease_too_long", "clear_failed",
+    "experiment_not_ended",
 }  # fmt: skip
 
 
@@ -99,12 +100,18 @@ class Hosts(RuleBasedStateMachine):
         self.host.accident = Accident("none")
 
     @precondition(lambda self: self.agent is not None)
-    @rule(epoch=st.integers(1, 5), lease=st.integers(5, 50), phase=st.sampled_from(["userspace", "tx"]))
-    def order(self, epoch: int, lease: int, phase: str) -> None:
+    @rule(
+        epoch=st.integers(1, 5),
+        lease=st.integers(5, 50),
+        phase=st.sampled_from(["userspace", "tx"]),
+        method=st.sampled_from([None, "switchback", "connections"]),
+    )
+    def order(self, epoch: int, lease: int, phase: str, method: str | None) -> None:
         assert self.agent is not None
         self.ids += 1
         self.connection += 1
-        raw = order(f"o{self.ids}", epoch, phase, lease)
+        trial = {} if method is None or phase == "userspace" else {"experiment": experiment(method, seed=self.ids)}
+        raw = order(f"o{self.ids}", epoch, phase, lease, **trial)
         flagged = any(self.host.flags.present())
         code = self.do(self.agent.order(raw, Peer(1, 0, 0, self.connection)))
         if self.agent is not None and self.agent.state.order and self.agent.state.order.id == raw["id"]:
@@ -130,12 +137,12 @@ class Hosts(RuleBasedStateMachine):
             assert code, "confirmed over the connection of the order"
 
     @precondition(lambda self: self.agent is not None and self.agent.state.order is not None)
-    @rule(lease=st.integers(5, 90))
-    def extend(self, lease: int) -> None:
+    @rule(lease=st.integers(5, 90), end=st.booleans())
+    def extend(self, lease: int, end: bool) -> None:
         assert self.agent is not None
         assert self.agent.state.order is not None
         before = self.agent.state.deadline_s
-        if not self.do(self.agent.extend(*self.agent.state.order.key, lease)) and self.agent is not None:
+        if not self.do(self.agent.extend(*self.agent.state.order.key, lease, None, end)) and self.agent is not None:
             assert before is None or self.agent.state.deadline_s is None or self.agent.state.deadline_s >= before
 
     @precondition(lambda self: self.agent is not None and self.agent.state.order is not None)
@@ -207,6 +214,11 @@ class Hosts(RuleBasedStateMachine):
         lease = (self.host.state_dir / "lease").read_text()
         assert self.host.helpers.armed, "nobody but the agent guards the lease"
         assert self.host.now < float(lease.rpartition("=")[2]) + 0.25
+
+    @invariant()
+    def what_is_committed_is_whole(self) -> None:
+        if committed(self.host) and self.host.sidecar.effective != "userspace":
+            assert self.host.sidecar.share == 1, "committed, and an experiment goes on"
 
     @invariant()
     def only_what_was_confirmed_is_committed(self) -> None:

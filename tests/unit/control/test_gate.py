@@ -42,6 +42,21 @@ def test_a_healthy_host_passes_and_shows_its_numbers() -> None:
     assert verdict.share == pytest.approx(0.999, abs=1e-4)
 
 
+def test_under_an_experiment_those_who_draw_userspace_are_no_fault() -> None:
+    before, after = copy.deepcopy(BEFORE), copy.deepcopy(AFTER)
+    after["sidecar"].update(share=0.0, by=[row("tx", "ktls_tx", 99_000), row("userspace", "userspace", 90_000)])
+    before["sidecar"].update(share=1.0, by=[])
+    after["probe"]["ktls_tx"] = False
+    assert judge_host("tx", before, after, POLICY).outcome == "fail", "nobody said that an experiment runs"
+    after["experiment"] = {"state": "running"}
+    verdict = judge_host("tx", before, after, POLICY)
+    assert (verdict.outcome, verdict.share) == ("pass", 1.0), verdict.reason
+    after["tls_stat"]["TlsTxSw"] = before["tls_stat"]["TlsTxSw"]
+    assert judge_host("tx", before, after, POLICY).outcome == "inconclusive"
+    after["experiment"] = {"state": "ended"}
+    assert judge_host("tx", before, after, POLICY).outcome == "fail"
+
+
 def row(assigned: str, path: str, sent: int) -> dict[str, Any]:
     return {"assigned": assigned, "path": path, "bytes_total": sent}
 
@@ -131,3 +146,44 @@ def test_whatever_is_missing_never_passes(missing: set[str]) -> None:
     needed = missing - {"epoch"}
     outcome = judge_host("tx", BEFORE, after, POLICY).outcome
     assert outcome == "pass" if not needed else outcome != "pass"
+
+
+def receiving(sent: int, sessions: int) -> Status:
+    """A host on phase ``rx`` whose connections send ``sent`` bytes."""
+    host = status(ktls=sent, sessions=sessions)
+    host.update(phase="rx", ordered_phase="rx")
+    host["tls_stat"]["TlsRxSw"] = sessions
+    host["sockets"]["ktls_rx"] = 1
+    host["probe"]["ktls_rx"] = True
+    host["sidecar"].update(share=1.0, by=[row("rx", "ktls_tx_rx", sent)])
+    return host
+
+
+RX_BEFORE, RX_AFTER = receiving(500, 5), receiving(100_500, 9)
+RX_FAULTS: dict[str, tuple[Callable[[Status], object], str, str]] = {
+    "sends only": (
+        lambda s: s["sidecar"].update(by=[row("rx", "ktls_tx_rx", 500), row("rx", "ktls_tx", 100_000)]),
+        "share",
+        "fail",
+    ),
+    "rows unknown": (lambda s: s["sidecar"].pop("by"), "share", "inconclusive"),
+    "receive sessions unread": (lambda s: s["tls_stat"].pop("TlsRxSw"), "kernel", "inconclusive"),
+    "no receive sessions": (lambda s: s["tls_stat"].update(TlsRxSw=5), "kernel", "fail"),
+    "probe sends only": (lambda s: s["probe"].update(ktls_rx=False), "probe", "fail"),
+}
+
+
+def test_receive_passes_when_bytes_came_and_went_through_the_kernel() -> None:
+    verdict = judge_host("rx", RX_BEFORE, RX_AFTER, POLICY)
+    assert verdict.outcome == "pass", verdict.reason
+    assert verdict.bytes_on_path == 100_000
+
+
+@pytest.mark.parametrize("fault", RX_FAULTS)
+def test_each_fault_of_receive_is_caught_by_its_own_check(fault: str) -> None:
+    edit, name, outcome = RX_FAULTS[fault]
+    after = copy.deepcopy(RX_AFTER)
+    edit(after)
+    verdict = judge_host("rx", RX_BEFORE, after, POLICY)
+    assert verdict.outcome != "pass"
+    assert {check.name: check.outcome for check in verdict.checks}[name] == outcome

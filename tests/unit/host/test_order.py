@@ -135,3 +135,15 @@ def test_nothing_else_is_refused_early(status: dict[str, Any], wish: Wish) -> No
 )
 def test_requests(wish: Wish, request_: dict[str, Any]) -> None:
     assert order.request(wish) == request_
+
+
+def test_an_experiment_goes_along_and_can_be_ended() -> None:
+    trial = {"method": "switchback", "block_s": 30.0, "washout_s": 5.0, "seed": 7}
+    wish = Wish("ordered", phase="tx", id="r7", epoch=7, lease_s=60.0, experiment=trial)
+    assert order.request(wish)["order"]["experiment"] == trial
+    assert "experiment" not in order.request(ORDERED)["order"]
+    longer = Wish("extended", id="r7", epoch=7, lease_s=60.0, end_experiment=True)
+    assert order.request(longer)["experiment"] is None
+    held = {**PENDING, "lease_left_s": 61.0, "experiment": {"state": "running"}}
+    assert order.needs_change(held, longer)
+    assert not order.needs_change({**held, "experiment": {"state": "ended"}}, longer)

@@ -166,6 +166,7 @@ def test_what_is_left_is_counted_by_mode() -> None:
                 "connections_total": 0,
                 "bytes_total": 0,
                 "received_total": 0,
+                "requests_total": 0,
             }
         )
     assert [not_ordered(counts, mode) for mode in MODES] == [110, 100, 0]

@@ -177,17 +177,20 @@ def snapshots(draw: st.DrawFn) -> Counts:
             "connections_total": draw(st.integers(3, 100)),
             "bytes_total": draw(st.integers(0, 1 << 50)),
             "received_total": draw(st.integers(0, 1 << 50)),
+            "requests_total": draw(st.integers(0, 1 << 50)),
         }
         for assigned, path, protocol, cipher in draw(st.lists(keys, unique=True, max_size=4))
     ]
     return {
         "rows": rows,
         "errors": draw(_COUNTED),
+        "errors_by_mode": draw(_COUNTED),
         "client_aborts": draw(_COUNTED),
         "fallbacks": draw(_COUNTED),
         "limited": draw(_COUNTED),
         "requests": draw(_COUNTED),
         "rejected": draw(st.integers(0, 100)),
+        "times": draw(st.sampled_from([{}, {"tx": [[1.0, 0.5], [3.0, 0.1]]}, {"tx": [[2.0, 0.2]], "userspace": []}])),
         "ktls_tx_at": draw(_TIMES),
         "ktls_tx_zero_at": draw(_TIMES),
     }
@@ -442,3 +445,13 @@ def test_a_channel_says_all_in_order_and_notices_the_end() -> None:
 
     heard, said = asyncio.run(talk())
     assert heard == said
+
+
+def test_durations_are_told_while_connections_draw_lots_and_are_bounded() -> None:
+    now = [0.0]
+    counters = Counters(clock=lambda: now[0])
+    for number in range(100):
+        now[0] = float(number)
+        counters.timed("tx", number / 1000)
+    times = counters.snapshot()["times"]["tx"]
+    assert times == [[float(number), number / 1000] for number in range(84, 100)]

@@ -229,11 +229,17 @@ def put() -> dict[str, Any]:
     return {}
 
 
+def one() -> dict[str, Any]:
+    """Whether a connection that starts now is sent by the kernel."""
+    return {"is_ktls": is_ktls()}
+
+
 def main() -> None:
     """Run the verb."""
     verb, *arguments = sys.argv[1:]
     verbs: dict[str, Callable[..., Any]] = {
         "ask": ask, "helpers": helpers, "lapse": lapse, "hard": hard, "off": off, "put": put,
+        "is-ktls": one,
     }  # fmt: skip
     print(json.dumps(verbs[verb](*arguments)))
 

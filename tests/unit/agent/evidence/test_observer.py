@@ -16,7 +16,7 @@ import pytest
 from ktls_agent.evidence import observer as module
 from ktls_agent.evidence import wire
 from ktls_agent.evidence.config import EvidenceConfig
-from ktls_agent.evidence.model import Kind, Volume
+from ktls_agent.evidence.model import End, Ended, Kind, Volume
 from ktls_agent.evidence.namespace import Namespace
 from ktls_agent.evidence.observer import DRAIN_S, Observer
 from ktls_agent.evidence.serving import Found, Listeners, Listening, Process
@@ -76,6 +76,9 @@ class FakeNamespace(Namespace):
     @property
     def lost(self) -> int:
         return 2
+
+    def tcp(self) -> dict[str, int]:
+        return {"TcpEstabResets": 4}
 
     def stat(self) -> dict[str, int] | None:
         return {"TlsTxSw": self.world.opened[0]}
@@ -156,6 +159,8 @@ def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
     assert snapshot.volumes == {kind: Volume(1500, 600)} and snapshot.inferred == Volume(1500, 600)
     assert set(snapshot.namespaces) == {"host", "77"}
     assert (snapshot.destroyed, snapshot.lost_events, snapshot.held) == (2, 4, Volume())
+    assert snapshot.ended == {End(443, "web", "unknown"): Ended(2, 0)}
+    assert snapshot.tcp == {"host": {"TcpEstabResets": 4}, "77": {"TcpEstabResets": 4}}
     assert snapshot.processes[0].process == "web"
     processes.namespaces = [HOST]
     run(observer, clock, 12)
@@ -163,6 +168,7 @@ def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
     snapshot = observer.snapshot()
     assert set(snapshot.namespaces) == {"host"}
     assert (snapshot.volumes, snapshot.destroyed, snapshot.lost_events) == ({kind: Volume(1500, 600)}, 2, 4)
+    assert snapshot.ended == {End(443, "web", "unknown"): Ended(2, 0)}, "that of a namespace that is gone stays"
     assert wire.decode(json.loads(json.dumps(wire.encode(snapshot)))) == snapshot
 
 

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The procedure. Whatever happens on the way, the host ends in userspace TLS, and an off flag of others stays.
+
+On is an order like any other, with a lease of its own, so a drill that dies takes itself back. Off is the way of last
+resort, ``ktls-off`` typed on the host: that is the one that has to work when nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..errors import KtlsError
+from ..proof.openssl import Proof
+from ..tls_stat import open_contexts as _open
+from .model import DrillError, Result, Wish
+from .snapshot import Snapshot, differences
+from .updates import BREAKS, summary
+
+_USERSPACE, _TX = "userspace", "tx"
+_ORDER_S = 90.0  # helpers have to start, and the agent tests itself; slow on an emulated host
+_OFF_S, _UNDONE_S, _QUIET_S = 60.0, 30.0, 15.0
+_QUICK_S, _POLL_S = 0.05, 0.2
+_PLAN = "0" * 64  # no plan ordered it
+_TRACES = (
+    "/run/ktls/off", "/run/ktls/lapsed", "/run/ktls/stuck", "/var/lib/ktls/off", "/var/lib/ktls/lease",
+    "/var/lib/ktls/intent.json",
+)  # fmt: skip
+
+
+class Process(Protocol):
+    """``ktls-off``, running."""
+
+    def wait(self, timeout: float) -> int:
+        """Return its exit status. Raises what subprocess does when it has none in time."""
+
+
+class Host(Protocol):
+    """What a drill needs of a host; see :mod:`.host`."""
+
+    def agent(self, timeout_s: float = ..., **request: Any) -> dict[str, Any]: ...
+    def sidecar(self) -> dict[str, Any]: ...
+    def restore_cards(self) -> None: ...
+    def start_off(self, reason: str, unload: bool) -> Process: ...
+    def tls_stat(self) -> dict[str, int]: ...
+    def snapshot(self) -> Snapshot: ...
+    def there(self, paths: Sequence[str]) -> list[str]: ...
+    def prove(self) -> Proof: ...
+    def stack(self) -> dict[str, str]: ...
+    def time(self) -> float: ...
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+def drill(host: Host, wish: Wish) -> Result:
+    """Carry it out. Never raises: what went wrong is the result."""
+    run = _Run(host, wish)
+    started = host.monotonic()
+    try:
+        run.all()
+        run.result.ok = True
+    except KtlsError as error:
+        run.result.why, run.result.step, run.result.code = error.message, run.step, error.code
+        run.result.refused = run.step == "look"
+        if run.step not in ("look", "keyupdate"):
+            run.back()
+    run.result.durations["total_s"] = round(host.monotonic() - started, 3)
+    run.result.at = host.time()
+    run.tell()
+    return run.result
+
+
+class _Run:
+    def __init__(self, host: Host, wish: Wish) -> None:
+        self.result = Result(wish.id)
+        self.step = "look"
+        self._host = host
+        self._wish = wish
+        self._reason = f"ktls drill {wish.id}"
+        self._before: Snapshot = {}
+        self._others = False  # the kernel had TLS contexts before
+        self._off_at = 0.0
+
+    def all(self) -> None:
+        """Raises :class:`KtlsError`; :attr:`step` says where."""
+        status = self._look()
+        if self._wish.keyupdate:
+            self.step = "keyupdate"
+            self._new_keys()
+        self.step = "look"
+        self._before = self._host.snapshot()
+        self._others = _open(self._host.tls_stat()) > 0
+        self.step = "enable"
+        self._enable(status)
+        self.step = "off"
+        self._switch_off()
+        self.step = "undone"
+        self._undone()
+        self.step = "probe"
+        self._probe()
+        self.step = "drain"
+        self._drain()
+        self.step = "clear"
+        self._clear()
+        self.step = "compare"
+        self._compare()
+
+    def _look(self) -> dict[str, Any]:
+        status = self._host.agent(verb="status")
+        sidecar = status.get("sidecar")
+        self.result.host = {
+            **self._host.stack(),
+            "agent": status.get("version"),
+            "sidecar": sidecar.get("version") if isinstance(sidecar, dict) else None,
+            "boot_id": status.get("boot_id"),
+        }
+        order, phase = status.get("order"), status.get("ordered_phase")
+        if (status.get("off") or {}).get("flag"):
+            raise DrillError("off_latched", "the off flag is set: find out why, and clear it (`ktls-agent clear`)")
+        if status.get("stuck") or order == "stuck":
+            raise DrillError("stuck", "a revert is stuck: repair it, then `ktls-agent clear` as root")
+        if not isinstance(sidecar, dict):
+            raise DrillError("sidecar_unreachable", f"the sidecar does not answer: {status.get('sidecar_error')}")
+        held = order == "pending" or (order == "committed" and phase != _USERSPACE) or status.get("phase") != _USERSPACE
+        if held and not self._wish.force:
+            what = f"order {status.get('order_id')} ({phase}) is {order}"
+            raise DrillError(
+                "in_use", f"{what}: a drill would take it away; drill before a rollout, or say so (force, --force)"
+            )
+        if held:
+            self.result.left = f"userspace; {phase} was {order} before: order it again"
+        return status
+
+    def _new_keys(self) -> None:
+        found = self.result.keyupdate = summary(self._host.prove())
+        if not found["done"]:
+            raise DrillError("drill_keyupdate", f"the KeyUpdate matrix could not be made: {found['why']}")
+        if not found["ciphers"]:
+            raise DrillError(
+                "drill_keyupdate", "this kernel and OpenSSL transmit by kTLS with no cipher: see preflight"
+            )
+        # What a phase needs is for preflight to say. Data that breaks without any KeyUpdate being asked for is more.
+        if found["tx"] is not None and found["tx"]["peer"] == BREAKS:
+            raise DrillError("drill_keyupdate", "a peer's new keys break connections that only transmit by kTLS")
+
+    def _enable(self, status: Mapping[str, Any]) -> None:
+        held = status.get("order") == "pending"
+        # The host's own number: a rollout that is planned or under way is not fenced off by a drill.
+        epoch = max(1, int(status.get("epoch") or 0) + held)
+        order = {"id": self._wish.id, "epoch": epoch, "phase": _TX, "lease_s": self._wish.lease_s, "plan_sha256": _PLAN}
+        sessions = self._host.tls_stat().get("TlsTxSw", 0)
+        started = self._host.monotonic()
+        answer = self._host.agent(_ORDER_S, verb="order", order=order)
+        self._took("enable_s", started)
+        probe = answer.get("probe") or {}
+        if (answer.get("order"), answer.get("phase"), answer.get("tested")) != ("pending", _TX, True):
+            raise DrillError("drill_enable", f"the order is {answer.get('order')}, the phase {answer.get('phase')}")
+        if not (probe.get("ok") and probe.get("sha256_ok") and probe.get("ktls_tx") is True):
+            raise DrillError("drill_enable", f"the self-test does not prove kTLS: {probe.get('error') or 'userspace'}")
+        if self._host.tls_stat().get("TlsTxSw", 0) <= sessions:
+            raise DrillError("drill_enable", "TlsTxSw did not move: the kernel opened no transmit session")
+
+    def _switch_off(self) -> None:
+        started = self._off_at = self._host.monotonic()
+        process = self._host.start_off(self._reason, False)
+        self._until(
+            _OFF_S, _QUICK_S, "new connections are userspace", lambda: self._sidecar("effective_mode") == _USERSPACE
+        )
+        self._took("off_s", started)
+        self._ended(process)
+
+    def _ended(self, process: Process) -> None:
+        try:
+            code = process.wait(_OFF_S)
+        except Exception as error:
+            raise DrillError("drill_off", f"ktls-off did not end within {_OFF_S:g} s") from error
+        if code != 0:
+            raise DrillError("drill_off", f"ktls-off ended with status {code}: see /run/ktls/revert")
+
+    def _undone(self) -> None:
+        def done() -> bool:
+            status = self._host.agent(verb="status")
+            steps = status.get("revert") or [{"result": "none yet"}]
+            failed = [step for step in steps if step["result"] == "failed"]
+            if status.get("stuck") or (failed and status.get("order") == "stuck"):
+                raise DrillError("drill_undone", f"the revert is stuck: {failed}")
+            off = status.get("off") or {}
+            settled = status.get("order") == "reverted" and not failed and bool(status.get("revert"))
+            return settled and bool(off.get("flag")) and status.get("phase") == _USERSPACE
+
+        self._until(_UNDONE_S, _POLL_S, "the agent has taken the order back", done)
+
+    def _probe(self) -> None:
+        probe = self._host.agent(_ORDER_S, verb="probe").get("probe") or {}
+        if not (probe.get("ok") and probe.get("sha256_ok")):
+            raise DrillError("drill_probe", f"a download after off failed: {probe.get('error')}")
+        if probe.get("ktls_tx") is not False:
+            raise DrillError("drill_probe", "a download after off is not shown to be userspace TLS")
+
+    def _drain(self) -> None:
+        def gone() -> bool:
+            status = self._host.sidecar()
+            left = int(status["connections"]["ktls_tx"]) + int((status.get("ktls_rx") or {}).get("connections", 0))
+            # Where others have kTLS too, theirs come and go: then the sidecar's own count has to do.
+            return left == 0 and (self._others or not _open(self._host.tls_stat()))
+
+        self._until(self._wish.drain_s, _POLL_S, "every kTLS connection has gone", gone)
+        self._took("drained_s", self._off_at)
+
+    def _clear(self) -> None:
+        if self._before.get("module tls") == "not loaded":
+            self._ended(self._host.start_off(self._reason, True))
+        self._clear_ours()
+        self._until(_QUIET_S, _POLL_S, "flags, marks and lease have gone", lambda: not self._host.there(_TRACES))
+
+    def _clear_ours(self) -> None:
+        off = self._host.agent(verb="status").get("off") or {}
+        if off.get("flag") and off.get("reason") != self._reason:
+            self.result.left = f"userspace; off is set by others ({off.get('reason') or 'no reason given'}) and stays"
+            raise DrillError("drill_clear", "somebody else switched this host off during the drill")
+        status = self._host.agent(verb="clear")
+        if (status.get("off") or {}).get("flag") or status.get("phase") != _USERSPACE:
+            raise DrillError("drill_clear", f"after clear the host is {status.get('phase')}, and the flag may be there")
+
+    def _compare(self) -> None:
+        after = self._host.snapshot()
+        if any(" tls-hw-" in line.split(":")[0] for line in differences(self._before, after)):
+            self._host.restore_cards()  # an order switches TLS features of cards off; no revert switches them on
+            after = self._host.snapshot()
+        self.result.compared = len(self._before)
+        self.result.differences = differences(self._before, after)
+        if self.result.differences:
+            more = len(self.result.differences) - 1
+            first = self.result.differences[0] + (f", and {more} more" if more else "")
+            raise DrillError("drill_compare", f"not as it was: {first}")
+
+    def back(self) -> None:
+        """After a failure: userspace TLS, by whichever way works, read back."""
+        problems: list[str] = []
+        try:
+            status = self._host.agent(_ORDER_S, verb="revert", reason=f"{self._reason} failed at {self.step}")
+            if status.get("phase") == _USERSPACE and isinstance(status.get("sidecar"), dict):
+                if (status.get("off") or {}).get("flag") and not self.result.left:
+                    self._clear_ours()
+                self.result.left = self.result.left or "userspace"
+                return
+            problems.append(f"after a revert the phase is {status.get('phase')}")
+        except KtlsError as error:
+            problems.append(error.message)
+        try:
+            self._ended(self._host.start_off(f"{self._reason} failed at {self.step}", False))
+            self.result.left = "userspace; the off flag is set: look at the host, then `ktls-agent clear` as root"
+        except KtlsError as error:
+            problems.append(error.message)
+            self.result.left = f"NOT SHOWN to be userspace ({'; '.join(problems)}): run ktls-off on the host"
+
+    def tell(self) -> None:
+        """Let the agent keep it: in its trail, its status and its metrics. One that cannot is no failure of a drill."""
+        if self.result.refused:
+            return
+        found = self.result
+        kept = {
+            "id": found.id, "ok": found.ok, "at": round(found.at, 3), "step": found.step, "why": found.why[:500],
+            "left": found.left[:500], "durations": found.durations, "host": dict(found.host),
+        }  # fmt: skip
+        try:
+            self._host.agent(verb="drilled", drill=kept)
+        except KtlsError as error:
+            self.result.left = self.result.left or f"the agent did not keep the result: {error.message}"
+
+    def _sidecar(self, key: str) -> Any:
+        try:
+            return self._host.sidecar().get(key)
+        except KtlsError:
+            return None  # asked again until the time is over
+
+    def _until(self, limit_s: float, every_s: float, what: str, done: Callable[[], bool]) -> None:
+        deadline = self._host.monotonic() + limit_s
+        while True:
+            try:
+                if done():
+                    return
+                why = ""
+            except DrillError:
+                raise
+            except KtlsError as error:
+                why = f": {error.message}"
+            if self._host.monotonic() >= deadline:
+                raise DrillError(f"drill_{self.step}", f"not within {limit_s:g} s: {what}{why}")
+            self._host.sleep(every_s)
+
+    def _took(self, name: str, since: float) -> None:
+        self.result.durations[name] = round(self._host.monotonic() - since, 3)

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drill: what it proves, what it refuses, and where the host ends when a step goes wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktls_host.commands import CommandResult, Runner
+from ktls_host.drill import snapshot
+from ktls_host.drill.model import Result, Wish
+from ktls_host.drill.run import drill
+from ktls_host.drill.updates import summary
+from ktls_host.errors import KtlsError
+from ktls_host.jsonsock import JsonSockError
+from ktls_host.proof.openssl import Cell, Proof
+
+OK = {"peer": "ok", "peer_requested": "breaks: x", "own": "breaks: x"}
+
+
+def cell(name: str = "A", tx: bool = True, **updates: Any) -> Cell:
+    return Cell("TLSv1.3", name, "k", True, tx, False, None, {"tx": {**OK, **updates} if tx else None, "rx": None})
+
+
+class Off:
+    """``ktls-off``: the flag is up at once."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+
+    def wait(self, timeout: float) -> int:
+        return self.code
+
+
+class FakeHost:
+    """Agent, sidecar and files, as far as a drill sees them. ``faults``: what goes wrong, by name."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = set(faults)
+        self.now = 0.0
+        self.order = "none"
+        self.order_id: str | None = None
+        self.epoch = 4
+        self.mode = "userspace"
+        self.flag: str | None = None
+        self.ktls = 0
+        self.sessions = 10
+        self.others = 0
+        self.files = {"/etc/ktls/agent.json": "file 0640", "module tls": "loaded", "eth1 tls-hw-tx-offload": "off"}
+        self.proof = Proof(True, None, "OpenSSL", (cell(),))
+        self.told: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.offs: list[tuple[str, bool]] = []
+
+    def agent(self, timeout_s: float = 20.0, **request: Any) -> dict[str, Any]:
+        verb = request["verb"]
+        self.asked.append(verb)
+        if "agent dead" in self.faults or f"{verb} fails" in self.faults:
+            raise JsonSockError("unreachable", "cannot connect to the agent: start it")
+        getattr(self, f"do_{verb}")(request)
+        probe = {"ok": True, "sha256_ok": True, "ktls_tx": self.mode == "tx", "error": None}
+        if self.mode == "userspace" and "probe after off by kTLS" in self.faults:
+            probe["ktls_tx"] = True
+        if self.mode == "tx" and "self-test in userspace" in self.faults:
+            probe["ktls_tx"] = False
+        return {
+            "order": self.order, "order_id": self.order_id, "ordered_phase": "tx", "phase": self.mode, "tested": True,
+            "epoch": self.epoch, "off": {"flag": self.flag is not None, "reason": self.flag}, "probe": probe,
+            "revert": [{"step": "tx", "result": "done"}] if self.order == "reverted" else [], "stuck": False,
+            "sidecar": {"version": "1"}, "version": "1", "boot_id": "b",
+        }  # fmt: skip
+
+    def do_status(self, request: dict[str, Any]) -> None: ...
+
+    def do_probe(self, request: dict[str, Any]) -> None: ...
+
+    def do_order(self, request: dict[str, Any]) -> None:
+        order = request["order"]
+        assert order["epoch"] >= self.epoch
+        if self.order == "pending":
+            assert order["epoch"] > self.epoch
+        self.order, self.order_id, self.epoch, self.mode = "pending", order["id"], order["epoch"], "tx"
+        self.sessions += "no session" not in self.faults
+        self.ktls = 3
+        if "cards switched off" in self.faults:
+            self.files["eth1 tls-hw-tx-offload"] = "off [requested on]"
+
+    def do_revert(self, request: dict[str, Any]) -> None:
+        self.mode, self.order = "userspace", "reverted"
+
+    def do_clear(self, request: dict[str, Any]) -> None:
+        self.flag = None
+
+    def do_drilled(self, request: dict[str, Any]) -> None:
+        self.told = request["drill"]
+
+    def sidecar(self) -> dict[str, Any]:
+        if self.flag is not None and self.ktls and "never drains" not in self.faults:
+            self.ktls -= 1
+        stays = "off does nothing" in self.faults
+        mode = self.mode if stays or self.flag is None else "userspace"
+        return {"effective_mode": mode, "connections": {"ktls_tx": self.ktls}, "ktls_rx": {"connections": 0}}
+
+    def restore_cards(self) -> None:
+        self.files["eth1 tls-hw-tx-offload"] = "off"
+
+    def start_off(self, reason: str, unload: bool) -> Off:
+        self.offs.append((reason, unload))
+        if "off fails" in self.faults:
+            return Off(1)
+        if "off does nothing" not in self.faults:
+            self.flag = self.flag or ("an incident" if "off by others" in self.faults else reason)
+            if "agent asleep" not in self.faults:
+                self.do_revert({})
+        if unload:
+            self.files["module tls"] = "not loaded"
+        return Off()
+
+    def tls_stat(self) -> dict[str, int]:
+        return {"TlsTxSw": self.sessions, "TlsCurrTxSw": self.ktls + self.others}
+
+    def snapshot(self) -> snapshot.Snapshot:
+        changed = {"/etc/ktls/agent.json": "file 0600"} if "file changed" in self.faults and self.offs else {}
+        return {**self.files, **changed}
+
+    def there(self, paths: Sequence[str]) -> list[str]:
+        return ["/var/lib/ktls/lease"] if "lease stays" in self.faults else []
+
+    def prove(self) -> Proof:
+        return self.proof
+
+    def stack(self) -> dict[str, str]:
+        return {"kernel": "6.12", "openssl": "3.5"}
+
+    def time(self) -> float:
+        return 1000.0 + self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def run(host: FakeHost, **wish: Any) -> Result:
+    return drill(host, Wish("d1", **wish))
+
+
+def test_a_drill_that_passes_leaves_no_trace_and_tells_the_agent() -> None:
+    host = FakeHost()
+    found = run(host)
+    assert found.ok, found
+    assert (found.step, found.why, found.left, found.differences) == ("", "", "", ())
+    assert (host.mode, host.flag, host.ktls, host.epoch) == ("userspace", None, 0, 4)
+    assert host.told["ok"]
+    assert host.told["durations"].keys() == {"enable_s", "off_s", "drained_s", "total_s"}
+    assert host.offs == [("ktls drill d1", False)]
+    assert found.keyupdate is not None
+    assert found.keyupdate["tx"] == {"peer": "ok", "peer_requested": "breaks", "own": "breaks"}
+    assert found.host == {"kernel": "6.12", "openssl": "3.5", "agent": "1", "sidecar": "1", "boot_id": "b"}
+
+
+def test_a_fresh_host_has_no_epoch_yet() -> None:
+    host = FakeHost()
+    host.epoch = 0
+    assert run(host).ok
+    assert host.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "left"),
+    [
+        ("order fails", "enable", "userspace"),
+        ("self-test in userspace", "enable", "userspace"),
+        ("no session", "enable", "userspace"),
+        ("off fails", "off", "userspace"),
+        ("off does nothing", "off", "userspace"),
+        ("agent asleep", "undone", "userspace"),
+        ("probe after off by kTLS", "probe", "userspace"),
+        ("never drains", "drain", "userspace"),
+        ("lease stays", "clear", "userspace"),
+        ("file changed", "compare", "userspace"),
+        ("off by others", "clear", "userspace; off is set by others (an incident) and stays"),
+    ],
+)
+def test_each_step_can_fail_and_the_host_ends_in_userspace(fault: str, step: str, left: str) -> None:
+    host = FakeHost(fault)
+    found = run(host)
+    assert (found.ok, found.step, found.left) == (False, step, left), found
+    assert found.why
+    assert found.code
+    assert host.mode == "userspace"
+    assert host.told == {} if fault == "drilled fails" else host.told["step"] == step
+    assert (host.flag is None) == (fault != "off by others"), "our flag goes, the flag of others stays"
+
+
+def test_an_agent_that_dies_on_the_way_leaves_the_flag_up() -> None:
+    host = FakeHost()
+    order = host.do_order
+
+    def dies(request: dict[str, Any]) -> None:
+        order(request)
+        host.faults.add("agent dead")
+        raise JsonSockError("timeout", "it did not answer")
+
+    host.do_order = dies  # type: ignore[method-assign]
+    found = run(host)
+    assert (found.ok, found.step) == (False, "enable")
+    assert "the off flag is set" in found.left
+    assert host.flag == "ktls drill d1 failed at enable"
+
+
+def test_when_nothing_works_it_says_so_plainly() -> None:
+    host = FakeHost("off fails", "revert fails")
+    found = run(host)
+    assert found.left.startswith("NOT SHOWN to be userspace")
+    assert "run ktls-off on the host" in found.left
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"flag": "an incident"}, "off_latched"),
+        ({"order": "pending"}, "in_use"),
+        ({"order": "committed", "mode": "tx"}, "in_use"),
+        ({"mode": "tx"}, "in_use"),
+        ({"faults": {"agent dead"}}, "unreachable"),
+    ],
+)
+def test_what_is_in_use_is_not_touched(change: dict[str, Any], code: str) -> None:
+    host = FakeHost()
+    for name, value in change.items():
+        setattr(host, name, value)
+    found = run(host)
+    assert (found.ok, found.refused, found.code, found.step) == (False, True, code, "look")
+    assert set(host.asked) == {"status"}
+    assert host.offs == []
+
+
+@pytest.mark.parametrize(("order", "epoch"), [("pending", 5), ("committed", 4)])
+def test_with_consent_an_order_is_taken_away_and_the_host_says_what_it_lost(order: str, epoch: int) -> None:
+    host = FakeHost()
+    host.order, host.order_id, host.mode, host.ktls = order, "r7", "tx", 9
+    found = run(host, force=True)
+    assert found.ok, found
+    assert found.left == f"userspace; tx was {order} before: order it again"
+    assert host.epoch == epoch, "of an order that is pending, the next; else the host's own"
+
+
+def test_where_others_have_kernel_tls_their_sockets_do_not_hold_a_drill_up() -> None:
+    host = FakeHost()
+    host.others = 5
+    assert run(host).ok
+
+
+def test_a_module_that_was_not_loaded_is_unloaded_again() -> None:
+    host = FakeHost()
+    host.files["module tls"] = "not loaded"
+    assert run(host).ok
+    assert [unload for _, unload in host.offs] == [False, True]
+
+
+def test_cards_that_the_order_switched_off_are_put_back() -> None:
+    assert run(FakeHost("cards switched off")).ok
+
+
+@pytest.mark.parametrize(
+    ("proof", "why"),
+    [
+        (Proof(why="module tls is not loaded"), "could not be made: module tls is not loaded"),
+        (Proof(True, None, "x", (cell(tx=False),)), "with no cipher"),
+        (Proof(True, None, "x", (cell(peer="breaks: y"),)), "a peer's new keys break"),
+    ],
+)
+def test_a_host_whose_new_keys_break_fails_before_any_order(proof: Proof, why: str) -> None:
+    host = FakeHost()
+    host.proof = proof
+    found = run(host)
+    assert (found.ok, found.refused, found.step) == (False, False, "keyupdate")
+    assert why in found.why
+    assert "order" not in host.asked
+    assert not host.told["ok"], "it is on record"
+
+
+def test_the_matrix_is_summed_over_ciphers() -> None:
+    both = summary(Proof(True, None, "x", (cell("A"), cell("B", own="ok"), cell("C", tx=False))))
+    assert both["tx"] == {"peer": "ok", "peer_requested": "breaks", "own": "differs by cipher"}
+    assert (both["rx"], both["ciphers"]) == (None, 2)
+
+
+# Snapshots
+
+
+class NoCards(Runner):
+    def run(self, argv: Sequence[str], stdin: str | None = None) -> CommandResult:
+        raise AssertionError("no card, no program")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name, text in (("etc/ktls/agent.json", "{}"), ("etc/ktls/tls/key.pem", "secret"), ("etc/ssl/openssl.cnf", "x")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def _new_file(root: Path) -> None:
+    (root / "etc/modprobe.d").mkdir()
+    (root / "etc/modprobe.d/new.conf").touch()
+
+
+def _other_content(root: Path) -> None:
+    (root / "etc/ssl/openssl.cnf").write_text("y")
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "/etc/ktls/agent.json": lambda root: (root / "etc/ktls/agent.json").chmod(0o600),
+    "/etc/ssl/openssl.cnf": _other_content,
+    "/etc/modprobe.d/new.conf": _new_file,
+    "/etc/ktls/tls/key.pem": lambda root: (root / "etc/ktls/tls/key.pem").unlink(),
+    "module tls": lambda root: (root / "sys/module/tls").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_content_mode_or_existence_is_named(name: str, tree: Path) -> None:
+    before = snapshot.take(str(tree), NoCards())
+    assert snapshot.differences(before, snapshot.take(str(tree), NoCards())) == ()
+    CHANGES[name](tree)
+    found = snapshot.differences(before, snapshot.take(str(tree), NoCards()))
+    assert [line.partition(": was ")[0] for line in found] == [name]
+
+
+def test_keys_are_never_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chmod(tree / "etc/ktls/tls/key.pem", 0)
+    monkeypatch.setattr("builtins.open", lambda path, *rest, **more: _not_a_key(path))
+    with pytest.raises(KtlsError, match="read"):
+        snapshot.describe(str(tree / "etc/ktls/agent.json"), "/etc/ktls/agent.json")
+    assert "6 bytes" in snapshot.describe(str(tree / "etc/ktls/tls/key.pem"), "/etc/ktls/tls/key.pem")
+
+
+def _not_a_key(path: object) -> Any:
+    raise KtlsError("read", f"read {path}")
