@@ -53,7 +53,8 @@ class OffRun:
     ) -> None:
         self.results: dict[str, OffResult] = {}
         self.hosts: dict[str, Host] = {}
-        self._reason, self._started, self._drain_s = " ".join(reason.split()) or "ktls off", started, drain_s
+        self._reason = plain_reason(reason)
+        self._started, self._drain_s = started, drain_s
         self._pool, self._timeout_s, self._max_open = pool, timeout_s, max_open
         self._progress = progress
         self._waiting: deque[Host] = deque()
@@ -190,6 +191,11 @@ class OffRun:
     def _done(self, result: OffResult) -> None:
         self.results[result.host] = result
         self._progress(result)
+
+
+def plain_reason(text: str) -> str:
+    """One line that ``ktls-off`` cannot take for one of its options (``--status`` raises no flag). Pure."""
+    return " ".join(text.split()).lstrip("- ") or "ktls off"
 
 
 def continued(earlier: OffResult | None, result: OffResult) -> OffResult:
