@@ -139,10 +139,10 @@ def test_a_rollout_under_way_is_told_to_end_and_its_lock_is_in_nobodys_way(fleet
         done = fleet.ktls("off", "--reason", "resets")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rollout run-1 was under way: told to end" in done.stdout
-    asked = json.loads((place / "control" / "abort").read_text())
+    asked = json.loads((place / "control" / "off").read_text())
     assert asked.keys() == {"by", "why", "at"}
-    assert asked["why"] == "off: resets"
-    assert [path.name for path in (place / "control").iterdir()] == ["abort"], "nothing temporary is left"
+    assert asked["why"] == "resets"
+    assert [path.name for path in (place / "control").iterdir()] == ["off"], "nothing temporary is left"
 
 
 def test_what_the_unreachable_will_do_is_in_the_journal_and_in_the_flag(tmp_path: Path) -> None:
@@ -363,4 +363,4 @@ def test_the_playbook_does_the_same_and_a_host_without_a_working_agent_is_read_b
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(fleet.flags().values())
-    assert "off.yml" in json.loads((place / "control" / "abort").read_text())["by"]
+    assert "off.yml" in json.loads((place / "control" / "off").read_text())["by"]

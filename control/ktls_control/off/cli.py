@@ -122,7 +122,7 @@ class _Off:
             return
         self._told["run"] = newest.name
         try:
-            stop(newest, _operator(), f"off: {self._asked.reason}")
+            stop(newest, _operator(), self._asked.reason)
             self._told["told"] = True
         except OSError as error:
             self._told["error"] = f"run {newest.name} could not be told to end: {error.strerror}: {error.filename}"
