@@ -284,6 +284,13 @@ def test_more_hosts_that_drain_than_sessions_may_be_open(fleet: SshFleet) -> Non
         assert result.curve[0][1] == 2, "what the first session saw is not forgotten"
 
 
+def test_what_one_host_says_cannot_harm_the_others(fleet: SshFleet) -> None:
+    fleet.agent_says("web2", """echo '{"ok": true, "sidecar": 7, "connections": "many", "off": []}'\n""")
+    hosts = fleet.json("off", "--drain", "2")["hosts"]
+    assert all(host["off"] for host in hosts.values())
+    assert "makes no sense" in hosts["web2"]["note"]
+
+
 def test_who_is_turned_away_tries_again_but_not_for_ever(fleet: SshFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ktls_control.off.run._TRIES", 1)
     for name in ("web2/busy1", "web3/busy1", "web3/busy2"):

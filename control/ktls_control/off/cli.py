@@ -157,7 +157,11 @@ class _Off:
             self._history = history(known)
         pulls = bool(self._off.hosts[result.host].vars.get("ktls_pull_endpoints"))
         flag = (self._published.ok or None) if pulls else False
-        return replace(result, outlook=outlook(result.host, self._history, time.time(), flag=flag))
+        try:
+            seen = outlook(result.host, self._history, time.time(), flag=flag)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            seen = outlook(result.host, [], time.time(), flag=flag)  # a journal that nobody can understand
+        return replace(result, outlook=seen)
 
     def _report(self, results: list[OffResult], source: Source) -> int:
         took = latency.fleet(results)

@@ -151,7 +151,11 @@ class OffRun:
     def _line(self, child: Child, line: str) -> None:
         hearing = self._hearings[child.name]
         was_up = hearing.flag_s is not None
-        hearing.feed(line, time.time() - self._started)
+        try:
+            hearing.feed(line, time.time() - self._started)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # One host's nonsense is its own: everybody else is still to be switched off.
+            hearing.confused = f"{type(error).__name__}: {error}"
         if hearing.flag_s is not None and not was_up:
             self._connecting.discard(child.name)
             watch_s = max(0.0, self.drain_until - time.time()) if child.name not in self._brief else 0.0
