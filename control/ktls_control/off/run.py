@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import openssh
-from ..children import Child, Children
+from ..children import FULL, Child, Children
 from ..inventory import Host
 from .hear import Hearing
 from .latency import drained
@@ -135,14 +135,19 @@ class OffRun:
         command = str(host.vars.get("ktls_off_command") or "")
         remote = ["sh", "-s", "--", command, str(left_s), self._reason]
         argv = remote if host.vars.get("ansible_connection") == "local" else openssh.argv(host, remote)
-        script = os.open(SCRIPT, os.O_RDONLY | os.O_CLOEXEC)
+        script = -1
         try:
+            script = os.open(SCRIPT, os.O_RDONLY | os.O_CLOEXEC)
             self._children.start(host.name, argv, time.monotonic() + self._timeout_s, script)
         except OSError as error:
+            if error.errno in FULL and len(self._children):
+                heapq.heappush(self._again, (time.monotonic() + 0.5, host.name))
+                return
             self._done(unreached(host.name, f"{argv[0]} cannot be run here: {error.strerror}"))
             return
         finally:
-            os.close(script)
+            if script >= 0:
+                os.close(script)
         self._hearings[host.name] = Hearing(host.name)
         self._connecting.add(host.name)
         if not watch:
