@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ControlError
+from ..files import write
 from ..plan.model import Soak
-from ..report import write
 from . import power, record, regimes, trial
 from .model import HostSeries
 from .regimes import REGIMES, Fleet, Harm, Noise
