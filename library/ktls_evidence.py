@@ -73,15 +73,10 @@ error_code:
   sample: unreachable
 """
 
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order, series
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
-
-#: An agent that keeps a day of samples sends less pages than this.
-_MOST_PAGES = 64
 
 
 def main() -> None:
@@ -100,42 +95,14 @@ def main() -> None:
         status = call(path, {"verb": "probe"}, timeout_s)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)
-    pages, said = [], None
+    found, said = None, None
     if module.params["series"]:
         try:
-            pages = _pages(path, module.params["since_s"], timeout_s)
+            answer = series.fetch(lambda request: call(path, request, timeout_s), module.params["since_s"])
+            found = answer["series"]
         except KtlsError as error:
             said = error.message
-    module.exit_json(changed=False, status=status, series=_joined(pages) if pages else None, series_error=said)
-
-
-def _pages(path: str, since_s: float | None, timeout_s: float) -> list[dict[str, t.Any]]:
-    pages: list[dict[str, t.Any]] = []
-    while len(pages) < _MOST_PAGES:
-        request = {"verb": "series", **({} if since_s is None else {"since_s": since_s})}
-        page = call(path, request, timeout_s).get("series")
-        if not isinstance(page, dict) or not isinstance(page.get("samples"), dict):
-            raise KtlsError("protocol", "the agent answered without a series")
-        if pages and page.get("boot_id") != pages[0].get("boot_id"):
-            raise KtlsError("protocol", "the host booted while its series was read")
-        pages.append(page)
-        if not page.get("more"):
-            return pages
-        since_s = float(page["next_since_s"])
-    raise KtlsError("protocol", f"the agent's series did not end after {_MOST_PAGES} pages")
-
-
-def _joined(pages: list[dict[str, t.Any]]) -> dict[str, t.Any]:
-    """Return the pages as one: columns one after the other, and by-index columns moved behind what was before."""
-    joined = pages[0]["samples"]
-    for page in pages[1:]:
-        length = len(joined.get("at_ms", ()))
-        for name, column in page["samples"].items():
-            if isinstance(column, dict):
-                joined[name].update({str(int(index) + length): value for index, value in column.items()})
-            else:
-                joined[name] = joined[name] + column
-    return {**pages[-1], "samples": joined}
+    module.exit_json(changed=False, status=status, series=found, series_error=said)
 
 
 if __name__ == "__main__":

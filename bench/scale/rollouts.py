@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from ktls_control.plan import file as plan_file
+from ktls_control.plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from ktls_control.rollout import store
+from ktls_host import drift
 from ktls_host.jsonsock import call
 
 from .cost import Cost, run
-from .hosts import ROOT, Hosts, environment, serve
+from .hosts import GROUP, ROOT, Hosts, environment, serve
 
 HERE = Path(__file__).parent
 _PROBE = b"".join(b"%063d\n" % number for number in range(512))
@@ -47,27 +51,28 @@ def sizes(hosts: int, waves: int) -> list[int]:
 
 
 def rollout(job: Job, scratch: Path) -> Cost:
-    """``playbooks/rollout.yml`` over the fleet; every host has the phase and keeps it afterwards."""
+    """``playbooks/rollout.yml`` with a plan; every host has the phase and keeps it afterwards."""
     with _fleet(job, scratch) as (hosts, inventory):
-        waves = scratch / "waves.json"
-        waves.write_text(
-            json.dumps(
-                {
-                    "ktls_waves": sizes(job.hosts, job.waves),
-                    "ktls_soak_s": job.soak_s,
-                    "ktls_soak_max_s": job.soak_s + 30,
-                    "ktls_soak_min_bytes": 500_000,
-                    "ktls_gate_min_share": 0.99,
-                    "ktls_lease_s": 3600,
-                }
-            )
-        )
-        playbook = str(ROOT / "playbooks/rollout.yml")
-        cost = _ansible(
-            job, scratch, "rollout", inventory, playbook, {"ktls_phase": "tx", "ktls_waves_file": str(waves)}
-        )
+        path = scratch / "plan.yml"
+        plan_file.save(_plan(job, hosts, inventory), path)
+        cost = _ansible(job, scratch, "rollout", inventory, str(ROOT / "playbooks/rollout.yml"), path)
         _kept(hosts)
     return cost
+
+
+def _plan(job: Job, hosts: Hosts, inventory: Path) -> Plan:
+    """Every host, by its own facts. The gate checks each of them; a soak of a second holds no experiment."""
+    facts = drift.facts(call(str(hosts.directory / hosts.names[0] / "agent.sock"), {"verb": "status"}))
+    soak, waves, left = Soak(job.soak_s, job.soak_s + 60, 0, 100_000), [], list(hosts.names)
+    for number, size in enumerate(sizes(job.hosts, job.waves), 1):
+        waves.append(Wave(number, f"wave {number}", tuple(left[:size]), soak))
+        left = left[size:]
+    return Plan(
+        version=plan_file.VERSION, id="bench", created="2026-01-01T00:00:00Z", phase="tx", inventory=str(inventory),
+        group=GROUP, limit=None, fleet=store.fleet_name(str(inventory), GROUP), epoch_floor=0, lease_s=3600.0,
+        failure_budget=0, hosts={name: PlannedHost(facts) for name in hosts.names}, refused={}, waves=tuple(waves),
+        gates=Gates(method="none", on_inconclusive="fail"),
+    )  # fmt: skip
 
 
 def naive(job: Job, scratch: Path) -> Cost:
@@ -86,7 +91,7 @@ def naive(job: Job, scratch: Path) -> Cost:
             "bench_probe_sha256": hashlib.sha256(_PROBE).hexdigest(),
             "bench_records": str(records),
         }
-        cost = _ansible(job, scratch, "naive", inventory, str(HERE / "naive.yml"), variables)
+        cost = _ansible(job, scratch, "naive", inventory, str(HERE / "naive.yml"), _given(scratch, variables))
         _kept(hosts)
         if len(list(records.iterdir())) != job.hosts:
             raise BenchError("the naive playbook did not write a record for each host")
@@ -97,7 +102,7 @@ def pings(job: Job, scratch: Path) -> Cost:
     """``pings.yml``: the floor."""
     with _fleet(job, scratch) as (_hosts, inventory):
         variables = {"bench_waves": sizes(job.hosts, job.waves)}
-        return _ansible(job, scratch, "pings", inventory, str(HERE / "pings.yml"), variables)
+        return _ansible(job, scratch, "pings", inventory, str(HERE / "pings.yml"), _given(scratch, variables))
 
 
 WAYS = {"rollout": rollout, "naive": naive, "pings": pings}
@@ -115,12 +120,16 @@ def _fleet(job: Job, scratch: Path) -> Iterator[tuple[Hosts, Path]]:
         yield hosts, hosts.inventory(scratch / "inventory.json", hosts.names, common)
 
 
-def _ansible(job: Job, scratch: Path, name: str, inventory: Path, playbook: str, variables: dict[str, Any]) -> Cost:
-    given = scratch / "variables.json"
-    given.write_text(json.dumps(variables))
+def _given(scratch: Path, variables: dict[str, Any]) -> Path:
+    path = scratch / "variables.json"
+    path.write_text(json.dumps(variables))
+    return path
+
+
+def _ansible(job: Job, scratch: Path, name: str, inventory: Path, playbook: str, variables: Path) -> Cost:
     argv = [
         str(ROOT / ".venv/bin/ansible-playbook"),
-        *("-i", str(inventory), "-f", str(job.forks), "-e", f"@{given}", playbook),
+        *("-i", str(inventory), "-f", str(job.forks), "-e", f"@{variables}", playbook),
     ]
     state = {"KTLS_STATE_DIR": str(scratch / "state")}
     return run(argv, scratch / f"{name}.log", cwd=ROOT, env={**environment(), **state}, timeout_s=job.timeout_s)

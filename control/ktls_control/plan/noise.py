@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .build import Detect, Seen
 from .model import Gates, Soak
-
-if TYPE_CHECKING:
-    from ..judge.power import NoiseLevel
 
 
 def detector(seen: Mapping[str, Seen]) -> Detect | None:
@@ -25,7 +22,7 @@ def detector(seen: Mapping[str, Seen]) -> Detect | None:
         return None
 
     @cache
-    def level(gates: Gates, soak: Soak) -> NoiseLevel:
+    def level(gates: Gates, soak: Soak) -> Any:
         return noise(gates, soak, series)
 
     def detect(gates: Gates, soak: Soak, hosts: int, others: int) -> Mapping[str, float | None]:

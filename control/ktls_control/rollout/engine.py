@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ktls_host.series import join
+
 from ..errors import ControlError
 from ..files import write
 from ..inventory import host_from_vars
-from ..judge.model import HostSeries, WaveVerdict
+from ..judge.model import HostSeries, Outcome, WaveVerdict
 from ..observers import Observers
 from ..plan import file as plan_file
 from ..plan.model import Plan, Wave
@@ -38,8 +40,8 @@ TICK_S = 0.2
 ANSWER_S = 10.0
 #: Later hosts whose series are read for a comparison, at most.
 MOST_OTHERS = 20
-#: Looks of the judge during one soak, the first when its least time is over: more would be peeking.
-MOST_LOOKS = 4
+#: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
+JUDGE_S = 10.0
 
 
 class Fleet:
@@ -399,8 +401,9 @@ class Engine:
     def _watch(self, number: int, planned: Wave, file: WaveFile) -> None:
         """Until the soak is over: its least time and traffic, or its longest time; the judge may ask for more."""
         eyes, soak, began = Eyes(self, number, file), planned.soak, self.clock()
-        looks, next_judging = 0, soak.min_s
         due = machine.gap(planned, len(planned.hosts), 0.0)
+        judging_s = max(JUDGE_S, soak.min_s / 10)
+        next_judging = soak.min_s / 2
         while True:
             self._obey(True)
             age = self.clock() - began
@@ -410,14 +413,16 @@ class Engine:
             if age >= due or (ripe and machine.needs_traffic(planned) and not eyes.seen):
                 spent = eyes.look()
                 due = self.clock() - began + machine.gap(planned, len(planned.hosts), spent)
-            if ripe and (not machine.needs_traffic(planned) or eyes.enough(planned)):
-                if self.plan.gates.method == "none" or looks >= MOST_LOOKS:
+            quiet = machine.needs_traffic(planned) and not eyes.enough(planned)
+            if self.plan.gates.method == "none":
+                if ripe and not quiet:
                     return
-                if age >= next_judging:
-                    looks += 1
-                    next_judging = age + (soak.max_s - soak.min_s) / MOST_LOOKS
-                    if eyes.judged_well():
-                        return
+            elif age >= next_judging or (ripe and not eyes.judged):
+                outcome = eyes.judge(planned)
+                # The judge itself knows when it may say what; a failure need not wait for the end of the soak.
+                if outcome == "fail" or (outcome == "pass" and ripe and not quiet):
+                    return
+                next_judging = self.clock() - began + judging_s
             end = soak.max_s if ripe else soak.min_s
             self.sleep(min(TICK_S, max(0.01, end - (self.clock() - began))))
 
@@ -467,23 +472,39 @@ class Engine:
             series = [one for one in series if one.host not in sick]
         else:
             self.write("observed", wave=number, hosts=seen)
-        return judging.judge(self.plan, series, self._others(number), checks)
+        return judging.judge(self.plan, planned, series, self.others(number), checks)
 
     def _keep(self, number: int, series: HostSeries) -> None:
         place = self.run.evidence / f"wave-{number}-{series.host}.json"
         with suppress(OSError):
             write(place, json.dumps(asdict(series), separators=(",", ":")))
 
-    def _others(self, number: int) -> list[HostSeries]:
+    def others(self, number: int) -> list[HostSeries]:
         """Hosts of later waves, for a comparison with those that were not touched."""
         if self.plan.gates.method != "difference":
             return []
-        names = [name for wave in self.plan.waves if wave.number > number for name in wave.hosts][:MOST_OTHERS]
-        found = [
-            judging.host_series(reply.host, {**reply.data, "read_at": reply.at})
-            for reply in self.fleet.ask(names, "series")
-            if reply.data
-        ]
+        later = [name for wave in self.plan.waves if wave.number > number for name in wave.hosts]
+        return self.series(later[:MOST_OTHERS])
+
+    def series(self, names: Sequence[str]) -> list[HostSeries]:
+        """The series of these hosts, as far as they have one, all pages of it."""
+        pages: dict[str, dict[str, Any]] = {}
+        read_at: dict[str, float] = {}
+        left: dict[str, float | None] = dict.fromkeys(names)
+        while left:
+            more: dict[str, float | None] = {}
+            for since in set(left.values()):
+                asked = [name for name, start in left.items() if start == since]
+                for reply in self.fleet.ask(asked, "series", **({} if since is None else {"since_s": since})):
+                    page = (reply.data or {}).get("series")
+                    if not isinstance(page, dict):
+                        continue
+                    known = pages.get(reply.host)
+                    pages[reply.host], read_at[reply.host] = (join(known, page) if known else page), reply.at
+                    if page.get("more"):
+                        more[reply.host] = float(page["next_since_s"])
+            left = more
+        found = [judging.host_series(name, {"series": page, "read_at": read_at[name]}) for name, page in pages.items()]
         return [one for one in found if one]
 
     def _recheck(self, number: int) -> dict[str, str]:
@@ -544,6 +565,7 @@ class Eyes:
         self._before = {name: (file.answer(name, "order") or {}).get("status") for name in self._names()}
         self._answered = dict.fromkeys(self._names(), engine.clock())
         self._noted = 0.0
+        self.judged = False
         self.seen: dict[str, Seen] = {}
 
     def _names(self) -> list[str]:
@@ -601,20 +623,17 @@ class Eyes:
         """The traffic that the plan asks for was there, at the last look."""
         return bool(self.seen) and machine.enough(planned, self.seen, self._names())
 
-    def judged_well(self) -> bool:
-        """The judge would pass the wave by the series of now: the soak need not be longer."""
-        engine = self._engine
-        names = self._names()
-        found = [
-            judging.host_series(reply.host, {**reply.data, "read_at": reply.at})
-            for reply in engine.fleet.ask(names, "series")
-            if reply.data
-        ]
-        series = [one for one in found if one]
-        if len(series) < len(names):
+    def judge(self, planned: Wave) -> Outcome:
+        """What the judge says of the series of now."""
+        engine, names = self._engine, self._names()
+        self.judged = True
+        series = engine.series(names)
+        if not series:
             # Hosts that keep no series have nothing to wait for: the evidence says what there is.
-            return not series
-        return judging.judge(engine.plan, series, engine._others(self._number), {}).outcome == "pass"
+            return "pass"
+        if len(series) < len(names):
+            return "inconclusive"
+        return judging.judge(engine.plan, planned, series, engine.others(self._number), {}).outcome
 
 
 def _told(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,34 +26,29 @@ def host_series(host: str, answer: Mapping[str, Any] | None) -> HostSeries | Non
     series = (answer or {}).get("series")
     if not isinstance(series, Mapping):
         return None
-    wire = _part("wire")
-    if wire is None:
-        return None
+    from ..judge import wire
+
     try:
-        found: HostSeries = wire.host_series(host, series, float((answer or {}).get("read_at") or 0.0))
+        return wire.host_series(host, series, float((answer or {}).get("read_at") or 0.0))
     except ControlError:
-        return None
-    return found
-
-
-def _part(name: str) -> Any:
-    """A module of the judge; None when this release has none of that name."""
-    try:
-        return importlib.import_module(f"..judge.{name}", __package__)
-    except ModuleNotFoundError:
         return None
 
 
 def judge(
-    plan: Plan, series: Sequence[HostSeries], others: Sequence[HostSeries], checks: Mapping[str, Verdict]
+    plan: Plan,
+    planned: Wave,
+    series: Sequence[HostSeries],
+    others: Sequence[HostSeries],
+    checks: Mapping[str, Verdict],
 ) -> WaveVerdict:
     """The gate's answer for the hosts in ``checks``."""
-    wave = _part("wave")
     # Asked to compare nothing, what each host shows of itself is all there is.
-    if wave is None or plan.gates.method == "none":
+    if plan.gates.method == "none":
         return by_hosts(checks)
-    verdict: WaveVerdict = wave.judge_wave(plan.phase, plan.gates, series, others, checks)
-    return verdict
+    # Here: numpy and scipy are for judging alone.
+    from ..judge.wave import judge_wave
+
+    return judge_wave(plan.phase, plan.gates, series, others, checks, planned.soak)
 
 
 def by_hosts(checks: Mapping[str, Verdict]) -> WaveVerdict:

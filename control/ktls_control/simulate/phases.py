@@ -12,8 +12,8 @@ from typing import Any
 class Phases:
     """One attempt of a wave; None: it did not come to that.
 
-    :param ordering_s: until the soak began; ``soaking_s``: until the first verdict, or the end of ``min_s``,
-        whichever was later the part of ``judging_s``.
+    :param ordering_s: until the soak began; ``soaking_s``: until the last look at hosts that soak, and ``min_s`` at
+        least; ``judging_s``: from there to the verdict that counted.
     :param waiting_s: for people, pauses and freezes, not part of the others.
     """
 
@@ -36,14 +36,13 @@ class Phases:
 def read(events: Iterable[Mapping[str, Any]]) -> list[Phases]:
     """The waves of a journal that got as far as their soak, in order.
 
-    The soak itself is ``min_s`` where the verdict came after that: what is longer is judging, or traffic that was
-    waited for, which a journal does not tell apart.
+    The last look before a verdict is the evidence itself, so that the soak was over by the one before it.
     """
     found: list[Phases] = []
     opened: dict[str, Any] | None = None
     names: dict[int, str] = {}
-    began = confirming = waiting = 0.0
-    min_s = 0.0
+    began = confirming = waiting = min_s = 0.0
+    looks: list[float] = []
     for event in events:
         at, name = float(event["at"]), event["event"]
         if name == "run_started":
@@ -53,13 +52,15 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Phases]:
         elif name == "soak_started" and opened:
             number = event["wave"]
             found.append(Phases(number, names.get(number, str(number)), len(opened["hosts"]), at - opened["at"]))
-            began, min_s = at, float(event["min_s"])
+            began, min_s, looks = at, float(event["min_s"]), []
         elif not found or found[-1].number != event.get("wave"):
             continue
+        elif name == "observed":
+            looks.append(at - began - found[-1].waiting_s)
         elif name == "verdict":
             took = at - began - found[-1].waiting_s
-            found[-1].soaking_s = min(took, min_s)
-            found[-1].judging_s = max(0.0, took - min_s)
+            found[-1].soaking_s = min(took, max([min_s, *looks[-2:-1]]))
+            found[-1].judging_s = took - found[-1].soaking_s
         elif name == "waiting":
             waiting = at
         elif name == "waited" and waiting:
