@@ -50,10 +50,11 @@ SICK: Mapping[str, Harm] = {
 }
 _RECORDED_HEAD = """# How often the judge is wrong on what was recorded
 
-Written by `python -m ktls_control.judge.calibrate --recorded`; do not edit. Baselines of lab hosts
-(`tests/fixtures/judge`, software emulation on a busy machine) are cut into blocks from another second on each time, and
-each pair is dealt anew: kTLS had no part in them, so a wave that fails is a false alarm. The splits of one recording
-are not independent of each other, so the bound is only a guide.
+Written by `python -m ktls_control.judge.calibrate --recorded`; do not edit. Recordings (`tests/fixtures/judge`, made by
+`tools/series_native.py` and `tools/series_record.py`) are of real sidecars under steady load, in userspace TLS, on a
+machine that many others kept busy; `native` is one without kernel TLS. Each is cut into blocks from another second on
+each time, and each pair is dealt anew: kTLS had no part in them, so a wave that fails is a false alarm. The splits of
+one recording are not independent of each other, so the bound is only a guide.
 """
 _TWENTY = Fleet(wave=20)
 _CURVE = (1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.07, 1.10, 1.15, 1.20)
@@ -112,8 +113,10 @@ def _recorded(fleets: int, docs: Path) -> int:
         for path in sorted(RECORDED.glob("*.json"))
     }
     if not counts:
-        raise ControlError("no_series", f"{RECORDED}: no recorded baselines; make them with tools/series_record.py")
-    title = "A/A: recorded baselines, dealt anew as switchbacks with blocks of 10 s"
+        raise ControlError(
+            "no_series", f"{RECORDED}: no recordings; make them with tools/series_native.py or tools/series_record.py"
+        )
+    title = "A/A: recorded, dealt anew as switchbacks with blocks of 10 s"
     write(docs / "judge-recorded.md", _RECORDED_HEAD + "\n" + _alarms(title, counts))
     worst = max(trial.upper(one.failed, one.total) for one in counts.values())
     _say(f"highest upper bound of a false-alarm rate: {worst:.1%}")
