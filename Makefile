@@ -24,7 +24,7 @@ check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff format --check . tools/sanity
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off tests/molecule/run bench/run .ci/run
+	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
 
 sanity: prepare ## Build the collection, install it, run ansible-test's sanity tests on it

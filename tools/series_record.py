@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ktls_control.clients import Target
-from ktls_control.demo import PORT, target
+from ktls_control.demo import target
 from ktls_lab import api
 from tests.vm.fleet.fleet import Deployed
 
@@ -80,12 +80,27 @@ def main() -> int:
 
 
 def keep(fleet: Deployed, host: str, path: Path) -> None:
-    """Write the agent's series, as it is on the wire."""
+    """Write the agent's series in the form of ``ktls judge --replay``."""
     answer: dict[str, Any] = fleet.agent(host, "series")
     path.parent.mkdir(parents=True, exist_ok=True)
-    wall = {"read_at": time.time(), "host": host, "port": PORT}
-    path.write_text(json.dumps({**wall, "series": answer.get("series", answer)}, separators=(",", ":")) + "\n")
+    path.write_text(json.dumps({"series": [plain(answer.get("series", answer), host)]}, separators=(",", ":")) + "\n")
     print(path, flush=True)
+
+
+def plain(wire: dict[str, Any], host: str) -> dict[str, Any]:
+    """An agent's answer as columns of samples."""
+    columns = wire["samples"]
+    rows = range(len(columns["at_ms"]))
+    samples = {name: columns[name] for name in ("sent", "ktls", "connections", "requests")}
+    samples["at_s"] = [one / 1000 for one in columns["at_ms"]]
+    samples["seconds"] = [one / 1000 for one in columns["ms"]]
+    samples["arm"] = [("off", "on", "mixed")[one] for one in columns["arm"]]
+    samples["washout"] = [bool(one) for one in columns["washout"]]
+    samples["cpu_s"] = [None if one is None else one / 1e6 for one in columns["cpu_us"]]
+    samples["errors"] = [columns["errors"].get(str(index), {}) for index in rows]
+    samples["probe_s"] = [columns["probe_s"].get(str(index), []) for index in rows]
+    about = {"boot_id": wire["boot_id"], "ordered_at_s": wire.get("ordered_at_s"), "read_at_s": wire["now_s"]}
+    return {"host": host, **about, "samples": samples}
 
 
 if __name__ == "__main__":

@@ -7,19 +7,24 @@ A thread for each process would cost more than the process; an event loop with c
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import math
 import os
+import resource
 import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+#: Too many files or processes for now: what was refused can be tried again when a child has ended.
+FULL = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 #: A line that is longer than this ends its process: no answer of an agent is (bytes).
 MAX_LINE = 1 << 20
 _MAX_STDERR = 8192
 _REAP_S = 0.02
+_FILES = 8192
 _KILL_AFTER_S = 2.0
 
 
@@ -57,6 +62,7 @@ class Children:
 
     def __init__(self, on_line: Callable[[Child, str], None], on_end: Callable[[Child], None]) -> None:
         self._on_line, self._on_end = on_line, on_end
+        _raise_file_limit()
         self._selector = selectors.DefaultSelector()
         self._running: set[Child] = set()
         self._ending: list[Child] = []
@@ -241,3 +247,12 @@ class Children:
         # The group: a ProxyCommand or ProxyJump goes with its ssh. Not yet waited for, so the number is still its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
+
+
+def _raise_file_limit() -> None:
+    """Three pipes a child: the usual soft limit of 1024 files would be reached with a few hundred of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -105,8 +105,13 @@ def signature(inventory: str) -> str | None:
     and Ansible's own settings. While it is the same, so is what Ansible would answer.
     """
     path = Path(inventory)
-    if "," in inventory or not path.exists():
+    try:
+        return None if "," in inventory or not path.exists() else _signature(path)
+    except OSError:
         return None
+
+
+def _signature(path: Path) -> str | None:
     sources = _files(path)
     folders = {path if path.is_dir() else path.parent, Path.cwd()}
     variables = [file for folder in sorted(folders) for name in _VARIABLE_FOLDERS for file in _files(folder / name)]
@@ -117,10 +122,7 @@ def signature(inventory: str) -> str | None:
         if _is_dynamic(file):
             return None
     for file in (*sources, *variables, *_settings()):
-        try:
-            facts = file.stat()
-        except OSError:
-            return None
+        facts = file.stat()
         seen.update(f"{file.resolve()}\0{facts.st_ino}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     for name in sorted(os.environ):
         if name.startswith("ANSIBLE_"):
@@ -144,11 +146,8 @@ def _is_dynamic(file: Path) -> bool:
     """A script, or the configuration of an inventory plugin."""
     if os.access(file, os.X_OK):
         return True
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(65536)
-    except OSError:
-        return True
+    with open(file, "rb") as stream:
+        head = stream.read(65536)
     return any(line.startswith((b"plugin:", b'"plugin"', b"'plugin'")) for line in head.splitlines())
 
 

@@ -188,7 +188,8 @@ class Reach:
         if data is not None and data.get("ok"):
             self._reply(name, data, None, None)
             return
-        problem = (data or {}).get("error") or {}
+        problem = (data or {}).get("error")
+        problem = problem if isinstance(problem, dict) else {}
         text = problem.get("message") or (said[-1] if said and data is None else f"exit status {status}")
         self._reply(name, None, f"{name}: {text}", problem.get("code"), reached=True)
 

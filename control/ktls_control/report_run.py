@@ -20,7 +20,7 @@ def write_report(
     """Write the report of a run, finished or not.
 
     :param output: the file; ``report.html`` in the run's directory when left out.
-    :param off: file with what ``ktls off --json`` said; ``off.json`` in the run's directory when left out, if there.
+    :param off: file with what ``ktls off --json`` said; the last ``off*.json`` of the run when left out.
     :returns: the file.
     :raises ControlError: ``no_journal``, ``bad_off``, ``bad_output``.
     """

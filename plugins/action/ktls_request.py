@@ -55,7 +55,7 @@ class ActionModule(ActionBase):
             if newest is None or not newest.under_way():
                 continue
             try:
-                stop(newest, f"off.yml, {getpass.getuser()}", f"off: {reason}")
+                stop(newest, f"off.yml, {getpass.getuser()}", reason)
                 told.append(newest.name)
             except (OSError, KeyError) as error:
                 self._display.warning(f"rollout {newest.name} could not be told to end: {error}")

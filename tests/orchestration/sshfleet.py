@@ -25,7 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from ktls_control import hostlist
+from ktls_control.inventory import Host, host_from_vars
 
 ROOT = Path(__file__).resolve().parents[2]
 SSHD = "/usr/sbin/sshd"
@@ -110,6 +114,20 @@ class SshFleet:
             "ANSIBLE_NOCOLOR": "1",
         }
 
+    def hosts(self) -> list[Host]:
+        """As the inventory has them, without asking Ansible."""
+        return [host_from_vars(name, each) for name, each in _hostvars(self.inventory.read_text()).items()]
+
+    def keep(self, answer: str) -> None:
+        """Let ``answer`` (YAML of an inventory) be what the inventory said last: saves its second in each test."""
+        hostvars = _hostvars(answer)
+        data = {"_meta": {"hostvars": hostvars}, "ktls_hosts": {"hosts": list(hostvars)}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.directory)
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            hostlist.save(data, str(self.inventory), "ktls_hosts")
+
     def ktls(self, *arguments: str, inventory: str | None = None, timeout_s: float = 60) -> Any:
         """Run ``ktls VERB -i INVENTORY ...``."""
         verb, *more = arguments
@@ -123,6 +141,11 @@ class SshFleet:
         done = self.ktls(*arguments, "--json")
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
+
+
+def _hostvars(inventory: str) -> dict[str, dict[str, Any]]:
+    group = yaml.safe_load(inventory)["ktls_hosts"]
+    return {name: {**group["vars"], **(own or {})} for name, own in group["hosts"].items()}
 
 
 @contextmanager
@@ -192,6 +215,7 @@ def _control_node(fleet: SshFleet) -> None:
     variables = {"ansible_port": fleet.port, "ansible_ssh_common_args": f"-F {fleet.directory}/ssh_config"}
     hosts = {name: {"ansible_host": fleet.address(name)} for name in fleet.names}
     fleet.inventory.write_text(yaml.safe_dump({"ktls_hosts": {"vars": variables, "hosts": hosts}}))
+    fleet.keep(fleet.inventory.read_text())
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:

@@ -29,6 +29,8 @@ OTHERS = (
     "flag_document.py",
     "flag_signature.py",
     "flag_setup.py",
+    "series.py",  # of the agent's answers
+    "host.py",  # of a drill: docs/drill.md
 )
 
 

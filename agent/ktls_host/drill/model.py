@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from ..errors import KtlsError
 
-STEPS = ("look", "keyupdate", "enable", "off", "undone", "probe", "drain", "clear", "compare")
+STEPS = ("look", "keyupdate", "enable", "off", "drain", "undone", "probe", "clear", "compare")
 """In their order. ``look``: whether there may be a drill at all; nothing was touched when it ends there."""
 Times = dict[str, Optional[float]]  # evaluated at run time, where Python 3.9 has no X | None
 

@@ -26,6 +26,11 @@ SHAPES: Mapping[str, Fleet] = {
     "4 hosts against 12, difference": Fleet(wave=4, others=12, method="difference"),
 }
 LONG: Mapping[str, Fleet] = {name: replace(fleet, soak_s=1800.0) for name, fleet in SHAPES.items()}
+#: Long soaks, for the error test.
+WATCHED: Mapping[str, Fleet] = {
+    f"2 hosts, {what}": Fleet(2, others, 7200.0, 10_800.0, 30.0, method="difference")
+    for what, others in (("8 of later waves", 8), ("their own past", 0))
+}
 #: Harm that a table row is about.
 HARMS: Mapping[str, Harm] = {
     "none": Harm(),
@@ -73,14 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(fleets: int, docs: Path) -> int:
     parts: list[str] = []
-    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets, 1)
+    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets if fleet.wave == 1 else fleets // 2, 1)
              for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
     _say("A/A at the end of the soak: done")
     parts.append(_alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet))
-    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 4, 1), 2, 600.0)
+    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
               for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
     _say("A/A watched: done")
     parts.append(_alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always))
+    parts.append(_failing(fleets))
     parts.append(_power(fleets))
     _say("power: done")
     parts.append(_promises(fleets))
@@ -154,10 +160,26 @@ def _alarms(title: str, counts: Mapping[tuple[str, str], trial.Count]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def _failing(fleets: int) -> str:
+    rows = ["## Failures alone: the E-value watched for three hours, two hours of baseline\n",
+            "| failures without kTLS | wave | false alarms | bound | 0.1 % of connections reset: found |",
+            "|---|---|--:|--:|--:|"]  # fmt: skip
+    for name, noise in regimes.FAILING.items():
+        for shape, fleet in WATCHED.items():
+            quiet = trial.failures(fleet, noise, Harm(), max(fleets // 4, 1), 6)
+            found = trial.failures(fleet, noise, Harm(failures=0.001), max(fleets // 40, 1), 6)
+            rows.append(
+                f"| {name} | {shape} | {quiet.failed / quiet.total:.1%} "
+                f"| {trial.upper(quiet.failed, quiet.total):.1%} | "
+                f"{found.failed / found.total:.0%} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
 def _power(fleets: int) -> str:
     rows = ["## Harm: how often the wave is stopped, passes, or cannot be told (soak of 10 minutes)\n",
             "| harm | noise | wave | stopped | cannot tell | passed |", "|---|---|---|--:|--:|--:|"]  # fmt: skip
-    count = max(fleets // 8, 1)
+    count = max(fleets // 10, 1)
     cells = [(harm, noise, shape, fleet) for harm in HARMS for noise in ("clean", "all at once")
              for shape, fleet in SHAPES.items()]  # fmt: skip
     for harm, noise, shape, fleet in cells:

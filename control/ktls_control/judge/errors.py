@@ -8,7 +8,7 @@ An E-value is what a bettor against "no harm" would have made of one coin. By Vi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from .columns import OFF, Array, Columns
 from .model import ArmTotals
 
 _MINUTE_S = 60.0
-#: A host's bad minute counts once in so many minutes: failures come in bursts, and a burst is one thing.
-_BURST_MINUTES = 3
+#: A host's bad minute counts once in so many minutes: failures come in bursts, and a burst is one thing. So many at
+#: least, and as many as bursts were long before the order, but not more than the most.
+_BURST_LEAST, _BURST_MOST = 3, 15
 #: How much hosts differ in their rate of bad minutes when nothing is known of them (standard deviation of its log).
 _SPREAD = 1.0
 #: A flood: so many failures in a minute, this share of its connections, and so often the worst seen without kTLS.
@@ -27,7 +28,7 @@ FLOOD, _FLOOD_SHARE, _FLOOD_TIMES = 20, 0.05, 10
 
 
 #: Least chance of a bad minute that a host's own past is trusted to show; least minutes of it.
-_OWN_LEAST, _OWN_MINUTES = 0.02, 10
+_OWN_LEAST, _OWN_MINUTES = 0.03, 10
 #: More failures with kTLS than without, and chance would do it more rarely than this: no alarm, and no pass either.
 _SUSPICIOUS = 0.1
 
@@ -197,7 +198,7 @@ def _by_connections(arms: Mapping[str, Mapping[str, ArmTotals]]) -> _Bets | None
 def _by_controls(ours: Columns, theirs: Columns) -> _Bets | None:
     """Of the bad minutes of the wave and of later waves, how many are the wave's, against what it was before."""
     first = min(_first_minute(ours), _first_minute(theirs))
-    mine, other = _Minutes.of(ours, first), _Minutes.of(theirs, first)
+    mine, other = _minutes(first, ours, theirs)
     width = min(mine.bad.shape[1], other.bad.shape[1])
     before = -first
     past_mine, past_other = mine.seen[:, :before].sum(), other.seen[:, :before].sum()
@@ -238,7 +239,7 @@ def _by_own_past(ours: Columns) -> _Bets | None:
     from scipy.special import betaincinv
 
     first = _first_minute(ours)
-    minutes = _Minutes.of(ours, first)
+    (minutes,) = _minutes(first, ours)
     before = -first
     seen = minutes.seen.any(axis=0)
     past = int(seen[:before].sum())
@@ -246,7 +247,7 @@ def _by_own_past(ours: Columns) -> _Bets | None:
         return None
     bad = minutes.counted.any(axis=0)
     hits = int(bad[:before].sum())
-    null = max(_OWN_LEAST, float(betaincinv(hits + 1, past - hits + 1, 0.8)))
+    null = max(_OWN_LEAST, float(betaincinv(hits + 1, past - hits + 1, 0.9)))
     use = seen[before:]
     share = float(use.sum() / (use.sum() + past))
     at = (np.flatnonzero(use) + 1) * _MINUTE_S
@@ -273,7 +274,7 @@ class _Minutes:
 
     @staticmethod
     def of(columns: Columns, first: int) -> _Minutes:
-        """:param first: number of the first minute; 0 is the first one of the soak."""
+        """:param first: number of the first minute; 0 is the first one of the soak. All that is bad counts."""
         rows = np.flatnonzero(np.isfinite(columns.errors))
         minute = _minute(columns)[rows] - first
         width = max(int(minute.max()) + 1 if len(minute) else 0, 1 - first)
@@ -284,7 +285,27 @@ class _Minutes:
         seconds = np.bincount(cell, weights=columns.seconds[rows], minlength=size).reshape(shape)
         seen = seconds >= _MINUTE_S / 2
         bad = seen & (errors > _usual(errors[:, :-first], seen[:, :-first])[:, None])
-        return _Minutes(errors, seen, bad, _thin(bad))
+        return _Minutes(errors, seen, bad, bad)
+
+
+def _minutes(first: int, *tables: Columns) -> list[_Minutes]:
+    """Minutes of several tables, bursts counted once."""
+    found = [_Minutes.of(table, first) for table in tables]
+    burst = _burst([one.bad[:, :-first] for one in found])
+    return [replace(one, counted=_thin(one.bad, burst)) for one in found]
+
+
+def _burst(past: Sequence[Array]) -> int:
+    """For how long a bad minute speaks for those after it: half as long again as bursts were, gaps in them included."""
+    gap, inside, bursts = _BURST_LEAST, 0, 0
+    for bad in past:
+        recent = np.zeros_like(bad)
+        for back in range(1, gap + 1):
+            recent[:, back:] |= bad[:, :-back]
+        starts = int((bad & ~recent).sum())
+        inside += int((bad | recent).sum()) - gap * starts
+        bursts += starts
+    return min(max(_BURST_LEAST, round(1.5 * inside / bursts) if bursts else 0), _BURST_MOST)
 
 
 def _minute(columns: Columns) -> Array:
@@ -306,14 +327,14 @@ def _usual(errors: Array, seen: Array) -> Array:
     return np.where(np.isfinite(picked), picked, 0.0)
 
 
-def _thin(bad: Array) -> Array:
+def _thin(bad: Array, burst: int) -> Array:
     """Bad minutes of each host, less those that follow a counted one within a burst's length."""
     counted = np.zeros_like(bad)
     rest = np.zeros(len(bad), dtype=int)
     for minute in np.flatnonzero(bad.any(axis=0)).tolist() if bad.size else []:
         free = bad[:, minute] & (rest <= minute)
         counted[:, minute] = free
-        rest[free] = minute + _BURST_MINUTES
+        rest[free] = minute + burst
     return counted
 
 

@@ -63,6 +63,17 @@ REGIMES: Mapping[str, Noise] = {
 }
 
 
+#: How fleets fail when nothing is wrong: for the error test, whose soaks are longer.
+FAILING: Mapping[str, Noise] = {
+    "rare": Noise(failures=0.02),
+    "bursts of 4 minutes": Noise(failures=0.06, burst=4),
+    "hosts differ": Noise(failures=0.05, host_failures=1.0),
+    "bursts, and hosts differ": Noise(failures=0.06, burst=4, host_failures=1.0),
+    "bursts of 10 minutes, and hosts differ": Noise(failures=0.06, burst=10, host_failures=0.7),
+    "storms that hit all hosts": Noise(failures=0.02, storms=1.0),
+}
+
+
 @dataclass(frozen=True)
 class Harm:
     """What kTLS does to hosts: multiples on CPU per byte, latency and throughput, and failures by connection.

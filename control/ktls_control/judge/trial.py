@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..plan.model import Gates, Soak
-from . import columns, looks, power, regimes
+from . import columns, errors, looks, power, regimes
 from .columns import OFF, ON, Array, Columns
 from .model import HostSeries, WaveVerdict
 from .wave import judge_columns
@@ -94,6 +94,16 @@ def watched(
                 break
         ever = max(verdict.e_path, default=1.0) >= looks.e_limit(gates.alpha)
         count.add(replace(verdict, outcome="fail") if ever else verdict)
+    return count
+
+
+def failures(fleet: regimes.Fleet, noise: regimes.Noise, harm: regimes.Harm, fleets: int, seed: int) -> Count:
+    """Watch the error test alone, to the end of a long soak: a wave whose E-value was ever at the limit has failed."""
+    count, limit = Count(), looks.e_limit(Gates().alpha)
+    for ours, theirs in _drawn(fleet, noise, harm, fleets, seed, 50):
+        found = errors.test(None, {}, ours, theirs)
+        hit = max(found.path, default=1.0) >= limit
+        count.add(WaveVerdict("fail" if hit else "pass", ()))
     return count
 
 

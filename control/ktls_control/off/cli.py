@@ -122,7 +122,7 @@ class _Off:
             return
         self._told["run"] = newest.name
         try:
-            stop(newest, _operator(), f"off: {self._asked.reason}")
+            stop(newest, _operator(), self._asked.reason)
             self._told["told"] = True
         except OSError as error:
             self._told["error"] = f"run {newest.name} could not be told to end: {error.strerror}: {error.filename}"
@@ -157,7 +157,11 @@ class _Off:
             self._history = history(known)
         pulls = bool(self._off.hosts[result.host].vars.get("ktls_pull_endpoints"))
         flag = (self._published.ok or None) if pulls else False
-        return replace(result, outlook=outlook(result.host, self._history, time.time(), flag=flag))
+        try:
+            seen = outlook(result.host, self._history, time.time(), flag=flag)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            seen = outlook(result.host, [], time.time(), flag=flag)  # a journal that nobody can understand
+        return replace(result, outlook=seen)
 
     def _report(self, results: list[OffResult], source: Source) -> int:
         took = latency.fleet(results)

@@ -11,6 +11,8 @@ from typing import Any
 from .latency import drained
 from .model import AGENT, KERNEL, OffResult
 
+_LAST_NEW, _NONE_LEFT = "last_ktls_tx_established_age_s", "ktls_tx_zero_age_s"
+
 
 @dataclass
 class Hearing:
@@ -23,6 +25,8 @@ class Hearing:
     host: str
     flag_s: float | None = None
     ended: bool = False
+    #: What was wrong with an answer that could not be understood.
+    confused: str | None = None
     _flag_up: float = 0.0
     _code: int = 0
     _text: str = ""
@@ -64,12 +68,19 @@ class Hearing:
         code, _, text = rest.partition(" ")
         status = _object(text)
         if code != "0" or status is None or not status.get("ok"):
-            said = ((status or {}).get("error") or {}).get("message") or text
+            problem = (status or {}).get("error")
+            said = (problem.get("message") if isinstance(problem, dict) else problem) or text
             self._agent_error = f"the agent did not answer: {said or f'exit status {code}'}"
             return
+        sidecar = status.get("sidecar")
+        if sidecar is not None:
+            # All that is read later is read here: what cannot be is found out while only this host is at stake.
+            left = int((status.get("connections") or {}).get("ktls_tx", 0))
+            ages = {key: _age(sidecar.get(key)) for key in (_LAST_NEW, _NONE_LEFT)}
+            (status.get("off") or {}).get("flag")
+            status = {**status, "sidecar": ages}
+            self._agent.append((at, left))
         self._status, self._status_s, self._agent_error = status, at, None
-        if status.get("sidecar") is not None:
-            self._agent.append((at, int((status.get("connections") or {}).get("ktls_tx", 0))))
 
     @property
     def settled(self) -> bool:
@@ -90,6 +101,8 @@ class Hearing:
         return self._by_kernel(self._agent_error or self._no_sidecar())
 
     def _no_sidecar(self) -> str:
+        if self.confused:
+            return f"the agent's answer makes no sense: {self.confused}"
         if self._status is None:
             return "the agent was not asked in time"
         return f"the sidecar did not answer: {self._status.get('sidecar_error') or 'no reason given'}"
@@ -97,8 +110,8 @@ class Hearing:
     def _by_agent(self, status: Mapping[str, Any], sidecar: Mapping[str, Any]) -> OffResult:
         flag = bool((status.get("off") or {}).get("flag"))
         left = self._agent[-1][1]
-        last_new = self._since(sidecar.get("last_ktls_tx_established_age_s"))
-        none_left = None if left else self._since(sidecar.get("ktls_tx_zero_age_s"))
+        last_new = self._since(sidecar[_LAST_NEW])
+        none_left = None if left else self._since(sidecar[_NONE_LEFT])
         if status.get("phase") != "userspace" or not flag:
             missing = "the agent sees no flag" if not flag else f"phase {status.get('phase')} is in force"
             why = f"flag raised, but {missing}" if self._flags else "no flag is there"
@@ -130,8 +143,8 @@ class Hearing:
             True, True, left=0, by=KERNEL, last_new_s=last_new, none_left_s=none_left, curve=curve, note=note
         )
 
-    def _since(self, age_s: Any) -> float:
-        return 0.0 if age_s is None else max(0.0, self._status_s - float(age_s))
+    def _since(self, age_s: float | None) -> float:
+        return 0.0 if age_s is None else max(0.0, self._status_s - age_s)
 
     def _result(
         self,
@@ -163,6 +176,10 @@ class Hearing:
             note=note,
             curve=curve,
         )
+
+
+def _age(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _number(text: str) -> int | None:

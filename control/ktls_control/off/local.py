@@ -80,6 +80,8 @@ class LocalHosts:
                 time.sleep(_LOOK_AGAIN_S)
                 self._hear(hearing, call(path, {"verb": "status"}, _ANSWER_S))
             return hearing.result()
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            return unreached(host.name, f"its answer makes no sense: {type(error).__name__}: {error}")
         except KtlsError as error:
             if hearing.flag_s is None:
                 return unreached(host.name, error.message)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import openssh
-from ..children import Child, Children
+from ..children import FULL, Child, Children
 from ..inventory import Host
 from .hear import Hearing
 from .latency import drained
@@ -53,7 +53,8 @@ class OffRun:
     ) -> None:
         self.results: dict[str, OffResult] = {}
         self.hosts: dict[str, Host] = {}
-        self._reason, self._started, self._drain_s = " ".join(reason.split()) or "ktls off", started, drain_s
+        self._reason = plain_reason(reason)
+        self._started, self._drain_s = started, drain_s
         self._pool, self._timeout_s, self._max_open = pool, timeout_s, max_open
         self._progress = progress
         self._waiting: deque[Host] = deque()
@@ -134,14 +135,19 @@ class OffRun:
         command = str(host.vars.get("ktls_off_command") or "")
         remote = ["sh", "-s", "--", command, str(left_s), self._reason]
         argv = remote if host.vars.get("ansible_connection") == "local" else openssh.argv(host, remote)
-        script = os.open(SCRIPT, os.O_RDONLY | os.O_CLOEXEC)
+        script = -1
         try:
+            script = os.open(SCRIPT, os.O_RDONLY | os.O_CLOEXEC)
             self._children.start(host.name, argv, time.monotonic() + self._timeout_s, script)
         except OSError as error:
+            if error.errno in FULL and len(self._children):
+                heapq.heappush(self._again, (time.monotonic() + 0.5, host.name))
+                return
             self._done(unreached(host.name, f"{argv[0]} cannot be run here: {error.strerror}"))
             return
         finally:
-            os.close(script)
+            if script >= 0:
+                os.close(script)
         self._hearings[host.name] = Hearing(host.name)
         self._connecting.add(host.name)
         if not watch:
@@ -150,7 +156,11 @@ class OffRun:
     def _line(self, child: Child, line: str) -> None:
         hearing = self._hearings[child.name]
         was_up = hearing.flag_s is not None
-        hearing.feed(line, time.time() - self._started)
+        try:
+            hearing.feed(line, time.time() - self._started)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # One host's nonsense is its own: everybody else is still to be switched off.
+            hearing.confused = f"{type(error).__name__}: {error}"
         if hearing.flag_s is not None and not was_up:
             self._connecting.discard(child.name)
             watch_s = max(0.0, self.drain_until - time.time()) if child.name not in self._brief else 0.0
@@ -190,6 +200,11 @@ class OffRun:
     def _done(self, result: OffResult) -> None:
         self.results[result.host] = result
         self._progress(result)
+
+
+def plain_reason(text: str) -> str:
+    """One line that ``ktls-off`` cannot take for one of its options (``--status`` raises no flag). Pure."""
+    return " ".join(text.split()).lstrip("- ") or "ktls off"
 
 
 def continued(earlier: OffResult | None, result: OffResult) -> OffResult:

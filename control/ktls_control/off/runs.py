@@ -111,7 +111,7 @@ def stop(run: Run, by: str, why: str) -> Path:
     """
     control = run.directory / "control"
     control.mkdir(exist_ok=True)
-    path, temporary = control / "abort", control / f".abort.{secrets.token_hex(6)}"
+    path, temporary = control / "off", control / f".off.{secrets.token_hex(6)}"
     with open(temporary, "x", encoding="utf-8") as stream:
         stream.write(json.dumps({"by": by, "why": why, "at": time.time()}) + "\n")
         stream.flush()

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from ktls_host.drift import facts
+
 from ..judge.model import HostSeries
 from ..preflight import HostRow
 from ..preflight_names import natural
 from . import headroom, notes, refusals, timing, waves
 from .drills import Drill
-from .facts import facts, labels
 from .file import VERSION, seal
+from .labels import labels
 from .model import Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from ..errors import ControlError
 from ..inventory import Host, load
 from ..judge.model import HostSeries
+from ..judge.wire import host_series
 from ..preflight import Unanswered, host_row
 from ..reach import Reach, Reply
 from ..request import check_phase
@@ -131,10 +132,6 @@ def _ask(hosts: Sequence[Host], policy: Policy) -> tuple[dict[str, Reply], dict[
 
 def _series(reach: Reach, names: Sequence[str]) -> dict[str, HostSeries]:
     """Series of the hosts that have one: without, a plan says less and is no worse."""
-    try:
-        from ..judge.wire import host_series  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return {}
     found: dict[str, HostSeries] = {}
     for reply in reach.ask(names, "series") if names else ():
         if reply.data is not None:

@@ -231,12 +231,12 @@ def _not_aborted(fleet: store.Fleet, plan: Plan, found: store.Run | None) -> Non
     if found or plan.id.startswith(implicit.PREFIX):
         return
     for run in fleet.runs():
-        if (run.control / "abort").exists() and _sha256(run) == plan.sha256:
-            asked = control.look(run.control).abort
-            by = asked.by if asked else "somebody"
+        last = _last_event(run)
+        if last and last.get("outcome") == "aborted" and _sha256(run) == plan.sha256:
             raise ControlError(
                 "plan_aborted",
-                f"plan {plan.id} was aborted by {by} (run {run.name}): abort holds; make a new plan with `ktls plan`",
+                f"plan {plan.id} was aborted (run {run.name}: {last.get('why')}): abort holds; make a new plan with "
+                "`ktls plan`",
             )
 
 
@@ -249,19 +249,27 @@ def _sha256(run: store.Run) -> str:
 
 
 def ended(run: store.Run) -> bool:
-    """Whether the last thing that happened in a run is its end. Reads the end of the journal alone."""
+    """Whether the last thing that happened in a run is its end."""
+    last = _last_event(run)
+    return last is not None and last.get("event") == "run_ended"
+
+
+def _last_event(run: store.Run) -> dict[str, Any] | None:
+    """The last event but for who was told of it, from the end of the journal alone; None: it is too long, or cut."""
     try:
         with open(run.journal, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - 65536))
             lines = file.read().split(b"\n")
     except OSError:
-        return True
-    for line in reversed(lines):
-        try:
-            event = json.loads(line)["event"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if event != "notified":
-            return bool(event == "run_ended")
-    return False
+        return None
+    events = (_event(line) for line in reversed(lines))
+    return next((event for event in events if event and event.get("event") != "notified"), None)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

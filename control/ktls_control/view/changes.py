@@ -49,7 +49,7 @@ def _why(event: Mapping[str, Any]) -> str:
 
 def _verdict(event: Mapping[str, Any]) -> str:
     numbers = "; ".join(verdicts.numbers(event["verdict"]))
-    reasons = "; ".join(event["verdict"].get("reasons") or ())
+    reasons = "; ".join(verdicts.reasons({"outcome": event["outcome"], **event["verdict"]}))
     return f"gate: {event['outcome']}" + (f": {reasons}" if reasons else "") + (f" ({numbers})" if numbers else "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def watch(arguments: argparse.Namespace, console: Any) -> int:
         inventory, group = (plan.inventory, plan.group) if plan else (arguments.inventory, arguments.group)
         if "," not in inventory and not Path(inventory).exists():
             inventory = arguments.inventory
-        return Off(inventory, group, reason, run.directory / f"off-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        return Off(inventory, group, reason, run.directory)
 
     pilot = Pilot(
         run,

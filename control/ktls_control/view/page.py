@@ -124,7 +124,7 @@ class Page:
 def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Page:
     """Read everything there is of a run.
 
-    :param off: what ``ktls off --json`` said; None: ``off.json`` in the run's directory if it is there.
+    :param off: what ``ktls off --json`` said; None: the last ``off*.json`` in the run's directory.
     :raises ControlError: ``no_journal``.
     """
     log = journal.load(run_dir / "journal.jsonl")
@@ -150,7 +150,7 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
             page.waves.append(_wave(wave, told, until, plan, by_wave.get(wave.number, {}), reach, rows))
     page.hosts.sort(key=lambda row: not row.bad)
     page.facts, page.tiles = _facts(page, until), _tiles(page, told, until)
-    page.off = _off(off if off is not None else _json(run_dir / "off.json"))
+    page.off = _off(off if off is not None else _last_off(run_dir))
     page.refusals = _refusals(plan)
     page.chain_ok, page.chain = _chain(log)
     page.controls = [
@@ -200,6 +200,15 @@ def _columns(state: RunState) -> list[str]:
 
 def _name(wave: WaveState) -> str:
     return wave.name if wave.name == f"wave {wave.number}" else f"wave {wave.number}: {wave.name}"
+
+
+def _last_off(run_dir: Path) -> Mapping[str, Any] | None:
+    """What the last off of the run said that said anything."""
+    for path in sorted(run_dir.glob("off*.json"), reverse=True):
+        found = _json(path)
+        if drain.read(found):
+            return found
+    return None
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:

@@ -94,6 +94,10 @@ class Pilot:
             line.append(f"{rest} ")
         return [Text(self._said, "yellow"), line] if self._said else [line]
 
+    def busy(self) -> bool:
+        """Off is under way: whoever asked for it wants to see what comes of it."""
+        return self._off is not None and self._off.running()
+
     def off_lines(self) -> list[str]:
         """What off has said so far."""
         return self._off.lines() if self._off else []
@@ -122,7 +126,7 @@ class Pilot:
 
     def _switch_off(self) -> None:
         """Off first; then the rollout is told to end, so that it does not work against it."""
-        if self._off is not None and self._off.running():
+        if self.busy():
             self._said = "off is under way"
             return
         self._off = self._start_off(f"off by {self._by}")

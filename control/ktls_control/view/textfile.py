@@ -20,7 +20,7 @@ from . import standing
 from .story import Story
 
 HOST_STATES = ("waiting", "ordering", "soaking", "judged", "confirmed", "reverted", "failed", "unreachable")
-RUN_STATES = ("running", "waiting", "completed", "failed", "aborted", "off")
+RUN_STATES = ("running", "waiting", "frozen", "completed", "failed", "aborted", "off")
 OUTCOMES = ("pass", "fail", "inconclusive")
 #: Events of single hosts come by the thousand, and are in what follows them.
 _QUIET = frozenset(("host_ordered", "host_confirmed", "host_reverted", "notified"))
@@ -125,7 +125,9 @@ def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Itera
     yield _Row("ktls_rollout_info", info, 1)
     wave = standing.current(state)
     now_in = state.outcome
-    if state.ended is None and wave is not None and (wave.waiting or state.paused):
+    if state.ended is None and wave is not None and wave.waiting == "freeze" and not state.paused:
+        now_in = "frozen"
+    elif standing.exit_code(state, False) == standing.WAITING:
         now_in = "waiting"
     for name in RUN_STATES:
         yield _Row("ktls_rollout_state", {"state": name}, name == now_in)

@@ -65,7 +65,7 @@ def lines(view: View, width: int, height: int | None = None) -> list[Text]:
     head = _head(view, width)
     for alert in view.alert:
         head += _flow([Text(alert, "bold red")], width)
-    foot = [Text(line, "yellow") for line in view.off[-6:]]
+    foot = [line for told in view.off[-8:] for line in _flow([Text(told, "yellow")], width)]
     foot += view.footer
     room = None if height is None else max(1, height - len(head) - len(foot))
     body = _body(view, width, room)
@@ -204,19 +204,7 @@ def _wave(view: View, wave: WaveState, width: int, last: bool) -> list[Text]:
 def _explain(wave: WaveState) -> list[str]:
     """Every number and reason behind the last verdict."""
     verdict = wave.verdicts[-1]
-    found = list(verdict.get("reasons") or ())
-    for metric in verdicts.metrics(verdict):
-        if metric.get("effect") is None:
-            found.append(f"{words.metric(metric['name'])}: {metric['outcome']} ({metric.get('detail') or 'no data'})")
-            continue
-        behind = [metric["test"], f"n={metric['n']}"]
-        behind += [f"p={metric['p']:.2g}"] if metric.get("p") is not None else []
-        behind += [metric["detail"]] if metric.get("detail") else []
-        found.append(
-            f"{words.metric(metric['name'])} {words.percent(metric.get('effect'), sign=True)} "
-            f"{words.interval(metric.get('low'), metric.get('high'))}, accepted up to "
-            f"{words.percent(metric['margin'], sign=True)}: {metric['outcome']} ({', '.join(behind)})"
-        )
+    found = verdicts.reasons(verdict) + [verdicts.explained(metric) for metric in verdicts.metrics(verdict)]
     if path := verdicts.path(verdict):
         found.append(f"E-value of errors: {' '.join(words.e_value(value) for value in path[-20:])}")
     found += [f"{host}: {'; '.join(why)}" for host, why in (verdict.get("hosts") or {}).items()]

@@ -37,12 +37,30 @@ def metrics(verdict: Verdict) -> list[Mapping[str, Any]]:
 
 
 def shown(verdict: Verdict) -> list[Mapping[str, Any]]:
-    """Metrics worth a picture: those that have to pass, and others that did not. The error test has its own."""
-    return [
-        one
-        for one in metrics(verdict)
-        if one["name"] != "errors" and (one["outcome"] != "pass" or (one.get("gating", True) and _measured(one)))
-    ]
+    """Metrics worth a picture: those that have to pass, and others that failed. The error test has its own."""
+    return [one for one in metrics(verdict) if one["name"] != "errors" and _worth(one)]
+
+
+def _worth(metric: Mapping[str, Any]) -> bool:
+    if metric["outcome"] == "pass":
+        return metric.get("gating", True) and _measured(metric)
+    return bool(metric["outcome"] == "fail" or metric.get("gating", True))
+
+
+def reasons(verdict: Verdict) -> list[str]:
+    """Why it did not pass; for one that did, its metrics say it."""
+    return [] if verdict["outcome"] == "pass" else [str(reason) for reason in verdict.get("reasons") or ()]
+
+
+def explained(metric: Mapping[str, Any]) -> str:
+    """One metric with everything behind it."""
+    name, effect = words.metric(metric["name"]), metric.get("effect")
+    bounds = f" {words.interval(metric.get('low'), metric.get('high'))}" if _measured(metric) else ""
+    told = "" if effect is None else f" {words.percent(effect, sign=True)}{bounds}"
+    margin = f", accepted up to {words.percent(metric['margin'], sign=True)}" if metric.get("margin") else ""
+    behind = [metric.get("detail") or metric.get("test") or "no data"]
+    behind += [f"p={metric['p']:.2g}"] if metric.get("p") is not None else []
+    return f"{name}{told}{margin}: {metric['outcome']} ({', '.join(behind)})"
 
 
 def _measured(metric: Mapping[str, Any]) -> bool:

@@ -120,7 +120,7 @@ def _say(console: Console, at: float, line: str) -> None:
 
 
 def fly(watch: Watch, console: Console, pilot: Pilot, keys: Keys) -> int:
-    """Draw the tree as it changes and obey keys, until the run has ended, the time is over, or ``q``."""
+    """Draw the tree as it changes and obey keys, until the run has ended (and off, if it was asked for), or ``q``."""
     with keys, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             watch.look()
@@ -128,7 +128,7 @@ def fly(watch: Watch, console: Console, pilot: Pilot, keys: Keys) -> int:
             width, height = console.size
             view = watch.view(alive, footer=pilot.footer(), details=pilot.details, off=pilot.off_lines())
             live.update(Group(*tree.lines(view, width, height)), refresh=True)
-            if pilot.leave or watch.over():
+            if pilot.leave or (watch.over() and not pilot.busy()):
                 break
             try:
                 for key in keys.read(LOOK_S):

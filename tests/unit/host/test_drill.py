@@ -52,6 +52,7 @@ class FakeHost:
         self.others = 0
         self.files = {"/etc/ktls/agent.json": "file 0640", "module tls": "loaded", "eth1 tls-hw-tx-offload": "off"}
         self.proof = Proof(True, None, "OpenSSL", (cell(),))
+        self.looks = 0
         self.told: dict[str, Any] = {}
         self.asked: list[str] = []
         self.offs: list[tuple[str, bool]] = []
@@ -70,9 +71,19 @@ class FakeHost:
         return {
             "order": self.order, "order_id": self.order_id, "ordered_phase": "tx", "phase": self.mode, "tested": True,
             "epoch": self.epoch, "off": {"flag": self.flag is not None, "reason": self.flag}, "probe": probe,
-            "revert": [{"step": "tx", "result": "done"}] if self.order == "reverted" else [], "stuck": False,
+            "revert": self.steps(), "stuck": "revert stuck" in self.faults and self.order == "reverted",
             "sidecar": {"version": "1"}, "version": "1", "boot_id": "b",
         }  # fmt: skip
+
+    def steps(self) -> list[dict[str, str]]:
+        """What the shell did is there at once; the agent's helper answers at the third look."""
+        if self.order != "reverted":
+            return []
+        self.looks += 1
+        if self.looks < 3:
+            return [{"step": "tx", "result": "done", "by": "ktls-off"}]
+        slow = self.looks < 5 or "revert stuck" in self.faults
+        return [{"step": "nic", "result": "failed" if slow else "done", "by": "agent", "detail": "no answer"}]
 
     def do_status(self, request: dict[str, Any]) -> None: ...
 
@@ -180,6 +191,7 @@ def test_a_fresh_host_has_no_epoch_yet() -> None:
         ("off fails", "off", "userspace"),
         ("off does nothing", "off", "userspace"),
         ("agent asleep", "undone", "userspace"),
+        ("revert stuck", "undone", "userspace"),
         ("probe after off by kTLS", "probe", "userspace"),
         ("never drains", "drain", "userspace"),
         ("lease stays", "clear", "userspace"),

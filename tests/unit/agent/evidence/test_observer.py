@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -260,3 +261,37 @@ def test_real_connections_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> No
                 break
         assert snapshot.destroyed >= 3 and total >= 15000
         observer.close()
+
+
+def test_a_real_connection_that_is_reset_while_data_is_on_its_way_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real kernel's notice: what it had not got rid of is still in it. A client that leaves in peace is not."""
+    from ktls_agent.evidence.serving import Processes, namespace_of
+
+    monkeypatch.setattr(module, "Namespace", Namespace)
+    monkeypatch.setattr(module, "namespace_of", namespace_of)
+    monkeypatch.setattr(Processes, "_pids", lambda self: [os.getpid()])
+    assert ssl.OPENSSL_VERSION, "this process maps libssl"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        try:
+            observer = Observer(EvidenceConfig(interval_s=1))
+        except KtlsError as error:
+            assert error.code == "need_net_admin" and os.geteuid() != 0
+            return
+        for reset in (False, True):
+            with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
+                client.sendall(bytes(300))
+                accepted.recv(1000)
+                accepted.setblocking(False)
+                accepted.send(bytes(1 << 24) if reset else bytes(5000))
+                client.recv(10000)
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        deadline = time.monotonic() + 4
+        found: dict[str, int] = {}
+        while time.monotonic() < deadline and found.get("number", 0) < 2:
+            time.sleep(min(DRAIN_S, observer.step()))
+            ends = [ended for end, ended in observer.snapshot().ended.items() if end.port == port]
+            found = {"number": sum(ended.number for ended in ends), "cut": sum(ended.cut for ended in ends)}
+        observer.close()
+        assert found == {"number": 2, "cut": 1}

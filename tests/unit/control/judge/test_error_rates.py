@@ -34,6 +34,14 @@ def test_watching_all_the_time_does_not_raise_false_alarms() -> None:
     assert count.passed > 0.8 * count.total
 
 
+@pytest.mark.parametrize("failing", ["bursts, and hosts differ", "bursts of 10 minutes, and hosts differ"])
+def test_bursts_of_failures_seldom_stop_a_wave_in_hours(failing: str) -> None:
+    fleet = calibrate.WATCHED["2 hosts, 8 of later waves"]
+    count = trial.failures(fleet, regimes.FAILING[failing], Harm(), 150, 17)
+    assert trial.upper(count.failed, count.total) <= ALLOWED
+    assert trial.failures(fleet, regimes.FAILING[failing], Harm(failures=0.001), 10, 18).failed == 10
+
+
 @pytest.mark.parametrize("recording", sorted(FIXTURES.glob("*.json")), ids=lambda path: path.stem)
 def test_recorded_baselines_dealt_anew_seldom_stop_a_wave(recording: Path) -> None:
     count = trial.resplit(list(record.load(recording).series), 10.0, 0.0, 1000, 13)

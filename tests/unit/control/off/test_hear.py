@@ -121,6 +121,32 @@ def test_what_cannot_be_read_is_said() -> None:
     assert "/proc/net/tls_stat cannot be read" in str(result.error)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"connections": [1]},
+        {"connections": {"ktls_tx": "many"}},
+        {"sidecar": "yes"},
+        {"sidecar": {"ktls_tx_zero_age_s": "long"}},
+        {"off": "on"},
+        {"ok": False, "error": "text"},
+        {"ok": 0, "error": ["x"]},
+    ],
+)
+def test_nonsense_raises_at_once_or_is_no_answer(change: dict[str, Any]) -> None:
+    """The fan-out catches it at the line, and everything after it works on what was understood."""
+    hearing = Hearing("web1")
+    for line in (*UP, "@kernel 100.0 0 0"):
+        hearing.feed(line, 3.0)
+    try:
+        hearing.feed(f"@agent 101.0 0 {status(**change)}", 3.0)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        hearing.confused = str(error)
+    result = hearing.result()
+    assert (result.off, result.by) == (True, "kernel"), "the kernel's word is there still"
+    assert result.note
+
+
 def test_a_banner_is_no_answer() -> None:
     result = heard("Welcome to web1", "@home in the kernel", "@off later")
     assert not result.reachable

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,8 +117,6 @@ def test_series_are_read_of_a_few_hosts_that_no_name_chooses(monkeypatch: pytest
         yield from plain(reach, names, verb, **arguments)
 
     monkeypatch.setattr(Reach, "ask", ask)
-    # As it is merged: this checkout may be without.
-    monkeypatch.setitem(sys.modules, "ktls_control.judge.wire", SimpleNamespace(host_series=None))
     for salt in "abcdefgh":
         inventory(f"{{noise_hosts: 1, salt: {salt}}}")
         ktls()
@@ -166,6 +163,6 @@ def test_wrong_usage() -> None:
 
 
 def test_nothing_heavy_is_loaded_for_help() -> None:
-    code = "import sys; from ktls_control.cli import _parser; _parser(); print(*sys.modules)"
+    code = "import sys; from ktls_control.cli import _parser; _parser('plan'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"rich", "scipy", "paramiko", "matplotlib", "ktls_control.plan.build"} & set(done.stdout.split())

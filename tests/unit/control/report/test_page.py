@@ -22,7 +22,7 @@ from ktls_control.cli import main
 from ktls_control.errors import ControlError
 from ktls_control.report_run import render, write_report
 from ktls_control.rollout.store import Run
-from ktls_control.view import charts, drain, evidence, svg
+from ktls_control.view import charts, drain, evidence, svg, verdicts
 from tests import journals
 
 from .conftest import Stories
@@ -228,6 +228,14 @@ def test_the_smallest_run(tmp_path: Path) -> None:
     assert "unreachable" in render(story.run_dir)
 
 
+def test_every_beginning_of_a_run_is_a_report(run_of: RunOf) -> None:
+    run = run_of("failed")
+    lines = run.journal.read_bytes().splitlines(keepends=True)
+    for end in range(1, len(lines), 6):
+        run.journal.write_bytes(b"".join(lines[:end]) + lines[end][:40])
+        assert "the last line is not whole" in words_of(render(run.directory))
+
+
 def test_verdicts_without_numbers(tmp_path: Path) -> None:
     """A gate that looks at hosts alone has no metrics; one without traffic has no effects."""
     story = journals.begin(tmp_path)
@@ -362,3 +370,28 @@ def test_extreme_numbers_are_drawn() -> None:
     drawn = charts.forest({"metrics": [wide]}, charts.reach_of([{"metrics": [wide]}]))
     assert "nan" not in drawn
     assert all(-50 < float(x) < 760 for x in re.findall(r' cx="([-\d.]+)"', drawn))
+
+
+def test_what_is_worth_a_picture() -> None:
+    def metric(name: str, outcome: str, *, low: float | None = None, gating: bool = True) -> dict[str, Any]:
+        return {
+            "name": name,
+            "outcome": outcome,
+            "effect": 0.1,
+            "low": low,
+            "high": low,
+            "margin": 0.0,
+            "gating": gating,
+        }
+
+    verdict = {
+        "metrics": [
+            metric("errors", "fail"),
+            metric("cpu", "pass", low=0.0),
+            metric("cpu_worst_host", "pass"),
+            metric("latency_worst_host", "fail"),
+            metric("latency_tail", "inconclusive", gating=False),
+            metric("throughput", "inconclusive"),
+        ]
+    }
+    assert [one["name"] for one in verdicts.shown(verdict)] == ["cpu", "latency_worst_host", "throughput"]

@@ -62,6 +62,9 @@ def test_a_run_under_way(stories: Stories, tmp_path: Path) -> None:
     events = stories("completed").journal.lines
     waits = next(number for number, event in enumerate(events) if event["event"] == "waiting")
     assert fed(stories("completed"), tmp_path, waits + 1)[key("state", state="waiting")] == 1
+    story = journals.begin(tmp_path / "frozen")
+    story.journal.add("waiting", wave=1, on="freeze", until=story.journal.at + 60)
+    assert fed(story, tmp_path)[key("state", state="frozen")] == 1
 
 
 def test_every_name_is_in_the_catalogue_and_the_other_way_round(stories: Stories, tmp_path: Path) -> None:

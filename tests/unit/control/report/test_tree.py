@@ -89,3 +89,13 @@ def test_a_run_without_plan_or_waves_is_drawn(stories: Stories, tmp_path: Path) 
     state = fold(stories("soaking").journal.lines)
     assert tree.lines(View(state, None, state.last), 80)
     assert tree.lines(View(fold([]), None, 0.0), 80, 10)
+
+
+@pytest.mark.parametrize("name", ["completed", "failed", "soaking"])
+def test_every_beginning_of_a_run_is_drawn(stories: Stories, name: str) -> None:
+    """A view may look at any moment."""
+    story = stories(name)
+    for end in range(len(story.journal.lines) + 1):
+        state = fold(story.journal.lines[:end])
+        drawn = tree.lines(View(state, story.plan, state.last + 1, footer=(KEYS,), details=True), 90, 24)
+        assert drawn[-1].plain == KEYS.plain

@@ -144,7 +144,10 @@ def pilot(run_of: RunOf) -> Iterator[tuple[Pilot, Run, list[str]]]:
 
     def start_off(reason: str) -> Off:
         begun.append(reason)
-        return Off("inv", "group", reason, run.directory / "off.log", (sys.executable, "-c", "print('3 of 3 off')"))
+        said = (
+            "import sys, json; json.dump({'hosts': {'a': {'host': 'a', 'off': True, 'last_new_s': 0.4}}}, sys.stdout)"
+        )
+        return Off("inv", "group", reason, run.directory, (sys.executable, "-c", said))
 
     yield Pilot(run, "ada@here", lambda: state, lambda: False, start_off), run, begun
 
@@ -193,10 +196,12 @@ def test_off_is_at_once_even_over_a_question_and_ends_the_rollout(pilot: tuple[P
     assert look(run.control).off is not None
     assert look(run.control).promote == {}
     end = time.monotonic() + 10
-    while "OFF: read back from every host" not in fly.off_lines():
-        assert time.monotonic() < end
+    assert fly.off_lines()[0] == "OFF: ktls off -i inv --group group"
+    done = "OFF: 1 of 1 hosts read back on userspace TLS, last new kTLS connection after 0.4 s"
+    while done not in fly.off_lines():
+        assert time.monotonic() < end, fly.off_lines()
         time.sleep(0.02)
-    assert "3 of 3 off" in fly.off_lines()
+    assert not fly.busy()
     # One that is done can be started again.
     fly.press("O")
     assert len(begun) == 2
@@ -210,12 +215,25 @@ def test_off_goes_on_when_nothing_can_be_written(pilot: tuple[Pilot, Run, list[s
     while off.running():
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert any("its output is lost" in line for line in off.lines())
+    assert any("what it says is lost" in line for line in off.lines())
     assert any("NOT confirmed" in line for line in off.lines())
 
 
+def test_off_names_who_is_not(tmp_path: Path) -> None:
+    said = json.dumps({"hosts": {f"h{n}": {"host": f"h{n}", "off": False, "error": "gone"} for n in range(6)}})
+    off = Off("inv", "group", "why", tmp_path, (sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"))
+    end = time.monotonic() + 10
+    while off.running():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    lines = off.lines()
+    assert "OFF: 0 of 6 hosts read back on userspace TLS" in lines
+    assert "OFF: NOT h0: gone" in lines
+    assert "OFF: NOT 2 more" in lines[-1]
+
+
 def test_off_that_cannot_start_says_what_to_do(tmp_path: Path) -> None:
-    off = Off("inv", "group", "why", tmp_path / "off.log", ("/nowhere/ktls",))
+    off = Off("inv", "group", "why", tmp_path, ("/nowhere/ktls",))
     assert any("NOW" in line for line in off.lines())
 
 

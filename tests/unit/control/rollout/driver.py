@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ktls_control.errors import ControlError
+from ktls_control.judge import wire
+from ktls_control.judge.model import HostSeries, Sample
 from ktls_control.plan import file as plan_file
 from ktls_control.plan.model import Gates, Plan, PlannedHost, Soak, Wave
 from ktls_control.reach import Reply
@@ -31,7 +33,9 @@ class KilledError(BaseException):
 
 @dataclass
 class FakeHost:
-    """One agent. ``faults``: ``cut``, ``refuse``, ``leak``, ``idle``, ``broken`` (its probe fails), ``drift``."""
+    """One agent. ``faults``: ``cut``, ``refuse``, ``leak``, ``idle``, ``broken`` (its probe fails), ``drift``,
+    ``errors``, ``lease`` (its order lapses at once).
+    """
 
     name: str
     phase: str = "userspace"
@@ -41,6 +45,7 @@ class FakeHost:
     sent: dict[str, int] = field(default_factory=lambda: {"ktls_tx": 0, "userspace": 0})
     faults: set[str] = field(default_factory=set)
     deadline: float = 0.0
+    failures: int = 0
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     def status(self, now: float) -> dict[str, Any]:
@@ -49,6 +54,7 @@ class FakeHost:
         path = "ktls_tx" if self.phase == "tx" and "leak" not in self.faults else "userspace"
         if "idle" not in self.faults:
             self.sent[path] += 1_000_000
+        self.failures += "errors" in self.faults
         counts = {key: value // 1_000_000 for key, value in self.sent.items()}
         return {
             "ok": True,
@@ -59,13 +65,15 @@ class FakeHost:
             "order_id": self.order_id,
             "ordered_phase": self.phase if self.order != "none" else None,
             "epoch": self.epoch,
+            "revert_reason": "lease_expired" if self.order == "reverted" else None,
             "lease_left_s": self.deadline - now if self.order == "pending" else None,
             "off": {"flag": False},
             "tls_stat": {"TlsTxSw": counts["ktls_tx"], "TlsDecryptError": 0},
             "sockets": {"ktls_rx": 0},
             "bytes": dict(self.sent),
             "sidecar": {
-                "pid": 1, "version": "1", "bytes": dict(self.sent), "connections_total": counts, "errors": {},
+                "pid": 1, "version": "1", "bytes": dict(self.sent), "connections_total": counts,
+                "errors": {"sendfile_failed": self.failures},
             },
             "probe": {"ok": "broken" not in self.faults, "sha256_ok": True, "ktls_tx": self.phase == "tx",
                       "error": "content hash differs"},
@@ -108,7 +116,21 @@ class World:
                 assert (arguments["id"], arguments["epoch"]) == (host.order_id, host.epoch)
                 host.deadline = self.now + arguments["lease_s"]
                 host.asked.append(("extend", host.epoch))
+            if verb == "series":
+                yield Reply(name, self.page(name, arguments.get("since_s")), None, None, True, self.now)
+                continue
             yield Reply(name, host.status(self.now), None, None, True, self.now)
+
+    def page(self, name: str, since_s: float | None) -> dict[str, Any]:
+        """A series of twenty samples, in pages of eight: the last of them is of now."""
+        begin = round(self.now) - 100
+        after = [one for one in range(1, 21) if since_s is None or begin + 5 * one > since_s]
+        samples = tuple(
+            Sample(begin + 5.0 * one, 5.0, "on", cpu_s=0.1, sent=10**6, ktls=10**6, connections=9, errors={})
+            for one in after[:8]
+        )
+        page = wire.encode(HostSeries(name, samples, float(begin + 50), "boot", float(begin + 101)), self.now)
+        return {"ok": True, "series": {**page, "more": len(after) > 8, "next_since_s": begin + 5.0 * after[:8][-1]}}
 
     # The tasks of hosts
 
@@ -156,7 +178,7 @@ class World:
             if file.epoch < host.epoch:
                 return ControlError("stale_epoch", f"epoch {file.epoch} is older than {host.epoch}")
             host.phase, host.order, host.order_id, host.epoch = file.phase, "pending", file.id, file.epoch
-            host.deadline = self.now + file.lease_s
+            host.deadline = self.now + ("lease" not in host.faults) * file.lease_s
         host.asked.append((step, file.epoch))
         return None
 

@@ -46,13 +46,26 @@ def test_every_wave_passes_and_the_journal_tells_it(state_dir: Path) -> None:
     assert all(len(host.asked) == 2 for host in world.hosts.values()), "order and confirm, once each"
 
 
-@pytest.mark.parametrize("fault", ["cut", "refuse", "leak", "idle", "broken", "drift"])
-def test_one_sick_host_takes_its_wave_back_and_stops_the_run(state_dir: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("cut", "h3 cannot be reached"),
+        ("refuse", "the kernel offers no tls ULP"),
+        ("leak", "0.00 % of"),
+        ("idle", "bytes served during the soak"),
+        ("broken", "probe: content hash differs"),
+        ("drift", "kernel was 6.12, is 6.13"),
+        ("errors", "new sidecar errors: sendfile_failed"),
+        ("lease", "order: order is reverted: lease_expired"),
+    ],
+)
+def test_one_sick_host_takes_its_wave_back_and_stops_the_run(state_dir: Path, fault: str, says: str) -> None:
     plan = plan_of()
     world = world_of(state_dir, plan)
     world.hosts["h3"].faults.add(fault)
     said = world.playbook(plan)
     assert "h3" in said, said
+    assert says in said, said
     assert phases(world)["h1"] == "tx", "the wave that passed stays"
     assert phases(world)["h2"] == "userspace"
     assert ("back", 1) in world.hosts["h2"].asked
@@ -179,8 +192,24 @@ def test_an_aborted_plan_does_not_start_again(state_dir: Path) -> None:
     world.on_event = lambda event: ask(world, "abort") if event == "soak_started" else None
     world.playbook(plan)
     world.on_event = lambda _event: None
-    assert world.playbook(plan).startswith("plan_aborted: plan p1 was aborted by grace@control1")
+    assert world.playbook(plan).startswith("plan_aborted: plan p1 was aborted (run ")
     assert world.playbook(plan_of(id="p2")) == "ok"
+
+
+def test_off_ends_the_run_as_off_and_its_plan_may_start_again(state_dir: Path) -> None:
+    plan = plan_of()
+    world = world_of(state_dir, plan)
+
+    def off(event: str) -> None:
+        if event == "soak_started":
+            run = world.fleet(plan).newest()
+            control.ask(run.control, "abort", by="grace@control1", why="off: incident 4711")
+
+    world.on_event = off
+    assert "off by grace@control1: incident 4711" in world.playbook(plan)
+    assert state_of(world, plan).outcome == "off"
+    world.on_event = lambda _event: None
+    assert world.playbook(plan) == "ok"
 
 
 def test_approval_waits_with_the_lease_extended(state_dir: Path) -> None:
