@@ -15,22 +15,30 @@ _HELP = {
     "limit": "Ansible host pattern that narrows the group",
     "group": "group of the inventory",
 }
+_OFF_HELP = {
+    "reason": "kept on the hosts with the flag",
+    "wave": "only hosts of this wave of the newest rollout",
+    "host": "only this host; may be repeated",
+}
 
 
 def _fleet(inventory: str, group: str, limit: str) -> list[str]:
     return ["-i", inventory, "--group", group, *(["--limit", limit] if limit else [])]
 
 
-@task(help={**_HELP, "reason": "kept on the hosts with the flag"})
+@task(help={**_HELP, **_OFF_HELP}, iterable=["host"])
 def off(
     _context: Any,
     inventory: str = "inventory/lab",
     group: str = "ktls_hosts",
     limit: str = "",
     reason: str = "fab off",
+    wave: str = "",
+    host: list[str] | None = None,
 ) -> None:
     """Everything back to userspace TLS, now."""
-    sys.exit(main(["off", *_fleet(inventory, group, limit), "--reason", reason]))
+    part = [*(["--wave", wave] if wave else []), *(word for name in host or [] for word in ("--host", name))]
+    sys.exit(main(["off", *_fleet(inventory, group, limit), *part, "--reason", reason]))
 
 
 @task(help={**_HELP, "json": "one JSON object"})

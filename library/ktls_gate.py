@@ -17,7 +17,7 @@ options:
     description: Phase that was ordered.
     type: str
     required: true
-    choices: [userspace, tx]
+    choices: [userspace, tx, rx]
   before:
     description: RV(ignore:status) of M(ktls.fleet.ktls_order) right after the order.
     type: dict

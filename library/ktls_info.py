@@ -103,6 +103,13 @@ info:
       type: str
       returned: always
       sample: x86_64
+    cpu:
+      description:
+        - C(online) CPUs, and the share of their time that was C(busy) over a quarter of a second before the trial.
+        - Each is null when it is not known.
+      type: dict
+      returned: always
+      sample: {online: 8, busy: 0.31}
     python:
       description: The version of the Python that ran this module.
       type: str

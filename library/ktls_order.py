@@ -22,7 +22,7 @@ options:
       - V(confirmed) makes the pending order durable.
       - V(extended) lets the pending order O(id) hold O(lease_s) seconds from now on. It is never shortened.
       - V(cancelled) takes the host back to userspace if O(id) is the pending order, and does nothing to another.
-      - V(reverted) takes the host back to userspace and drops the order.
+      - V(reverted) takes the host back to userspace and drops the order. With O(id), only if the order is that one.
       - V(switched_off) raises the off flag. Everything is userspace, and orders for kTLS are refused, until V(cleared).
       - V(cleared) removes the off flag. The host stays in userspace.
     type: str
@@ -50,6 +50,11 @@ options:
     description: The digest of the plan that the order comes from, kept with it.
     type: str
     default: ''
+  facts:
+    description:
+      - What the host was when the rollout was planned, by name (C(kernel), C(openssl), C(agent), C(sidecar)).
+      - For O(state=ordered). A host that is another one now refuses, and nothing is changed.
+    type: dict
   experiment:
     description:
       - While the order is pending, not every new connection takes O(phase), so that both can be compared on this host.
@@ -177,7 +182,7 @@ import json
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import drift, order
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
 
@@ -200,6 +205,7 @@ def main() -> None:
             "epoch": {"type": "int"},
             "lease_s": {"type": "float", "default": 60.0},
             "plan_sha256": {"type": "str", "default": ""},
+            "facts": {"type": "dict"},
             "experiment": {"type": "dict", "options": _EXPERIMENT},
             "end_experiment": {"type": "bool", "default": False},
             "reason": {"type": "str", "default": ""},
@@ -218,6 +224,8 @@ def main() -> None:
     path, timeout_s = module.params["socket"], module.params["timeout_s"]
     try:
         before = after = call(path, {"verb": "status"}, timeout_s)
+        if wish.state == "ordered":
+            drift.refuse_drift(before, module.params["facts"] or {})
         changed = order.needs_change(before, wish)
         if changed and module.check_mode:
             order.refuse_early(before, wish)

@@ -8,6 +8,7 @@ module: ktls_request
 short_description: Refuse a wrong request before any host is touched
 description:
   - Checks group, phase, waves and lease on the control node and fails with one line that names the cure.
+  - For C(off) it also tells a rollout under way to end, and does not wait for it.
 version_added: 0.1.0
 author: ktls-fleet maintainers (@ktls-fleet)
 options:
@@ -32,6 +33,15 @@ options:
   lease_s:
     description: Length of the lease in seconds.
     type: float
+  sources:
+    description: Inventories whose rollouts are to end; for C(off).
+    type: list
+    elements: str
+    default: []
+  reason:
+    description: Why they end; for C(off).
+    type: str
+    default: "off"
 attributes:
   check_mode:
     description: Works the same in check mode.
@@ -50,6 +60,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+told:
+  description: Rollouts that were told to end.
+  returned: for C(off), not in check mode
+  type: list
+  elements: str
+  sample: []
 request_id:
   description: Identifies this request; the orders that follow carry it.
   returned: success

@@ -16,8 +16,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
-from . import config
-from .pull import words as pull_words
+from . import defaults
 from .version import VERSION
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.verb == "series":
             return _series(arguments)
         if arguments.verb == "diag":
-            from . import diag
+            from . import config, diag
 
             settings = config.load(arguments.config)
             return diag.main(settings.probe.port, settings.evidence)
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):
         service = verbs.add_parser(verb, help=text)
-        service.add_argument("--config", default=config.DEFAULT_PATH, help="default: %(default)s")
+        service.add_argument("--config", default=defaults.CONFIG, help="default: %(default)s")
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
     helper.add_argument("name", choices=("lease", "module", "nic"))
@@ -88,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def client(verb: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
-        sub.add_argument("--socket", default=config.DEFAULT_SOCKET, help="default: %(default)s")
+        sub.add_argument("--socket", default=defaults.SOCKET, help="default: %(default)s")
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
@@ -106,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     extend = client("extend", "let the pending order hold longer")
     extend.add_argument("--id", required=True)
     extend.add_argument("--epoch", required=True, type=int)
-    extend.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="from now on")
+    extend.add_argument("--lease", "--lease-s", required=True, type=float, metavar="SECONDS", help="from now on")
     extend.add_argument("--end-experiment", action="store_true", help="and every new connection takes the phase")
     cancel = client("cancel", "undo the pending order, if it is this one")
     cancel.add_argument("--id", required=True)
@@ -116,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     revert.add_argument("--unload", action="store_true", help="unload module tls too, if nobody uses it")
     off = client("off", "kill switch: userspace, latched until cleared")
     off.add_argument("--reason", default="off on the host")
-    off.add_argument("--run-flag", default=f"{config.DEFAULT_RUN_DIR}/off", help=argparse.SUPPRESS)
-    off.add_argument("--durable-flag", default=f"{config.DEFAULT_STATE_DIR}/off", help=argparse.SUPPRESS)
-    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=config.DEFAULT_METRICS_SOCKET)
+    off.add_argument("--run-flag", default=f"{defaults.RUN_DIR}/off", help=argparse.SUPPRESS)
+    off.add_argument("--durable-flag", default=f"{defaults.STATE_DIR}/off", help=argparse.SUPPRESS)
+    client("report", "shares of bytes, cost, activation, drift").set_defaults(socket=defaults.METRICS_SOCKET)
     series = client("series", "samples of the last hours, one every few seconds (for programs)")
     series.add_argument("--since-s", type=float, metavar="SECONDS", help="those that end after this, CLOCK_BOOTTIME")
     client("clear", "remove the off flag, and try again what is stuck (switches nothing on)")
@@ -136,12 +135,12 @@ def _audit_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     kinds = audit.add_subparsers(dest="audit_verb", required=True, metavar="VERB")
     verify = kinds.add_parser("verify", help="check that nothing of it was changed, taken out or put in")
     verify.add_argument("--head", action="append", default=[], metavar="SHA256", help="a hash that must be in it")
-    anchor = f"{os.path.dirname(config.DEFAULT_SOCKET)}/audit.head"
+    anchor = f"{os.path.dirname(defaults.SOCKET)}/audit.head"
     verify.add_argument("--anchor", default=anchor, help="file with the last hash; default: %(default)s")
     show = kinds.add_parser("show", help="print it")
     show.add_argument("--since", default="", metavar="TIME", help="2026-03-01, 2026-03-01T10:00, or 90m, 2h, 3d ago")
     for sub in (verify, show):
-        sub.add_argument("--directory", default=f"{config.DEFAULT_STATE_DIR}/audit", help="default: %(default)s")
+        sub.add_argument("--directory", default=f"{defaults.STATE_DIR}/audit", help="default: %(default)s")
         sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -149,7 +148,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     import asyncio
     import logging
 
-    from . import daemon
+    from . import config, daemon
 
     # The journal adds time and unit; one line an event.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -197,7 +196,7 @@ def _one(arguments: argparse.Namespace) -> int:
 
     limit = _SLOW_S if arguments.verb in ("order", "probe") else _QUICK_S
     status = jsonsock.call(arguments.socket, _request(arguments), limit)
-    print(json.dumps(status, sort_keys=True) if arguments.json else render(status))
+    print(json.dumps(status, sort_keys=True) if arguments.json else _render(status))
     if arguments.verb == "probe":
         return OK if (status.get("probe") or {}).get("ok") else FAILED
     if arguments.verb == "off":
@@ -244,7 +243,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         # A watch outlives a restart of the agent: a gap is a line too, never silence.
         try:
             status = jsonsock.call(arguments.socket, {"verb": "status"}, _QUICK_S)
-            line = json.dumps(status, sort_keys=True) if arguments.json else render(status).replace("\n", "; ")
+            line = json.dumps(status, sort_keys=True) if arguments.json else _render(status).replace("\n", "; ")
         except KtlsError as error:
             line = json.dumps({"ok": False, "error": error.as_dict()}) if arguments.json else error.message
         print(line, flush=True)
@@ -271,55 +270,7 @@ def _off_without_agent(arguments: argparse.Namespace, error: KtlsError) -> int:
     return OK if there else FAILED
 
 
-def render(status: dict[str, Any]) -> str:
-    """Return the status for people, a few short lines."""
-    host, off, probe = status["host"], status["off"], status.get("probe")
-    phase = "not known" if status["sidecar"] is None else status["phase"]
-    lines = [f"{host['name']}: phase {phase}, order {status['order']}{_order_words(status)}"]
-    if off["flag"]:
-        age = "" if off["age_s"] is None else f" for {off['age_s']:.0f} s"
-        lines.append(f"  off: latched{age} ({off['reason'] or 'no reason given'}); `ktls-agent clear` as root ends it")
-    if status.get("lapsed"):
-        lines.append("  lapsed: an order was taken back unconfirmed; userspace until the next order")
-    failed = [step for step in status.get("revert", ()) if step["result"] == "failed"]
-    lines.extend(f"  revert: {step['step']} FAILED: {step['detail']}" for step in failed)
-    connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
-    total = volume["ktls_tx"] + volume["userspace"]
-    share = f", {100 * volume['ktls_tx'] / total:.1f} % of {total} bytes by kTLS" if total else ""
-    kinds = f"{connections['ktls_tx']} kTLS and {connections['userspace']} userspace connections"
-    lines.append(f"  sidecar: {kinds}{share}")
-    if status["sidecar_error"]:
-        lines[-1] = f"  sidecar: NOT REACHED: {status['sidecar_error']}"
-    if sockets:
-        lines.append(
-            f"  kernel: {sockets['ktls_tx']} sockets with kTLS transmit, {sockets['ktls_rx']} with receive,"
-            f" {sockets['userspace']} without"
-        )
-    else:
-        lines.append(f"  kernel: sockets not known: {status.get('sockets_error')}")
-    if probe:
-        what = "ok" if probe["ok"] else f"FAILED: {probe['error']}"
-        path = {True: "kTLS", False: "userspace", None: "path unknown"}[probe["ktls_tx"]]
-        lines.append(f"  probe: {what} ({path}, {probe['protocol']} {probe['cipher']}, {probe['at_age_s']:.0f} s ago)")
-    guards = status.get("guards") or {}
-    blind = [name for name, rule in (guards.get("rules") or {}).items() if rule["state"] == "blind"]
-    if guards.get("armed"):
-        words = f"BLIND: {', '.join(blind)}" if blind else "all see"
-        lines.append(f"  guards: armed{', dry run' if guards['dry_run'] else ''}, {words}")
-    lines.extend(pull_words.lines(status.get("pull")))
-    lines.extend(f"  PROBLEM: {problem}" for problem in status.get("problems", ()))
-    return "\n".join(lines)
+def _render(status: dict[str, Any]) -> str:
+    from .page import render
 
-
-def _order_words(status: dict[str, Any]) -> str:
-    words = ""
-    if status["order_id"]:
-        words += f" ({status['order_id']}, {status['ordered_phase']}, epoch {status['epoch']})"
-    experiment = status.get("experiment")
-    if experiment and experiment["state"] == "running":
-        words += f", {experiment['method']}: {100 * experiment['share']:g} % of new connections take it now"
-    if status["lease_left_s"] is not None:
-        words += f", reverts in {status['lease_left_s']:.0f} s unless confirmed"
-    if status["order"] in ("reverted", "stuck"):
-        words += f": {status['revert_reason']}"
-    return words
+    return render(status)

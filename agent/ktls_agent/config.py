@@ -9,6 +9,7 @@ from typing import Any
 
 from ktls_host.errors import KtlsError
 
+from . import defaults
 from .evidence import config as evidence
 from .evidence.config import EvidenceConfig
 from .guards import config as guards
@@ -18,12 +19,12 @@ from .metrics.config import MetricsConfig
 from .series import config as series
 from .series.config import SeriesConfig
 
-DEFAULT_PATH = "/etc/ktls/agent.json"
-DEFAULT_SOCKET = "/run/ktls-agent/agent.sock"
-DEFAULT_METRICS_SOCKET = "/run/ktls-agent/metrics.sock"
-DEFAULT_RUN_DIR = "/run/ktls"
-DEFAULT_STATE_DIR = "/var/lib/ktls"
-DEFAULT_DIAG_SOCKET = "/run/ktls-diag.sock"
+DEFAULT_PATH = defaults.CONFIG
+DEFAULT_SOCKET = defaults.SOCKET
+DEFAULT_METRICS_SOCKET = defaults.METRICS_SOCKET
+DEFAULT_RUN_DIR = defaults.RUN_DIR
+DEFAULT_STATE_DIR = defaults.STATE_DIR
+DEFAULT_DIAG_SOCKET = defaults.DIAG_SOCKET
 # Of the helpers that do root's part; null in the configuration: there is none.
 HELPER_SOCKETS = {
     "lease_socket": "/run/ktls-lease.sock",

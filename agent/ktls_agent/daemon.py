@@ -38,6 +38,7 @@ from .store import Store
 
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
+ALIVE_S = 5.0  # between two signs of life for systemd, which waits for WatchdogSec=30
 SIDECAR_TIMEOUT_S = 2.0
 _REASON_LIMIT = 300
 P = TypeVar("P")
@@ -90,10 +91,31 @@ class Daemon:
             await server.close()
 
     async def _ticks(self) -> None:
-        while True:
-            self.agent.tick()
-            notify("WATCHDOG=1")
-            await asyncio.sleep(TICK_S)
+        """Tick until cancelled; raises what a tick raised. A timer of the loop costs half of a task that sleeps."""
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+        alive_s = float("-inf")
+
+        def once() -> None:
+            nonlocal timer, alive_s
+            try:
+                self.agent.tick()
+                if loop.time() - alive_s >= ALIVE_S:
+                    alive_s = loop.time()
+                    notify("WATCHDOG=1")
+            except BaseException as error:
+                if not failed.done():
+                    failed.set_exception(error)
+                return
+            timer = loop.call_later(TICK_S, once)
+
+        once()
+        try:
+            await failed
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """Answer one request. Raises :class:`RequestError`."""
@@ -172,6 +194,12 @@ def _reason(request: dict[str, Any]) -> str:
     return " ".join(printable.split())[:_REASON_LIMIT] or "no reason given"
 
 
+def _switchable() -> Sequence[str]:
+    from ktls_host.nic import tls_features  # only hosts that take orders need it
+
+    return tls_features.switchable()
+
+
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
@@ -188,18 +216,23 @@ def build(config: AgentConfig) -> Daemon:
         answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
         return answer
 
+    async def cards() -> Sequence[str]:
+        found: Sequence[str] = await agent.in_helper_thread(_switchable)
+        return found
+
     agent = Agent(
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
         audit=audit,
-        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket),
+        levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
+    evidence.on_news = guards.wake
     series = SeriesPart(config.series, agent, probes)
     drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
     parts: list[Part] = [evidence, guards, audit, PullPart(), series, drills]

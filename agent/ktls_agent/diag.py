@@ -31,10 +31,14 @@ _LISTEN_FD = 3  # sd_listen_fds(3): the first descriptor passed
 _MAX_REQUEST = 4096
 
 
-def _dump(port: int) -> list[TcpConnection]:
+Dump = Callable[[int, int], "list[TcpConnection]"]
+"""From a local port and that of the peer (0: any) to the connections."""
+
+
+def _dump(port: int, remote_port: int) -> list[TcpConnection]:
     from ktls_host import sock_diag
 
-    return sock_diag.tcp_connections({port})
+    return sock_diag.tcp_connections({port}, remote_port=remote_port)
 
 
 def summary(connections: Iterable[TcpConnection]) -> dict[str, int]:
@@ -58,7 +62,7 @@ def one(connections: Iterable[TcpConnection], remote_port: int) -> dict[str, Any
 class DiagClient:
     """Asks the kernel itself where the kernel tells, else the helper."""
 
-    def __init__(self, path: str, port: int, dump: Callable[[int], list[TcpConnection]] = _dump) -> None:
+    def __init__(self, path: str, port: int, dump: Dump = _dump) -> None:
         """``path``: the helper's socket; ``port``: the sidecar's."""
         self._path = path
         self._port = port
@@ -95,14 +99,14 @@ class DiagClient:
         return jsonsock.call(self._path, request, 5.0)
 
 
-def answer(request: Any, port: int, dump: Callable[[int], list[TcpConnection]] = _dump) -> dict[str, Any]:
+def answer(request: Any, port: int, dump: Dump = _dump) -> dict[str, Any]:
     """Answer one request of the helper. Raises :class:`KtlsError`: bad_request."""
     if request == {"verb": "summary"}:
-        return {"sockets": summary(dump(port))}
+        return {"sockets": summary(dump(port, 0))}
     if isinstance(request, dict) and set(request) == {"verb", "remote_port"} and request["verb"] == "one":
         remote = request["remote_port"]
         if isinstance(remote, int) and not isinstance(remote, bool) and 1 <= remote <= 65535:
-            return one(dump(port), remote)
+            return one(dump(port, remote), remote)
     raise KtlsError("bad_request", "the helper answers summary, evidence, and one with a remote_port")
 
 

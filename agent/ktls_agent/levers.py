@@ -6,13 +6,22 @@ A socket of None is a lever that this host does without: that is not a failure. 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
+
+_LOG = logging.getLogger(__name__)
 
 HelperCall = Callable[[str, "dict[str, Any]", float], Awaitable["dict[str, Any]"]]
 """``call(path, request, timeout_s)``: the answer, or KtlsError."""
 
+CardsLook = Callable[[], "Awaitable[Sequence[str]]"]
+"""The interfaces that have something to switch off, or OSError where that is not known."""
+
+# Longer than that is no answer: the kernel asks a driver, and one that hangs must not hold up an order.
+LOOK_TIMEOUT_S = 1.0
 # A helper is a process that systemd starts for one answer; on a loaded or emulated host that takes seconds.
 TIMEOUT_S = 30.0
 
@@ -26,19 +35,30 @@ class Done:
 
 
 NOT_HERE = Done("nothing", "this host has no helper for it")
+NO_CARD = Done("nothing", "no interface has TLS features to switch")
 
 
 class Levers:
     """The lease timer, the module and the network cards."""
 
     def __init__(
-        self, call: HelperCall, lease: str | None = None, module: str | None = None, nic: str | None = None
+        self,
+        call: HelperCall,
+        lease: str | None = None,
+        module: str | None = None,
+        nic: str | None = None,
+        cards: CardsLook | None = None,
     ) -> None:
-        """``call`` reaches a helper; the others are the helpers' sockets."""
+        """``call`` reaches a helper; ``lease``, ``module`` and ``nic`` are the helpers' sockets.
+
+        ``cards`` spares a helper where it would find nothing to do. Without it the helper is always asked.
+        """
         self._call = call
         self._lease = lease
         self._module = module
         self._nic = nic
+        self._cards = cards
+        self._looking: asyncio.Future[Sequence[str]] | None = None
         self.offload: Any = None
         """What the NIC helper last said of the interfaces, None until it did."""
 
@@ -69,8 +89,30 @@ class Levers:
         return await self._ask(self._module, "unload")
 
     async def offload_off(self) -> Done:
-        """Switch the TLS features of all network cards off. Raises KtlsError."""
+        """Switch the TLS features of all network cards off. Raises KtlsError.
+
+        The helper is started unless it is certain that there is nothing for it: not to know is no reason to skip it.
+        """
+        if self._nic is not None and await self._nothing_to_switch():
+            self.offload = {}
+            return NO_CARD
         return await self._ask(self._nic, "off")
+
+    async def _nothing_to_switch(self) -> bool:
+        # One look at a time: a kernel that hangs shall not hold a thread for each try, and its late answer is old.
+        if self._cards is None or (self._looking is not None and not self._looking.done()):
+            return False
+        looking = self._looking = asyncio.ensure_future(self._cards())
+        looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({looking}, timeout=LOOK_TIMEOUT_S)
+        if not looking.done() or looking.cancelled():
+            _LOG.warning("the kernel does not say which interfaces have TLS features; asking the helper")
+            return False
+        error = looking.exception()
+        if error is not None:
+            _LOG.info("which interfaces have TLS features is not known (%s); asking the helper", error)
+            return False
+        return not looking.result()
 
     async def _ask(self, path: str | None, verb: str) -> Done:
         if path is None:

@@ -14,6 +14,7 @@ from ktls_host.exchange import exchange
 UNKNOWN = "unknown"  # what the kernel does not tell of userspace TLS; metrics/kernel.py
 LIMIT = 16 * 1024 * 1024
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_PATHS = ("ktls", "userspace", "unknown")
 _SHOWN = 20  # rows of a table: the rest is in the JSON
 
 
@@ -158,6 +159,9 @@ def _counts(report: Mapping[str, Any]) -> Iterator[str]:
                 stats[name] = stats.get(name, 0) + value
         bad = {name: value for name, value in stats.items() if value and ("Error" in name or "Resync" in name)}
         yield f"Kernel errors: {_listed(bad)}"
+        ended = sum(row["ended"] for row in evidence["ended"])
+        cut = {path: sum(row["cut"] for row in evidence["ended"] if row["path"] == path) for path in _PATHS}
+        yield f"Connections ended: {ended}; cut under way: {_listed(cut)}"
         yield f"Lost events: {evidence['lost_events']}; kernel warnings: {evidence['kernel_warnings']}"
         if evidence["kernel_warning"]:
             yield f"  last: {evidence['kernel_warning']}"

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from . import (
+    cpu,
     datapaths,
     gnutls,
     kernel_config,
@@ -52,6 +53,8 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
     :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
     """
     runner = runner or Runner()
+    # First: the trial is work too.
+    load = cpu.probe(root)
     module = module_lever.probe(root)
     counters = tls_stat.read(textfile.under(root, tls_stat.PATH))
     ulps = (textfile.read(root, "/proc/sys/net/ipv4/tcp_available_ulp") or "").split()
@@ -72,6 +75,7 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         "kernel": module.kernel,
         "kernel_config": asdict(config),
         "machine": platform.machine(),
+        "cpu": load,
         "python": platform.python_version(),
         "distribution": distribution(_os_release(root)),
         "tls_module": module.as_dict(),

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from .errors import KtlsError
 from .exchange import exchange
@@ -33,8 +32,7 @@ class RequestError(KtlsError):
     """Raised by a handler to refuse a request; code and message go to the peer as they are."""
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """Who connected, as the kernel recorded it at connect time.
 
     ``connection`` numbers the connections of one server from 1 on, in the order in which they came; 0: not known.

@@ -16,7 +16,7 @@ PHASES = ("userspace", "tx", "rx")
 @dataclass(frozen=True)
 class Wish:
     """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it), ``extended`` (id, epoch, lease_s,
-    end_experiment), ``confirmed`` and ``cancelled`` (id, epoch).
+    end_experiment), ``confirmed`` and ``cancelled`` (id, epoch), ``reverted`` (id, if only that order is meant).
 
     ``experiment``: what happens while the order is pending, as the agent takes it (docs/orders.md).
     ``lease_s`` is in seconds: how long the order holds unconfirmed, from the moment of asking.
@@ -52,7 +52,10 @@ def needs_change(status: dict[str, Any], wish: Wish) -> bool:
     if wish.state == "cancelled":
         return not (same and order in ("reverted", "stuck"))
     if wish.state == "reverted":
-        return order in ("pending", "committed") or not in_userspace
+        # Named, it is taken back only if it is the one: another rollout's order is none of ours.
+        return (wish.id is None or status.get("order_id") == wish.id) and (
+            order in ("pending", "committed") or not in_userspace
+        )
     if wish.state == "switched_off":
         return not (flag and in_userspace)
     if wish.state == "cleared":

@@ -133,8 +133,11 @@ def tcp_connections(
     states: Iterable[str] = ("ESTABLISHED",),
     *,
     need_ulp: bool = True,
+    remote_port: int = 0,
 ) -> list[TcpConnection]:
     """Return the TCP connections of this network namespace whose local port is in ``ports`` (``None``: all).
+
+    ``remote_port``: only those whose peer has this port; the kernel leaves the others out, so it costs little.
 
     Raises :class:`KtlsError`: ``need_net_admin`` when ULP information is needed and the kernel hides it,
     ``sock_diag_failed`` when the kernel does not answer.
@@ -146,7 +149,7 @@ def tcp_connections(
     only = next(iter(ports)) if ports is not None and len(ports) == 1 else 0
     mask = sum(1 << _STATES[state] for state in set(states))
     for family in (socket.AF_INET, socket.AF_INET6):
-        for payload in _dump(request(family, only, mask)):
+        for payload in _dump(request(family, only, mask, remote_port)):
             connection = parse_message(payload)
             if connection is None:
                 raise failed("an answer of the kernel cannot be read")
@@ -297,10 +300,10 @@ def _raise_for(kind: int, payload: bytes) -> None:
         raise OSError(errno.EPROTO, "an acknowledgement where connections were expected")
 
 
-def request(family: int, source_port: int, states: int) -> bytes:
-    """Return a ``struct inet_diag_req_v2``; cookie INET_DIAG_NOCOOKIE, any interface and address."""
+def request(family: int, source_port: int, states: int, remote_port: int = 0) -> bytes:
+    """Return a ``struct inet_diag_req_v2``; cookie INET_DIAG_NOCOOKIE, any interface and address, port 0 is any."""
     head = _REQ_HEAD.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, states)
-    sockid = _SOCKID.pack(source_port, 0, bytes(16), bytes(16))
+    sockid = _SOCKID.pack(source_port, remote_port, bytes(16), bytes(16))
     return head + sockid + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 
 

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ _DEFAULT_INVENTORY = "inventory/lab"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """:returns: 0 done and read back, 1 refused or failed, 2 wrong usage, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
     # A supervisor's SIGTERM unwinds like any other end, so that a lab in hand is taken down.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
@@ -43,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: str | None) -> argparse.ArgumentParser:
+    """Options of verb ``wanted``; of the others, where that costs time, only their names (off is waited for)."""
     parser = argparse.ArgumentParser(
         prog="ktls", description="Kernel TLS over a fleet: turn on by phases, off at once."
     )
-    parser.add_argument("--version", action="version", version=f"ktls {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     fleet = argparse.ArgumentParser(add_help=False)
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     deploy.set_defaults(func=_deploy)
 
     rollout = verbs.add_parser("rollout", parents=[fleet], help="bring the fleet to a phase, wave by wave")
-    rollout.add_argument("--phase", required=True, help="userspace or tx")
+    rollout.add_argument("--phase", required=True, help="userspace, tx or rx")
     rollout.add_argument("--waves", type=Path, help="file with waves, soak and gates (see playbooks/vars/waves.yml)")
     rollout.add_argument("--clear-off", action="store_true", help="take down the off flag of an earlier `ktls off`")
     rollout.add_argument("--check", action="store_true", help="change nothing, show what would change")
@@ -80,14 +81,19 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verbs.add_parser("status", parents=[fleet], help="what is in force, read from every host")
     status.add_argument("--json", action="store_true", help="one JSON object")
+    from .view.cli import add_parser as add_report_parser
+    from .view.cli import add_watch_options
+
+    add_watch_options(status)
     status.set_defaults(func=_status)
 
+    add_report_parser(verbs, fleet)
+
     off = verbs.add_parser("off", parents=[fleet], help="everything back to userspace TLS, now, without questions")
-    off.add_argument("--reason", default="ktls off", help="kept on the hosts with the flag")
-    off.add_argument(
-        "--drain", type=float, default=15.0, help="seconds to watch old connections (default: %(default)s)"
-    )
-    off.add_argument("--json", action="store_true", help="one JSON object")
+    if wanted == "off":
+        from .off.cli import add_arguments
+
+        add_arguments(off)
     off.set_defaults(func=_off)
 
     demo = verbs.add_parser("demo", help="the whole story on a lab: deploy, roll out under load, off, report")
@@ -95,22 +101,46 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--hosts", type=int, default=3, help="hosts in the lab (default: %(default)s)")
     demo.set_defaults(func=_demo)
 
+    from .rollout_cli import add_parsers as add_rollout_parsers
+
+    add_rollout_parsers(verbs)
     from .drill.verb import add_parser as add_drill_parser
 
     add_drill_parser(verbs, fleet)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .plan.cli import add_parser as add_plan_parser
+    from .simulate.cli import add_parser as add_simulate_parser
 
+    add_plan_parser(verbs, fleet)
     add_flag_parser(verbs)
+    add_simulate_parser(verbs)
+
+    from .judge.cli import add_parser as add_judge_parser
+
+    add_judge_parser(verbs)
 
     # The lab is a tool of its own; only its command line meets this one.
-    from ktls_lab.cli import add_parser
+    if wanted in (None, "lab"):
+        from ktls_lab.cli import add_parser
 
-    add_parser(verbs)
+        add_parser(verbs)
+    else:
+        verbs.add_parser("lab")
     return parser
 
 
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
+        print(f"ktls {_version()}")
+        parser.exit()
+
+
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("ktls-fleet")
     except PackageNotFoundError:
@@ -118,13 +148,9 @@ def _version() -> str:
 
 
 def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
+    from .screen import console
 
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        # A file has no width; a table cut to 80 columns would lose the reasons.
-        console.width = 160
-    return console
+    return console(stderr=stderr)
 
 
 def _log(verb: str) -> Path:
@@ -132,6 +158,10 @@ def _log(verb: str) -> Path:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if arguments.watch or arguments.run:
+        from .view.cli import watch
+
+        return watch(arguments, _console())
     from .fleet import read_status
     from .inventory import load
     from .screen import status_table
@@ -146,30 +176,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _off(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from .off.cli import main as off
 
-    from .fleet import OffResult, switch_off
-    from .inventory import load
-
-    def tell(result: OffResult) -> None:
-        if not arguments.json:
-            print(_off_line(result), flush=True)
-
-    hosts = load(arguments.inventory, arguments.group, arguments.limit)
-    results = switch_off(hosts, reason=arguments.reason, drain_s=arguments.drain, progress=tell)
-    done = sum(result.ok for result in results)
-    if arguments.json:
-        print(json.dumps({"hosts": {result.host: asdict(result) for result in results}}))
-    else:
-        print(f"off: {done} of {len(results)} hosts read back on userspace TLS")
-    return EXIT_OK if done == len(results) else EXIT_FAILED
-
-
-def _off_line(result: Any) -> str:
-    if not result.ok:
-        return f"{result.host}: NOT confirmed off: {result.error or 'kTLS is still in force'}"
-    drained = f"none left after {result.none_left_s:.1f} s" if result.left == 0 else f"{result.left} still draining"
-    return f"{result.host}: off; last new kTLS connection after {result.last_new_s:.1f} s, {drained}"
+    return off(arguments)
 
 
 def _preflight(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 from ktls_lab import api as lab_api
 from ktls_lab import content
 
-from . import report, timeline, witness
+from . import files, report, timeline, witness
 from .clients import Clients, Tally, Target
 from .errors import ControlError
 from .fleet import OffResult, read_status, switch_off
@@ -86,8 +86,8 @@ def run(output: Path, count: int, console: Console) -> int:
     origin, series = timeline.build(samples, step_s=2.0)
     summary = summarise(story, found, f"QEMU, {machine}")
     summary["duration_s"] = round(time.monotonic() - began, 1)
-    report.write(output / "summary.json", json.dumps(summary, indent=2) + "\n")
-    report.write(output / "report.html", report.render(summary, series, marks(story, origin)))
+    files.write(output / "summary.json", json.dumps(summary, indent=2) + "\n")
+    files.write(output / "report.html", report.render(summary, series, marks(story, origin)))
     for claim in found:
         sign = "[green]✔[/green]" if claim.ok else "[red]✘[/red]"
         console.print(f"  {sign} {claim.claim}: {claim.read}", highlight=False, soft_wrap=True)
@@ -287,7 +287,7 @@ def write_inventory(data: Mapping[str, Any], path: Path) -> Path:
         if isinstance(entry, dict) and "hosts" in entry
     }
     path = path.with_suffix(".yml")
-    report.write(path, json.dumps({"all": {"children": groups}}, indent=2) + "\n")
+    files.write(path, json.dumps({"all": {"children": groups}}, indent=2) + "\n")
     return path.resolve()
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ktls_host import flag_document as document
 from ktls_host import flag_signature as signature
@@ -33,11 +34,20 @@ class Checked:
 
 
 def sign(
-    key: Path, fleet: str, state: str, reason: str, *, serial: int | None = None, now: float | None = None
+    key: Path,
+    fleet: str,
+    state: str,
+    reason: str,
+    *,
+    serial: int | None = None,
+    now: float | None = None,
+    ask: bool = True,
+    timeout_s: float = SIGN_TIMEOUT_S,
 ) -> bytes:
     """Return the file of a new flag, signed with ``key``: a private key, or the public half of one that an agent has.
 
-    ``serial``: the time in seconds unless given, so that it grows by itself.
+    ``serial``: the time in seconds unless given, so that it grows by itself. Without ``ask`` nobody is asked for a
+    passphrase: a key that has one and is in no agent then fails at once.
 
     :raises ControlError: ``bad_flag``, ``sign_failed``.
     """
@@ -53,10 +63,14 @@ def sign(
         unsigned.write_bytes(text)
         # Standard input stays the terminal's: a passphrase or a PIN is between its owner and ssh-keygen.
         argv = ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", NAMESPACE, str(unsigned)]
+        quiet: dict[str, Any] = {}
+        if not ask:
+            environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
+            quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": environment}
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=SIGN_TIMEOUT_S, check=False)
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, **quiet)
         except subprocess.TimeoutExpired as error:
-            raise ControlError("sign_failed", f"ssh-keygen did not end within {SIGN_TIMEOUT_S:g} s") from error
+            raise ControlError("sign_failed", f"ssh-keygen did not end within {timeout_s:g} s") from error
         except OSError as error:
             message = f"ssh-keygen cannot be run ({error.strerror}): install openssh-client"
             raise ControlError("sign_failed", message) from error
@@ -131,20 +145,6 @@ def publish(body: bytes, directory: Path) -> Path:
     except OSError as error:
         raise ControlError("publish_failed", f"{path}: {error.strerror}; look at the directory and repeat") from error
     return path
-
-
-def off(key: Path, fleet: str, reason: str, directories: list[Path]) -> list[Path]:
-    """Sign OFF once and publish it in every directory: what ``ktls off`` will call where a flag is configured.
-
-    All directories are tried; :raises ControlError: ``publish_failed``, after that, naming the first that failed.
-    """
-    body = sign(key, fleet, "off", reason)
-    paths: list[Path] = []
-    with contextlib.ExitStack() as every:
-        # As callbacks, which all run whatever the others raise.
-        for directory in reversed(directories):
-            every.callback(lambda place: paths.append(publish(body, place)), directory)
-    return paths
 
 
 class _Directory:

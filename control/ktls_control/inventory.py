@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ControlError
+from .hostlist import save
+from .patterns import members
 
 DEFAULT_GROUP = "ktls_hosts"
 _TIMEOUT_S = 120
@@ -41,16 +43,26 @@ def load(inventory: str, group: str = DEFAULT_GROUP, limit: str | None = None) -
     """Hosts of ``group``, in inventory order.
 
     :param limit: an Ansible host pattern that narrows the group.
-    :raises ControlError: ``no_inventory``, ``bad_inventory``, ``no_group`` or ``no_hosts``.
+    :raises ControlError: ``no_inventory``, ``bad_inventory``, ``slow_inventory``, ``no_group`` or ``no_hosts``.
     """
     if "," not in inventory and not Path(inventory).exists():
         raise ControlError("no_inventory", f"{inventory}: no such inventory; name one with -i PATH")
     data = _read(inventory, limit)
+    if limit is None and members(data, group):
+        save(data, inventory, group)
+    return hosts_of(data, inventory, group, limit)
+
+
+def hosts_of(data: Mapping[str, Any], inventory: str, group: str, limit: str | None) -> list[Host]:
+    """Hosts of ``group`` in what ``ansible-inventory --list`` printed.
+
+    :raises ControlError: ``no_group`` or ``no_hosts``.
+    """
     if group not in data:
         # ansible-inventory drops groups that a limit leaves without hosts.
         hint = f"no host of group {group!r} matches --limit {limit!r}" if limit else f"no group {group!r}"
         raise ControlError("no_group", f"{inventory}: {hint}; add it to the inventory or choose with --group")
-    names = _members(data, group)
+    names = members(data, group)
     if not names:
         raise ControlError("no_hosts", f"{inventory}: group {group!r} has no hosts; add some")
     hostvars = data.get("_meta", {}).get("hostvars", {})
@@ -86,7 +98,11 @@ def _read(inventory: str, limit: str | None) -> dict[str, Any]:
     if _is_script(Path(inventory)):
         # Or else Ansible takes the text of a script that failed for a list of hosts.
         environment["ANSIBLE_INVENTORY_ENABLED"] = "script"
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment)
+    except subprocess.TimeoutExpired as error:
+        message = f"{inventory}: no answer within {_TIMEOUT_S} s; look at its plugin or script"
+        raise ControlError("slow_inventory", message) from error
     if done.returncode != 0:
         raise ControlError("bad_inventory", f"{inventory}: {_complaint(done.stderr).removeprefix(f'{inventory}: ')}")
     data: dict[str, Any] = json.loads(done.stdout)
@@ -107,14 +123,3 @@ def _complaint(stderr: str) -> str:
         if line.lower().startswith("standard error from inventory script"):
             return following
     return lines[-1] if lines else "cannot be read"
-
-
-def _members(data: Mapping[str, Any], group: str) -> list[str]:
-    found: dict[str, None] = {}
-    entry = data.get(group, {})
-    for host in entry.get("hosts", []):
-        found[host] = None
-    for child in entry.get("children", []):
-        for host in _members(data, child):
-            found[host] = None
-    return list(found)

@@ -36,6 +36,8 @@ class PlaybookRun:
     check: bool = False
     returncode: int | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
+    #: A rollout's journal says that it is over; False: its process died, and there is something to resume.
+    ended_itself: bool = True
 
     def command(self, variables_file: str) -> list[str]:
         """The command line; variables go through a file, so that none shows in the process list."""
@@ -54,8 +56,11 @@ class PlaybookRun:
             command += ["--check", "--diff"]
         return command
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Events of the run, in order, as they happen."""
+    def events(self, *, idle: bool = False) -> Iterator[dict[str, Any]]:
+        """Events of the run, in order, as they happen.
+
+        :param idle: also give an event ``idle`` each time that there is none.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="ktls-") as scratch, open(self.log, "ab") as log:
             events, variables = Path(scratch) / "events.jsonl", Path(scratch) / "vars.json"
@@ -71,11 +76,11 @@ class PlaybookRun:
                 start_new_session=True,
             )
             try:
-                yield from self._follow(events, process)
+                yield from self._follow(events, process, idle)
             finally:
                 self.returncode = _finish(process)
 
-    def _follow(self, events: Path, process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    def _follow(self, events: Path, process: subprocess.Popen[bytes], idle: bool) -> Iterator[dict[str, Any]]:
         with open(events, encoding="utf-8") as file:
             pending = ""
             while True:
@@ -89,6 +94,8 @@ class PlaybookRun:
                     yield event
                 if ended:
                     return
+                if idle:
+                    yield {"event": "idle"}
                 time.sleep(_POLL_S)
 
     def explain(self) -> list[str]:

@@ -75,7 +75,10 @@ class PhaseRow:
 
 @dataclass(frozen=True)
 class HostRow:
-    """What is kept of one host's answer. None: the host did not say."""
+    """What is kept of one host's answer. None: the host did not say.
+
+    :param cpus: online CPUs; ``busy``: share of them in use when it was asked.
+    """
 
     phases: Mapping[str, PhaseRow]
     kernel: str | None = None
@@ -84,6 +87,8 @@ class HostRow:
     gnutls: str | None = None
     nics: tuple[Mapping[str, str | None], ...] = ()
     datapaths: tuple[Mapping[str, str | None], ...] = ()
+    cpus: int | None = None
+    busy: float | None = None
 
     def as_dict(self, phase: str) -> dict[str, Any]:
         """Plain JSON types; see :meth:`Preflight.as_dict`."""
@@ -103,6 +108,7 @@ class HostRow:
             "gnutls": self.gnutls,
             "nics": [dict(nic) for nic in self.nics],
             "datapaths": [dict(path) for path in self.datapaths],
+            "cpu": {"online": self.cpus, "busy": self.busy},
         }
 
 
@@ -189,7 +195,8 @@ class Preflight:
                               "phases": {PHASE: {"verdict", "reasons": [CODE], "notes": [CODE]}},
                               "kernel": "6.12.48", "distribution": {"id": "debian", "version_id": "13"},
                               "openssl": "OpenSSL 3.5.1 1 Jul 2025", "gnutls": "3.8.9",
-                              "nics": [{"name", "driver"}], "datapaths": [{"name", "kind", "ktls"}]}}}
+                              "nics": [{"name", "driver"}], "datapaths": [{"name", "kind", "ktls"}],
+                              "cpu": {"online": 8, "busy": 0.31}}}}
 
         Verdicts are ``ready``, ``refused`` and ``unknown``. ``cure`` of a reason is that of its commonest message.
         ``notes`` are of hosts that are ready. What a host did not say is null or an empty list.
@@ -224,7 +231,8 @@ def host_row(answer: Answer) -> HostRow:
         lost = PhaseRow("unknown", (answer.reason(),))
         return HostRow(dict.fromkeys(PHASES, lost))
     said = _mapping(answer.get("phases"))
-    distribution = _mapping(answer.get("distribution"))
+    distribution, cpu = _mapping(answer.get("distribution")), _mapping(answer.get("cpu"))
+    cpus, busy = _number(cpu.get("online")), _number(cpu.get("busy"))
     return HostRow(
         phases={phase: _phase_row(phase, said.get(phase)) for phase in PHASES},
         kernel=_text(answer.get("kernel")),
@@ -233,6 +241,8 @@ def host_row(answer: Answer) -> HostRow:
         gnutls=_text(_mapping(answer.get("gnutls")).get("version")),
         nics=_pick(answer.get("nics"), ("name", "driver")),
         datapaths=_pick(answer.get("datapaths"), ("name", "kind", "ktls")),
+        cpus=int(cpus) if cpus and cpus >= 1 else None,
+        busy=busy if busy is not None and busy <= 1 else None,
     )
 
 
@@ -316,6 +326,12 @@ def _each(given: object) -> list[Mapping[str, Any]]:
 
 def _mapping(given: object) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
+
+
+def _number(given: object) -> float | None:
+    """A finite number that is not negative; None for anything else."""
+    good = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < float("inf")
+    return float(given) if good else None  # type: ignore[arg-type]
 
 
 def _text(given: object) -> str | None:

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from .picture import draw
-from .screen import size
 from .timeline import Mark, Timeline
 
 
 def render(summary: Mapping[str, Any], timeline: Timeline, marks: Sequence[Mark]) -> str:
     """:returns: HTML without any reference to another file or host."""
+    # Plans are written by this module too, and need neither matplotlib nor rich.
+    import jinja2
+
+    from .picture import draw
+    from .screen import size
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ktls_control"),
         autoescape=True,
@@ -27,14 +27,3 @@ def render(summary: Mapping[str, Any], timeline: Timeline, marks: Sequence[Mark]
     environment.filters["bytes"] = size
     picture = draw(timeline, marks) if timeline.seconds else ""
     return environment.get_template("report.html.j2").render(run=summary, picture=picture)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

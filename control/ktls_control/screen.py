@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -25,6 +26,15 @@ ICONS: Mapping[str, str] = {
     "failed": "[red]✘[/red]",
     "unreachable": "[red]⚠[/red]",
 }
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The operator's screen, or the file that stands for it."""
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        # A file has no width; a table cut to 80 columns would lose the reasons.
+        found.width = 160
+    return found
 
 
 class RolloutScreen:
@@ -61,9 +71,11 @@ class RolloutScreen:
         tree = Tree(f"[bold]ktls[/bold]{epoch}  phase {progress.phase}")
         for wave in progress.waves:
             done = sum(host.state == "confirmed" for host in wave.hosts.values())
-            branch = tree.add(f"wave {wave.number}  {done}/{len(wave.hosts)}  {wave.outcome}")
+            branch = tree.add(
+                f"wave {wave.number}  {done}/{len(wave.hosts)}  {wave.outcome}  {escape(wave.note)}".rstrip()
+            )
             for name, host in wave.hosts.items():
-                branch.add(f"{ICONS[host.state]} {name:12} {host.state:11} {_age(host):>5}  {host.info}")
+                branch.add(f"{ICONS[host.state]} {name:12} {host.state:11} {_age(host):>5}  {escape(host.info)}")
         if not progress.waves:
             tree.add("looking at every host")
         return tree

@@ -35,12 +35,15 @@ from ktls_lab import (
     tools,
 )
 from ktls_lab import inventory as inventory_script
+from ktls_lab import (
+    kept as kept_labs,
+)
 from ktls_lab.channel import Channel
 from ktls_lab.errors import LabError
 from ktls_lab.paths import DEFAULT_LAB, check_lab_name, lab_dir
 from ktls_lab.state import HostState, LabState
 
-__all__ = ["FAULTS", "Lab", "LabError", "build_image", "down", "manifest", "up"]
+__all__ = ["FAULTS", "Lab", "LabError", "build_image", "down", "keep", "manifest", "up"]
 
 FAULTS = ("link-down", "link-up", "power-cut", "freeze", "thaw", "reboot")
 DEFAULT_IMAGE = "debian13"
@@ -64,6 +67,8 @@ class Lab:
         """Wrap a state that was read or made."""
         self._state = lab
         self._lock = threading.Lock()
+        self.share_logins = False
+        """Whether :meth:`ssh` keeps its connection for the next call: on an emulated host a login takes a second."""
 
     @classmethod
     def load(cls, name: str = DEFAULT_LAB) -> Lab:
@@ -135,9 +140,13 @@ class Lab:
             LabError: it took longer than ``timeout`` seconds.
         """
         given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        argv = self.ssh_argv(name, command)
+        if self.share_logins:
+            options = ("ControlMaster=auto", "ControlPersist=120", f"ControlPath={self._login(name)}")
+            argv[1:1] = [word for option in options for word in ("-o", option)]
         try:
             return subprocess.run(
-                self.ssh_argv(name, command),
+                argv,
                 capture_output=True,
                 text=True,
                 timeout=timeout,
@@ -146,8 +155,20 @@ class Lab:
                 **given,
             )
         except subprocess.TimeoutExpired as error:
-            message = f"{name}: no end of '{shlex.join(error.cmd[4:])}' after {timeout:.0f} s"
+            words = command if isinstance(command, str) else shlex.join(command)
+            message = f"{name}: no end of '{words}' after {timeout:.0f} s"
             raise LabError(message) from error
+
+    def _login(self, name: str) -> Path:
+        return Path(self._state.run_dir) / f"{name}.ssh"
+
+    def _end_login(self, name: str) -> None:
+        """End the connection that is kept: after a fault it would only hang."""
+        if self._login(name).exists():
+            argv = self.ssh_argv(name)
+            argv[1:1] = ["-o", f"ControlPath={self._login(name)}", "-O", "exit"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
 
     def power(self, name: str) -> str:
         """State of the VM ``name``: ``running``, ``frozen`` or ``off``."""
@@ -173,6 +194,7 @@ class Lab:
             raise LabError(message)
         self._refresh()
         host = self._state.host(name)
+        self._end_login(name)
         if kind == "reboot":
             self._reboot(host)
             return
@@ -378,10 +400,12 @@ def up(
     hosts: int = 3,
     image: str | Sequence[str] = DEFAULT_IMAGE,
     say: Say = _silent,
+    kept: Path | None = None,
 ) -> Lab:
     """Start a lab of ``hosts`` VMs and return it when each lets us log in over ssh.
 
     ``image`` is one image for all, or a list with one for each host. What the cache lacks is made first.
+    With ``kept``, where :func:`keep` has put a lab, its hosts go on from there; they must be as many, of these images.
     When it fails, or is interrupted, nothing is left running.
 
     Raises:
@@ -397,6 +421,12 @@ def up(
     _check_room(len(wanted), sum(prepared[wish][0].image.memory_mib for wish in wanted), lab_dir(name).parent)
     started = time.monotonic()
     identities = [identity.create(index) for index in range(1, len(wanted) + 1)]
+    if kept is not None:
+        before = kept_labs.load(kept)
+        if [host.image for host in before.hosts] != wanted:
+            message = f"the lab in {kept} has {', '.join(host.image for host in before.hosts)}, not {', '.join(wanted)}"
+            raise LabError(message)
+        identities = kept_labs.identities(before)
     port = ports.free_ports()
     token = secrets.token_hex(4)
     new = LabState(
@@ -420,9 +450,15 @@ def up(
     try:
         lab = Lab(new)
         Path(new.run_dir).mkdir(mode=0o700)
-        identity.keygen(lab.directory / sshfiles.LAB_KEY, f"ktls lab {name}")
-        disks = {own.name: prepared[wish][2] for own, wish in zip(identities, wanted)}
-        _start_all(lab, identities, disks, port, say)
+        if kept is None:
+            identity.keygen(lab.directory / sshfiles.LAB_KEY, f"ktls lab {name}")
+            disks = {own.name: prepared[wish][2] for own, wish in zip(identities, wanted)}
+        else:
+            kept_labs.copy_keys(lab.hosts, kept, lab.directory)
+            if (kept / kept_labs.CA).is_dir():
+                shutil.copytree(kept / kept_labs.CA, lab.ca_dir)
+            disks = {own.name: kept / own.name / "disk.qcow2" for own in identities}
+        _start_all(lab, identities, disks, port, say, known=kept is not None)
     except LabError as error:
         # What the message points to moves with the logs.
         message = str(error).replace(str(lab_dir(name)), str(_keep_logs(name)))
@@ -436,17 +472,25 @@ def up(
 
 
 def _start_all(
-    lab: Lab, identities: list[identity.Identity], disks: dict[str, Path], port: Iterator[int], say: Say
+    lab: Lab,
+    identities: list[identity.Identity],
+    disks: dict[str, Path],
+    port: Iterator[int],
+    say: Say,
+    *,
+    known: bool,
 ) -> None:
+    """Restore all hosts; those that are ``known`` have their identity already, and lack the time alone."""
     public_keys: dict[str, str] = {}
     ports_lock = threading.Lock()
 
     def restore(own: identity.Identity) -> None:
         host = lab.host(own.name)
         directory = lab.directory / own.name
-        directory.mkdir()
+        directory.mkdir(exist_ok=known)
         keys = directory / "ssh_host_ed25519_key"
-        identity.keygen(keys, own.name)
+        if not known:
+            identity.keygen(keys, own.name)
         public_keys[own.name] = keys.with_suffix(".pub").read_text(encoding="ascii")
         _copy_disk(disks[own.name], directory / "disk.qcow2")
         for attempt in range(1, PORT_ATTEMPTS + 1):
@@ -459,13 +503,16 @@ def _start_all(
                     raise
                 with ports_lock:
                     host = replace(host, ssh_port=next(port), https_port=next(port))
-        lab._identify(host, own, identities)
+        if known:
+            lab._set_clock(lab._machine(host))
+        else:
+            lab._identify(host, own, identities)
         say(f"lab {lab.name}: {own.name} restored, {own.address}")
 
     with ThreadPoolExecutor(max_workers=min(4, len(identities))) as pool:
         list(pool.map(restore, identities))
-        known = sshfiles.known_hosts(lab._state, public_keys)
-        (lab.directory / sshfiles.KNOWN_HOSTS).write_text(known, encoding="ascii")
+        known_hosts = sshfiles.known_hosts(lab._state, public_keys)
+        (lab.directory / sshfiles.KNOWN_HOSTS).write_text(known_hosts, encoding="ascii")
         lab.ssh_config.write_text(sshfiles.ssh_config(lab._state, lab.directory), encoding="utf-8")
         list(pool.map(lambda own: lab.wait_ssh(own.name), identities))
     lab._update(lab.host(identities[0].name), ready=True)
@@ -480,6 +527,24 @@ def _keep_logs(name: str) -> Path:
             (place / log.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, place / log.parent.name / log.name)
     return place
+
+
+def keep(name: str, place: Path) -> None:
+    """Save every VM of lab ``name`` as it runs now, put them into the directory ``place``, and end the lab.
+
+    Raises:
+        LabError: no such lab, or a host that does not run.
+    """
+    lab = Lab.load(name)
+    try:
+        for host in lab.hosts:
+            if not Lab._alive(host) or host.pid is None or host.start_ticks is None:
+                message = f"{host.name} is off: only running hosts can be kept"
+                raise LabError(message)
+            kept_labs.save_vm(lab._machine(host), process.ProcessId(host.pid, host.start_ticks))
+        kept_labs.store(lab._state, lab.directory, place)
+    finally:
+        down(name)
 
 
 def down(name: str = DEFAULT_LAB) -> bool:

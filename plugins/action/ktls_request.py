@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import getpass
 import uuid
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.off.runs import runs, stop
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import Request, check, digest
 
 _ARGUMENTS = {
@@ -17,6 +19,8 @@ _ARGUMENTS = {
     "waves": {"type": "list", "elements": "raw"},
     "soak_max_s": {"type": "float"},
     "lease_s": {"type": "float"},
+    "sources": {"type": "list", "elements": "str", "default": []},
+    "reason": {"type": "str", "default": "off"},
 }
 
 
@@ -31,6 +35,7 @@ class ActionModule(ActionBase):
         """:returns: ``request_id``, new for each request, or ``failed`` with one line and ``error_code``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
+        sources, reason = arguments.pop("sources"), arguments.pop("reason")
         groups = (task_vars or {}).get("groups") or {}
         arguments["hosts"] = groups.get(arguments["group"])
         request = Request(**arguments)
@@ -38,4 +43,20 @@ class ActionModule(ActionBase):
             check(request)
         except ControlError as error:
             return {**result, "failed": True, "msg": error.message, "error_code": error.code}
+        if request.verb == "off" and not self._task.check_mode:
+            result["told"] = self._end_rollouts(sources, request.group, reason)
         return {**result, "changed": False, "request_id": uuid.uuid4().hex, "plan_sha256": digest(request)}
+
+    def _end_rollouts(self, sources: list[str], group: str, reason: str) -> list[str]:
+        """Tell the rollout that is under way to end. What goes wrong here is a warning: off is never in its way."""
+        told = []
+        for source in sources:
+            newest = next(iter(runs(source, group)), None)
+            if newest is None or not newest.under_way():
+                continue
+            try:
+                stop(newest, f"off.yml, {getpass.getuser()}", reason)
+                told.append(newest.name)
+            except (OSError, KeyError) as error:
+                self._display.warning(f"rollout {newest.name} could not be told to end: {error}")
+        return told

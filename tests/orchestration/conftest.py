@@ -7,12 +7,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ktls_control.plan import file as plan_file
+from ktls_control.plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from ktls_control.rollout import journal, store
+
+from . import fakefleet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +34,14 @@ class Fleet:
 
     def fault(self, host: str, name: str) -> None:
         """Switch a fault on."""
-        (self.directory / host / name).touch()
+        if name == "cut":
+            fakefleet.cut(self.directory / host)
+        else:
+            (self.directory / host / name).touch()
+
+    def heal(self, host: str) -> None:
+        """The host can be reached again."""
+        fakefleet.heal(self.directory / host)
 
     def requests(self, host: str, verb: str | None = None) -> list[dict[str, Any]]:
         """What the control side asked of a host, in order."""
@@ -38,11 +52,83 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """Phase in force by host, asked of the fake agents themselves."""
+        return {name: self.peek(name)["phase"] for name in self.names}
+
+    def peek(self, host: str) -> dict[str, Any]:
+        """The status of a fake agent, cut off or not; unlike a question of the control side it brings no traffic."""
         from ktls_host.jsonsock import call
 
-        return {n: call(str(self.directory / n / "agent.sock"), {"verb": "status"})["phase"] for n in self.names}
+        place = self.directory / host
+        path = place / ("cut.sock" if (place / "cut.sock").exists() else "agent.sock")
+        return call(str(path), {"verb": "peek"})
 
-    def playbook(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    @property
+    def state_dir(self) -> Path:
+        """Where runs are kept."""
+        return self.inventory.parent / "state"
+
+    def environment(self) -> dict[str, str]:
+        """See :func:`environment`; with a state directory of the test's own."""
+        return {**environment(), "KTLS_STATE_DIR": str(self.state_dir), "KTLS_OPERATOR": "ada@control1"}
+
+    def plan(self, *sizes: int, approve: Sequence[int] = (), **changes: Any) -> Path:
+        """A plan over the first hosts, in waves of these sizes."""
+        names = self.names[: sum(sizes)]
+        waves, left = [], list(names)
+        for number, size in enumerate(sizes, 1):
+            soak = changes.get("soak", Soak(0.2, 0.5, 0, 100_000))
+            waves.append(Wave(number, f"wave {number}", tuple(left[:size]), soak, approve=number in approve))
+            left = left[size:]
+        facts = {"kernel": "6.12.0-fake", "openssl": "3.5.0", "agent": "fake", "sidecar": "fake"}
+        path = self.inventory.parent / "plan.yml"
+        plan_file.save(
+            Plan(
+                version=plan_file.VERSION, id=changes.get("id", "test"), created="2026-11-26T00:00:00Z", phase="tx",
+                inventory=str(self.inventory), group="ktls_hosts", limit=None,
+                fleet=store.fleet_name(str(self.inventory), "ktls_hosts"), epoch_floor=0,
+                lease_s=changes.get("lease_s", 60.0), failure_budget=changes.get("failure_budget", 0),
+                hosts={name: PlannedHost(facts) for name in names}, refused={}, waves=tuple(waves),
+                gates=Gates(method="none", on_inconclusive="fail"),
+            ),
+            path,
+        )  # fmt: skip
+        return path
+
+    def runs(self) -> list[store.Run]:
+        """Runs that were kept, the first one first."""
+        return store.Fleet(self.state_dir / store.fleet_name(str(self.inventory), "ktls_hosts")).runs()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journal of the newest run, its chain checked."""
+        return journal.read(self.runs()[-1].journal)
+
+    def started(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The ``ktls`` command, in the background."""
+        return subprocess.Popen(
+            [str(Path(sys.executable).with_name("ktls")), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.directory,
+            env={**self.environment(), **environment},
+        )
+
+    def ktls_killed(self, *arguments: str, at: str) -> str:
+        """The ``ktls`` command, with its playbook killed at an event; what it said."""
+        with self.started(*arguments, KTLS_TEST_KILL=at) as process:
+            return process.communicate(timeout=120)[0]
+
+    def wait_for(self, event: str, within_s: float = 60.0, **keys: Any) -> dict[str, Any]:
+        """The first event of that name, with these keys, in the journal of the newest run."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            for found in self.events() if self.runs() else []:
+                if found["event"] == event and all(found.get(key) == value for key, value in keys.items()):
+                    return found
+            time.sleep(0.05)
+        raise AssertionError(f"no {event} in the journal within {within_s:g} s")
+
+    def playbook(self, verb: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a playbook with plain ``ansible-playbook``."""
         return subprocess.run(
             [
@@ -55,7 +141,7 @@ class Fleet:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=environment(),
+            env={**self.environment(), **more},
             timeout=240,
             check=False,
         )
@@ -67,7 +153,7 @@ class Fleet:
             capture_output=True,
             text=True,
             cwd=self.directory,
-            env=environment(),
+            env=self.environment(),
             timeout=240,
             check=False,
         )
@@ -79,6 +165,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_CONNECTION_PLUGINS": str(Path(__file__).parent / "connection"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_FORCE_COLOR": "0",
     }
@@ -121,6 +208,7 @@ def _inventory(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                     "ansible_python_interpreter": sys.executable,
                     "ansible_user": "root",
                     "ansible_become": False,
+                    "ktls_reach": "socket",
                     "ktls_agent_socket": str(directory / name / "agent.sock"),
                 }
                 for name in names

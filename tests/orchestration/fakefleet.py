@@ -23,9 +23,10 @@ class FakeAgent:
     """One host. Faults are files in its directory, so that tests switch them while it runs.
 
     ``cut-on-order``: cut the link as soon as an order has taken
-    effect; so for every other verb. ``hash``: the probe sees a wrong hash.
+    effect; so for every other verb. A host that is cut off has ``cut`` in its directory, and its socket out of the way.
+    ``hash``: the probe sees a wrong hash.
     ``errors``: sidecar errors rise. ``leak``: two per cent of the bytes go by userspace. ``idle``: no traffic.
-    ``refuse``: orders are refused. ``lease``: orders expire at once.
+    ``refuse``: orders are refused. ``lease``: orders expire at once. ``upgraded``: the kernel is another one.
     """
 
     directory: Path
@@ -40,6 +41,10 @@ class FakeAgent:
     connection: int = 0
     flag: bool = False
     reason: str | None = None
+    deadline: float = 0.0
+    ordered_at: float | None = None
+    experiment: dict[str, Any] | None = None
+    samples: list[tuple[float, str, int]] = field(default_factory=list)
 
     def fault(self, name: str) -> bool:
         """A fault is on while its file exists."""
@@ -48,6 +53,9 @@ class FakeAgent:
     def handle(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         """One request of the agent's protocol."""
         verb = request.get("verb")
+        self._expire()
+        if verb == "peek":
+            return self._status()
         with open(self.directory / "requests.jsonl", "a") as log:
             log.write(json.dumps({"at": time.time(), **request}) + "\n")
         if verb == "order":
@@ -58,8 +66,10 @@ class FakeAgent:
                 raise RequestError("not_pending", "there is no such pending order")
             if verb == "confirm" and peer.connection <= self.connection:
                 raise RequestError("same_connection", "a confirmation must come over a new connection")
+            if verb == "extend":
+                self.deadline = max(self.deadline, time.monotonic() + request["lease_s"])
             if verb == "confirm":
-                self.order = "committed"
+                self.order, self.experiment = "committed", None
             elif verb == "cancel":
                 self._back("cancelled")
         elif verb == "revert":
@@ -70,9 +80,13 @@ class FakeAgent:
         elif verb == "clear":
             self.flag = False
         if self.fault(f"cut-on-{verb}"):
-            (self.directory / "cut").touch()
+            cut(self.directory)
         self._traffic()
-        return self._status()
+        return self._series(request) if verb == "series" else self._status()
+
+    def _expire(self) -> None:
+        if self.order == "pending" and time.monotonic() >= self.deadline:
+            self._back("lease_expired")
 
     def _order(self, order: dict[str, Any]) -> None:
         if self.fault("refuse"):
@@ -83,6 +97,8 @@ class FakeAgent:
             raise RequestError("off_latched", "the off flag is up; clear it first")
         self.phase = self.ordered_phase = order["phase"]
         self.order, self.order_id, self.epoch = "pending", order["id"], order["epoch"]
+        self.deadline, self.ordered_at = time.monotonic() + order["lease_s"], time.monotonic()
+        self.experiment = order.get("experiment")
         self.reason = None
         if self.fault("lease"):
             self._back("lease_expired")
@@ -100,6 +116,33 @@ class FakeAgent:
         self.bytes["userspace"] += leaked
         self.sessions += path == "ktls_tx"
         self.errors += self.fault("errors")
+        self.samples.append((time.monotonic(), "on" if path == "ktls_tx" else "off", 1_000_000))
+
+    def _series(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What each request brought is one sample. A real agent's are of equal length."""
+        rows = [row for row in self.samples if row[0] > request.get("since_s", -1.0)]
+        times = [round(at * 1000) + index for index, (at, _arm, _sent) in enumerate(rows)]
+        samples = {
+            "at_ms": times,
+            "ms": [1] * len(rows),
+            "arm": [int(arm == "on") for _at, arm, _sent in rows],
+            "washout": [0] * len(rows),
+            "cpu_us": [400] * len(rows),
+            "sent": [sent for _at, _arm, sent in rows],
+            "ktls": [sent if arm == "on" else 0 for _at, arm, sent in rows],
+            "connections": [1] * len(rows),
+            "requests": [1] * len(rows),
+            "errors": {},
+            "probe_s": {},
+        }
+        series = {
+            "boot_id": "fake", "now_s": time.monotonic() + 1, "wall_s": time.time(), "period_s": 5.0,
+            "ordered_at_s": self.ordered_at, "samples": samples, "arms": {}, "more": False,
+        }  # fmt: skip
+        return {"ok": True, "series": series}
+
+    def _kernel(self) -> str:
+        return "6.13.0-fake" if self.fault("upgraded") else "6.12.0-fake"
 
     def _status(self) -> dict[str, Any]:
         tx = self.phase == "tx"
@@ -107,13 +150,13 @@ class FakeAgent:
             "ok": True,
             "schema": 1,
             "version": "fake",
-            "host": {"name": self.directory.name, "kernel": "6.12.0-fake", "openssl": "3.5.0", "python": "3.13"},
+            "host": {"name": self.directory.name, "kernel": self._kernel(), "openssl": "3.5.0", "python": "3.13"},
             "phase": self.phase,
             "order": self.order,
             "order_id": self.order_id,
             "ordered_phase": self.ordered_phase,
             "epoch": self.epoch,
-            "lease_left_s": 100.0 if self.order == "pending" else None,
+            "lease_left_s": round(self.deadline - time.monotonic(), 3) if self.order == "pending" else None,
             "revert_reason": self.reason,
             "revert": [],
             "stuck": False,
@@ -124,7 +167,13 @@ class FakeAgent:
             "connections": {"ktls_tx": int(tx), "userspace": int(not tx)},
             "bytes": dict(self.bytes),
             "sockets": {"ktls_tx": int(tx), "ktls_rx": 0, "userspace": int(not tx)},
-            "sidecar": {"pid": 1, "bytes": dict(self.bytes), "errors": {"sendfile_failed": self.errors}},
+            "sidecar": {
+                "pid": 1,
+                "version": "fake",
+                "bytes": dict(self.bytes),
+                "connections_total": {path: count // 1_000_000 for path, count in self.bytes.items()},
+                "errors": {"sendfile_failed": self.errors},
+            },
             "sidecar_error": None,
             "probe": {
                 "ok": not self.fault("hash"),
@@ -137,6 +186,20 @@ class FakeAgent:
                 "error": "content hash differs" if self.fault("hash") else None,
             },
         }
+
+
+def cut(directory: Path) -> None:
+    """Cut a host off: for Ansible by its connection, for everybody else by its socket."""
+    (directory / "cut").touch()
+    if (directory / "agent.sock").exists():
+        (directory / "agent.sock").rename(directory / "cut.sock")
+
+
+def heal(directory: Path) -> None:
+    """Let a host be reached again."""
+    if (directory / "cut.sock").exists():
+        (directory / "cut.sock").rename(directory / "agent.sock")
+    (directory / "cut").unlink(missing_ok=True)
 
 
 async def serve(base: Path, names: list[str]) -> None:

@@ -13,15 +13,11 @@ FILE = ("-e", f"ktls_waves_file={Path(__file__).with_name('waves.yml')}")
 TX = ("-e", "ktls_phase=tx", *FILE)
 
 
-def test_all_waves_pass_and_every_host_is_confirmed(fleet: Fleet) -> None:
+def test_all_waves_pass_one_after_the_other_and_the_canary_first(fleet: Fleet) -> None:
     done = fleet.playbook("rollout", *TX)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(fleet.states().values()) == {"tx"}
     assert all(len(fleet.requests(name, "confirm")) == 1 for name in fleet.names)
-
-
-def test_waves_go_one_after_the_other_and_the_canary_first(fleet: Fleet) -> None:
-    assert fleet.playbook("rollout", *TX).returncode == 0
     ordered = {name: fleet.requests(name, "order")[0]["at"] for name in fleet.names}
     confirmed = {name: fleet.requests(name, "confirm")[0]["at"] for name in fleet.names}
     assert confirmed["web1"] < min(ordered["web2"], ordered["web3"])
@@ -35,17 +31,15 @@ def test_one_epoch_for_the_rollout_and_a_higher_one_for_the_next(fleet: Fleet) -
     assert set(map(tuple, epochs.values())) == {(1, 2)}
 
 
+# More of them, without Ansible: tests/unit/control/rollout/test_engine.py.
+@pytest.mark.parametrize("fleet", [2], indirect=True)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
         ("cut-on-order", "the host did not answer"),
         ("cut-on-probe", "web1 cannot be reached"),
-        ("hash", "content hash differs"),
-        ("errors", "new sidecar errors: sendfile_failed"),
         ("leak", "% of"),
-        ("idle", "bytes served during the soak"),
         ("refuse", "no tls ULP"),
-        ("lease", "lease_expired"),
     ],
 )
 def test_a_sick_canary_stops_the_rollout_before_the_second_wave(fleet: Fleet, fault: str, says: str) -> None:
@@ -53,10 +47,10 @@ def test_a_sick_canary_stops_the_rollout_before_the_second_wave(fleet: Fleet, fa
     done = fleet.playbook("rollout", *TX)
     assert done.returncode != 0
     assert says in done.stdout, done.stdout
-    assert [fleet.requests(name, "order") for name in ("web2", "web3", "web4")] == [[], [], []]
+    assert fleet.requests("web2", "order") == []
 
 
-@pytest.mark.parametrize("fault", ["cut-on-order", "cut-on-probe", "hash"])
+@pytest.mark.parametrize("fault", ["cut-on-order", "hash"])
 def test_a_sick_host_takes_its_whole_wave_back_and_only_its_wave(fleet: Fleet, fault: str) -> None:
     fleet.fault("web3", fault)
     done = fleet.playbook("rollout", *TX)
@@ -65,9 +59,7 @@ def test_a_sick_host_takes_its_whole_wave_back_and_only_its_wave(fleet: Fleet, f
     assert fleet.states()["web2"] == "userspace", "the neighbour goes back with the sick host"
     assert fleet.requests("web2", "revert") != []
     assert fleet.requests("web4", "order") == [], "the next wave never starts"
-    if fault != "cut-on-probe":
-        # That one is cut off after its gate, while the confirmations go out: the neighbour's may arrive before.
-        assert fleet.requests("web2", "confirm") == [], "nobody of a failed wave is confirmed"
+    assert fleet.requests("web2", "confirm") == [], "nobody of a failed wave is confirmed"
 
 
 def test_a_host_that_is_cut_off_before_the_start_stops_the_rollout(fleet: Fleet) -> None:
@@ -116,7 +108,7 @@ def test_check_mode_orders_nothing(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-e", "ktls_phase=rx"), "phase 'rx' is not in this release"),
+        (("-e", "ktls_phase=hw"), "phase 'hw' is not in this release"),
         (("-e", "ktls_phase=warp"), "there is no phase 'warp'"),
         ((), "which phase?"),
         (("-e", "ktls_phase=tx", "-e", "ktls_group=nobody"), "the inventory has no group 'nobody'"),
@@ -146,7 +138,7 @@ def test_the_ktls_command_says_what_happened_line_by_line(fleet: Fleet) -> None:
     done = fleet.ktls("rollout", "-i", str(fleet.inventory), "--phase", "tx", "--waves", waves)
     assert done.returncode == 1
     assert "wave 1 passed" in done.stdout
-    assert "web3 failed: gate fail: probe: content hash differs" in done.stdout
+    assert "web3 failed: probe: content hash differs" in done.stdout
     assert "wave 2 failed" in done.stdout
     assert "wave 3" not in done.stdout
     assert "web2 back on userspace TLS" in done.stdout

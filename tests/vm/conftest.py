@@ -34,13 +34,20 @@ def lab_images() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def start_lab() -> Iterator[StartLab]:
-    """Return a starter of labs with a name of their own: ``start_lab("suffix", hosts=1, image="debian13")``."""
+    """Return a starter of labs with a name of their own: ``start_lab("suffix", hosts=1, image="debian13")``.
+
+    ``kept``: go on from a lab that was kept there (:mod:`tests.vm.deployed`).
+    """
     started: list[str] = []
 
-    def start(suffix: str, hosts: int = 1, image: str | Sequence[str] = api.DEFAULT_IMAGE) -> api.Lab:
+    def start(
+        suffix: str, hosts: int = 1, image: str | Sequence[str] = api.DEFAULT_IMAGE, kept: Path | None = None
+    ) -> api.Lab:
         name = f"{PREFIX}-{suffix}"
         started.append(name)
-        return api.up(name, hosts, image, print)
+        lab = api.up(name, hosts, image, print, kept)
+        lab.share_logins = True
+        return lab
 
     yield start
     for name in started:

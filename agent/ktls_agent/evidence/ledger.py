@@ -39,9 +39,11 @@ LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (R
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
 _INTERVALS = 64  # remembered for connections that their application closes late
+CUT_BYTES = 96  # what may stay unacknowledged at a good end: a close_notify of any cipher suite, and a FIN
 _DELAY_S = 2.0  # from the end of a socket to the moment that its notice is read
 
 Group = tuple[int, str]  # local port, process
+EndKey = tuple[int, str, str]  # local port, process, how it sent: ktls, userspace, unknown
 Owner = Callable[[int, int, bytes], "str | None"]
 """From local port, address family and local address to the process that serves there; None: not ours to count."""
 
@@ -136,8 +138,9 @@ class Ledger:
         ``harmless``: whether a local port is served by a program that has no TLS. Should kernel TLS be seen there all
         the same, that is believed instead.
         """
-        self.destroyed = 0
         self.vanished = 0
+        self.ends: dict[EndKey, list[int]] = {}
+        """How many connections ended, and how many of them were cut, by port, process and path."""
         self._owner = owner
         self._harmless = harmless
         self._suspects: set[int] = set()  # ports that are not ours, with kernel TLS
@@ -173,7 +176,7 @@ class Ledger:
         """Take some sockets of the dump."""
         get, turn = self._sockets.get, self._turn
         for row in rows:
-            cookie, acked, received, tail, inode, state, _, _, _, _ = row
+            cookie, acked, received, tail, inode, state, _, _, _, _, _ = row
             found = get(cookie)
             if found is None:
                 self._first_sight(row)
@@ -216,7 +219,7 @@ class Ledger:
 
     def gone(self, rows: Iterable[Row], now_s: float) -> None:
         """Take destroy notices."""
-        for cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms in rows:
+        for cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms, unacked in rows:
             socket = self._sockets.pop(cookie, None)
             if socket is None:
                 if cookie in self._forgotten:
@@ -224,7 +227,7 @@ class Ledger:
                     self._unattributed.add(acked - before[0], received - before[1])
                     continue
                 group = self._group(raw_port, family, source)
-                self.destroyed += group is not None
+                self._end(group, "unknown", unacked)
                 # Until the judgement a notice may be of the time before the last full dump without being late.
                 due_s = self._full_s if self._judged is None else self._before_s
                 if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < due_s:
@@ -233,7 +236,7 @@ class Ledger:
                 if group is not None or not self._cannot_be_tls(raw_port):
                     self._candidate(group, None, acked, received, received)
                 continue
-            self.destroyed += socket.group is not None
+            self._end(socket.group, _path(socket), unacked)
             self._uncount(socket)
             sent, got = acked - socket.acked, received - socket.received
             if socket.final or socket.judged or (socket.group is None and self._cannot_be_tls(raw_port)):
@@ -301,10 +304,16 @@ class Ledger:
             self._of(kind).add(tally.sent, tally.received)
         self._unattributed.add(other._unattributed.sent, other._unattributed.received)
         self._inferred.add(other._inferred.sent, other._inferred.received)
-        self.destroyed += other.destroyed
+        for key, (ended, cut) in other.ends.items():
+            self._add_end(key, ended, cut)
         self.vanished += other.vanished
 
     # what is known
+
+    @property
+    def destroyed(self) -> int:
+        """Connections of serving ports that ended."""
+        return sum(ended for ended, _ in self.ends.values())
 
     @property
     def unsettled(self) -> bool:
@@ -357,13 +366,23 @@ class Ledger:
 
     # how
 
+    def _end(self, group: Group | None, path: str, unacked: int) -> None:
+        """A connection ended. It was cut if the peer never acknowledged all that it was to get."""
+        if group is not None:
+            self._add_end((*group, path), 1, unacked > CUT_BYTES)
+
+    def _add_end(self, key: EndKey, ended: int, cut: int) -> None:
+        found = self.ends.setdefault(key, [0, 0])
+        found[0] += ended
+        found[1] += cut
+
     def _group(self, raw_port: int, family: int, source: bytes) -> Group | None:
         port = port_of(raw_port)
         process = self._owner(port, family, source)
         return None if process is None else (port, process)
 
     def _first_sight(self, row: Row) -> None:
-        cookie, acked, received, tail, inode, state, family, raw_port, source, _ = row
+        cookie, acked, received, tail, inode, state, family, raw_port, source, _, _ = row
         group = self._group(raw_port, family, source)
         socket = self._sockets[cookie] = _Socket(raw_port, family, source, group, self._turn)
         self._look(socket, tail, inode, state, acked, received)
@@ -513,6 +532,13 @@ class Ledger:
         if len(self._forgotten) >= _MOST_FORGOTTEN:
             del self._forgotten[next(iter(self._forgotten))]
         self._forgotten[cookie] = (socket.acked, socket.received)
+
+
+def _path(socket: _Socket) -> str:
+    """Return how the socket sent at its end, as far as that was seen."""
+    if socket.contexts & 1:
+        return "ktls"
+    return "userspace" if socket.final and socket.ulp is not None else "unknown"
 
 
 def _read(tail: bytes) -> _Ulp:

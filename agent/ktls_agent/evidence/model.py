@@ -32,6 +32,26 @@ class Volume:
     received: int = 0
 
 
+@dataclass(frozen=True, order=True)
+class End:
+    """Connections that ended: who served them, and how they sent (``path``): ktls, userspace, unknown (not seen)."""
+
+    port: int
+    process: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """``cut``: those of them whose peer never acknowledged all that was sent, a close_notify and a FIN left out.
+
+    That is a reset or a timeout under way, whoever caused it.
+    """
+
+    number: int = 0
+    cut: int = 0
+
+
 @dataclass(frozen=True)
 class ProcessUse:
     """One serving process group: CPU seconds (user and system) of all its processes, those that ended included."""
@@ -49,11 +69,12 @@ class Snapshot:
     kernel has none. ``connections``: open now. ``volumes``: cumulative, exact for what is attributed; ``inferred`` is
     the part of it whose kind follows from the counters of the kernel and was not seen. ``unattributed``: bytes of
     connections that came and went unseen; ``held``: bytes of which the next full scan will tell. ``destroyed``: closed
-    connections of serving ports. ``lost_events``: times that the kernel dropped destroy events. ``vanished``:
-    connections that went without one. ``nic``: TLS counters of ``ethtool -S`` by interface. ``kernel_warnings``: kernel
-    log lines that warn and name tls, since the start; ``kernel_warning``: the last of them. ``since_s``: when the
-    observer started, on the same clock; another value means that all counters began anew. ``problems``: what could not
-    be looked at, a line each.
+    connections of serving ports; ``ended``: the same by who served them, and how they ended. ``tcp``: counters of
+    resets and timeouts by namespace, of all its TCP connections (:mod:`ktls_host.tcp_stat`). ``lost_events``: times
+    that the kernel dropped destroy events. ``vanished``: connections that went without one. ``nic``: TLS counters of
+    ``ethtool -S`` by interface. ``kernel_warnings``: kernel log lines that warn and name tls, since the start;
+    ``kernel_warning``: the last of them. ``since_s``: when the observer started, on the same clock; another value means
+    that all counters began anew. ``problems``: what could not be looked at, a line each.
     """
 
     at_s: float
@@ -64,6 +85,8 @@ class Snapshot:
     processes: tuple[ProcessUse, ...] = ()
     nic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     destroyed: int = 0
+    ended: Mapping[End, Ended] = field(default_factory=dict)
+    tcp: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     lost_events: int = 0
     scan_cpu_s: float = 0.0
     kernel_warnings: int = 0

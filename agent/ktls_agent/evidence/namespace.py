@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ktls_host import sock_diag_rows, tls_stat
+from ktls_host import sock_diag_rows, tcp_stat, tls_stat
 from ktls_host.sock_diag_rows import Destroyed, Dumps
 
 from . import infer
@@ -45,12 +45,23 @@ class Namespace:
 
     def stat(self) -> dict[str, int] | None:
         """Return its tls_stat; None where there is none."""
-        pids = ["self"] if self._own else [str(process.pid) for process in self.processes] or [str(self._pid)]
-        for pid in pids:
-            found = tls_stat.read(f"/proc/{pid}/net/tls_stat")
+        for place in self._places():
+            found = tls_stat.read(f"{place}/tls_stat")
             if found is not None:
                 return found
         return None
+
+    def tcp(self) -> dict[str, int]:
+        """Return its counters of resets and timeouts; empty where they cannot be read."""
+        for place in self._places():
+            found = tcp_stat.read(place)
+            if found:
+                return found
+        return {}
+
+    def _places(self) -> list[str]:
+        pids = ["self"] if self._own else [str(process.pid) for process in self.processes] or [str(self._pid)]
+        return [f"/proc/{pid}/net" for pid in pids]
 
     def listening(self) -> dict[int, Listening]:
         """Return its listening sockets, by inode."""

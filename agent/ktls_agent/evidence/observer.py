@@ -17,7 +17,7 @@ from ktls_host.errors import KtlsError
 from .config import EvidenceConfig
 from .kernel_log import KernelLog
 from .ledger import GRACE_S, Ledger
-from .model import Kind, Snapshot, Volume
+from .model import End, Ended, Kind, Snapshot, Volume
 from .namespace import Namespace
 from .nic import NicCounters
 from .serving import Process, Processes, choose, namespace_of
@@ -103,6 +103,7 @@ class Observer:
         connections: dict[Kind, int] = defaultdict(int)
         volumes: dict[Kind, Volume] = defaultdict(Volume)
         held = unattributed = inferred = Volume()
+        ended: dict[End, Ended] = defaultdict(Ended)
         destroyed = vanished = 0
         for ledger in (self._gone, *(namespace.ledger for namespace in self._namespaces.values())):
             for kind, number in ledger.connections().items():
@@ -113,6 +114,9 @@ class Observer:
             unattributed = _sum(unattributed, ledger.unattributed)
             inferred = _sum(inferred, ledger.inferred)
             destroyed += ledger.destroyed
+            for key, (number, cut) in ledger.ends.items():
+                before = ended[End(*key)]
+                ended[End(*key)] = Ended(before.number + number, before.cut + cut)
             vanished += ledger.vanished
         namespaces = {namespace.name: namespace.stat() or {} for namespace in self._namespaces.values()}
         nic = self._nic.read()
@@ -132,6 +136,8 @@ class Observer:
             processes=self._usage.measure(self._serving),
             nic=nic,
             destroyed=destroyed,
+            ended=dict(ended),
+            tcp={namespace.name: namespace.tcp() for namespace in self._namespaces.values()},
             vanished=vanished,
             lost_events=self._gone_lost + sum(namespace.lost for namespace in self._namespaces.values()),
             scan_cpu_s=self._cpu_s,

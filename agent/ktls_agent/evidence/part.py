@@ -43,6 +43,8 @@ class EvidencePart:
         self.previous: Snapshot | None = None
         """The one before, of the same observer; None if there is none."""
         self.error: str | None = "not asked yet"
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after each new snapshot."""
         self._config = config
         self._path = path
         self._fetch = fetch
@@ -66,6 +68,7 @@ class EvidencePart:
         same = self.latest is not None and self.latest.since_s == found.since_s
         self.previous = self.latest if same else None
         self.latest = found
+        self.on_news()
 
     @property
     def problem(self) -> str | None:
@@ -136,12 +139,26 @@ def summarise(latest: Snapshot, before: Snapshot | None = None) -> dict[str, Any
         "ktls_received_share": _share(ktls_received, received),
         "unattributed_share": _share(unattributed.sent + unattributed.received, sent + received),
         "inferred_share": _share(inferred.sent + inferred.received, sent + received),
+        "ended": _ended(latest, before),
         "by_version": {name: _share(number, sent + received) for name, number in sorted(by["version"].items())},
         "by_cipher": {name: _share(number, sent + received) for name, number in sorted(by["cipher"].items())},
         "cpu": {
             use.process: _cpu(max(0.0, use.cpu_s - cpu_before.get(use.process, 0.0)), process_bytes[use.process])
             for use in latest.processes
         },
+    }
+
+
+def _ended(latest: Snapshot, before: Snapshot | None) -> dict[str, dict[str, Any]]:
+    """Return by path how many connections ended, how many of them were cut under way, and the share of these."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for sign, snapshot in ((1, latest), (-1, before)):
+        for end, found in snapshot.ended.items() if snapshot else ():
+            counts[end.path][0] += sign * found.number
+            counts[end.path][1] += sign * found.cut
+    return {
+        path: {"number": number, "cut": cut, "cut_share": _share(cut, number)}
+        for path, (number, cut) in sorted(counts.items())
     }
 
 

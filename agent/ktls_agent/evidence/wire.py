@@ -10,7 +10,7 @@ from typing import Any
 from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import MAX_LINE
 
-from .model import Kind, ProcessUse, Snapshot, Volume
+from .model import End, Ended, Kind, ProcessUse, Snapshot, Volume
 
 _PLAIN = ("at_s", "since_s", "destroyed", "vanished", "lost_events", "scan_cpu_s", "kernel_warnings", "kernel_warning")
 _VOLUMES = ("unattributed", "inferred", "held")
@@ -41,6 +41,10 @@ def _encode(snapshot: Snapshot) -> dict[str, Any]:
             ]
             for kind in kinds
         ],
+        "ended": [
+            [end.port, end.process, end.path, found.number, found.cut] for end, found in sorted(snapshot.ended.items())
+        ],
+        "tcp": {name: dict(counters) for name, counters in snapshot.tcp.items()},
         "processes": [[use.process, use.processes, use.cpu_s] for use in snapshot.processes],
         "nic": {name: dict(counters) for name, counters in snapshot.nic.items()},
         "problems": list(snapshot.problems),
@@ -64,6 +68,11 @@ def decode(plain: Any) -> Snapshot:
             scan_cpu_s=_seconds(plain["scan_cpu_s"]),
             destroyed=_number(plain["destroyed"]),
             vanished=_number(plain["vanished"]),
+            ended={
+                End(_number(port), _text(process), _text(path)): Ended(_number(number), _number(cut))
+                for port, process, path, number, cut in plain["ended"]
+            },
+            tcp=_counters(plain["tcp"]),
             lost_events=_number(plain["lost_events"]),
             kernel_warnings=_number(plain["kernel_warnings"]),
             kernel_warning=_text(plain["kernel_warning"]),

@@ -36,7 +36,6 @@ _LOG = logging.getLogger(__name__)
 _SERIES = 120
 """Readings kept for the evidence: at the default interval, ten minutes."""
 _JITTER = 0.2
-_POLL_S = 1.0
 _OLD_S = 30.0
 _PREFIX = "guard "
 
@@ -80,7 +79,7 @@ class GuardPart:
         self._last: dict[str, Any] | None = None
         self._unwritten: list[tuple[dict[str, Any], float]] = []
         self._problem: str | None = None
-        self._probed = asyncio.Event()
+        self._news = asyncio.Event()
 
     # Life
 
@@ -102,26 +101,24 @@ class GuardPart:
 
     async def _pause(self, probing: asyncio.Future[None]) -> None:
         """Wait for the next look: a probe has ended (it may be the damaged one), a snapshot came, or time is up."""
-        deadline = time.monotonic() + self._config.interval_s
-        seen = self._newest_s()
-        while not self._probed.is_set() and not probing.done() and self._newest_s() == seen:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._probed.wait(), min(left, _POLL_S))
-        self._probed.clear()
+        news = asyncio.ensure_future(self._news.wait())
+        both: set[asyncio.Future[Any]] = {news, probing}
+        try:
+            await asyncio.wait(both, timeout=self._config.interval_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        self._news.clear()
 
-    def _newest_s(self) -> float | None:
-        snapshot = self._latest()
-        return snapshot.at_s if snapshot else None
+    def wake(self) -> None:
+        """Look now: there is something new to see."""
+        self._news.set()
 
     async def _probe(self) -> None:
         while True:
             # Spread, so that hosts that started together do not stay together.
             await asyncio.sleep(self._config.probe_interval_s * random.uniform(1 - _JITTER, 1 + _JITTER))
             await self._agent.run_probe()
-            self._probed.set()
+            self._news.set()
 
     @property
     def armed(self) -> bool:

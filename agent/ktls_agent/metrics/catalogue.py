@@ -72,6 +72,24 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("ktls_held_bytes", _GAUGE, "Bytes whose mode the next full look will tell.", ("direction",), "bytes"),
         Metric("ktls_vanished_connections_total", _COUNTER, "Connections that went without a report of their end."),
         Metric("ktls_destroyed_connections_total", _COUNTER, "Serving connections whose end the kernel reported."),
+        Metric(
+            "ktls_ended_connections_total",
+            _COUNTER,
+            "Serving connections that ended, by how they sent; unknown: too short to be seen.",
+            ("port", "process", "path"),
+        ),
+        Metric(
+            "ktls_cut_connections_total",
+            _COUNTER,
+            "Those of them whose peer never acknowledged all data: reset or timed out under way, by either side.",
+            ("port", "process", "path"),
+        ),
+        Metric(
+            "ktls_tcp_total",
+            _COUNTER,
+            "Resets and timeouts of all TCP in the namespace, TLS or not (nstat names).",
+            ("name", "netns"),
+        ),
         Metric("ktls_lost_events_total", _COUNTER, "Times that the kernel dropped reports of ended connections."),
         Metric("ktls_kernel_warnings_total", _COUNTER, "Kernel log lines that warn and name tls."),
         Metric(

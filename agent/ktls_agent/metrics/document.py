@@ -160,6 +160,11 @@ def _evidence(snapshot: Snapshot, now_s: float) -> dict[str, Any]:
         "problems": list(snapshot.problems),
         "nic": {interface: dict(counters) for interface, counters in snapshot.nic.items()},
         "destroyed": snapshot.destroyed,
+        "ended": [
+            {"port": end.port, "process": end.process, "path": end.path, "ended": found.number, "cut": found.cut}
+            for end, found in sorted(snapshot.ended.items())
+        ],
+        "tcp": {name: dict(counters) for name, counters in snapshot.tcp.items()},
         "lost_events": snapshot.lost_events,
         "scan_cpu_s": round(snapshot.scan_cpu_s, 6),
         "kernel_warnings": snapshot.kernel_warnings,

@@ -44,6 +44,22 @@ def from_snapshot(snapshot: Snapshot, now_s: float) -> Iterator[Family]:
     yield family("ktls_evidence_problems", [Sample(len(snapshot.problems))])
     yield family("ktls_evidence_start_boottime_seconds", [Sample(snapshot.since_s)])
     yield family("ktls_destroyed_connections_total", [Sample(snapshot.destroyed)])
+    for name, part in (("ktls_ended_connections_total", "number"), ("ktls_cut_connections_total", "cut")):
+        yield family(
+            name,
+            (
+                Sample(getattr(found, part), {"port": str(end.port), "process": end.process, "path": end.path})
+                for end, found in snapshot.ended.items()
+            ),
+        )
+    yield family(
+        "ktls_tcp_total",
+        (
+            Sample(value, {"name": name, "netns": netns})
+            for netns, counters in snapshot.tcp.items()
+            for name, value in counters.items()
+        ),
+    )
     yield family("ktls_lost_events_total", [Sample(snapshot.lost_events)])
     yield family("ktls_kernel_warnings_total", [Sample(snapshot.kernel_warnings)])
     yield family("ktls_evidence_age_seconds", [Sample(max(0.0, round(now_s - snapshot.at_s, 3)))])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from .family import Family, Sample
 
@@ -100,13 +101,18 @@ def _family_fault(family: Family) -> str | None:
 def _sample_fault(kind: str, sample: Sample) -> str | None:
     if sample.suffix not in (_SERIES if kind == "histogram" else ("",)):
         return f"a {kind} has no series {sample.suffix!r}"
-    if not all(_LABEL.match(name) for name in sample.labels):
+    if not all(map(_is_label, sample.labels)):
         return f"bad label in {sorted(sample.labels)}"
     if ("le" in sample.labels) != (sample.suffix == "_bucket"):
         return "le belongs to buckets, and to nothing else"
     if kind == "counter" and not (sample.value >= 0 and math.isfinite(sample.value)):
         return f"a counter cannot be {sample.value}"
     return None
+
+
+@lru_cache(maxsize=256)
+def _is_label(name: str) -> bool:
+    return _LABEL.match(name) is not None
 
 
 def _histogram(samples: Iterable[Sample]) -> tuple[list[Sample], list[str]]:
@@ -157,6 +163,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     return f"{{{inside}}}" if inside else ""
 
 
+@lru_cache(maxsize=2048)
 def _escape(value: str) -> str:
     return _utf8(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 

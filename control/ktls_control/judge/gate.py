@@ -14,7 +14,7 @@ from typing import Any, Literal
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 #: Which path the bytes of a phase have to take.
-PATH_OF_PHASE: Mapping[str, str] = {"userspace": "userspace", "tx": "ktls_tx"}
+PATH_OF_PHASE: Mapping[str, str] = {"userspace": "userspace", "tx": "ktls_tx", "rx": "ktls_tx_rx"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ def judge_host(
         _errors_check(before, after),
         _share_check(path, moved, policy),
     ]
+    if phase != "userspace":
+        checks.append(_kernel_check(phase, before, after, _trial(after)))
     if phase == "tx":
-        checks += [_kernel_check(before, after, _trial(after)), _receive_check(after)]
+        checks.append(_receive_check(after))
     if outside is not None:
         checks.append(
             Check("outside", "pass", "content hash matches")
@@ -123,6 +125,9 @@ def _bytes_moved(phase: str, before: Mapping[str, Any], after: Mapping[str, Any]
     trial = _trial(before) or _trial(after)
     earlier, later = _sent_under(phase, first, trial), _sent_under(phase, last, trial)
     if earlier is None or later is None:
+        if phase == "rx":
+            # The plain sums do not tell who received in the kernel.
+            return {}
         earlier, later = first["bytes"], last["bytes"]
     moved = {key: count - earlier.get(key, 0) for key, count in later.items()}
     return {} if any(count < 0 for count in moved.values()) else moved
@@ -143,10 +148,12 @@ def _sent_under(phase: str, sidecar: Mapping[str, Any], trial: bool) -> Mapping[
     rows = sidecar.get("by")
     if phase == "userspace" or not isinstance(rows, Sequence) or (sidecar.get("share") != 1 and not trial):
         return None
-    sent = {"ktls_tx": 0, "userspace": 0}
+    path = PATH_OF_PHASE[phase]
+    sent = {path: 0, "other": 0}
     for row in rows:
         if row["assigned"] == phase:
-            sent["ktls_tx" if row["path"].startswith("ktls_tx") else "userspace"] += row["bytes_total"]
+            # Receiving in the kernel as well is for _receive_check to complain of.
+            sent[path if row["path"].startswith(path) else "other"] += row["bytes_total"]
     return sent
 
 
@@ -173,8 +180,10 @@ def _probe_check(phase: str, after: Mapping[str, Any]) -> Check:
         return Check("probe", "inconclusive", "the host has not downloaded from itself")
     if not probe.get("ok") or not probe.get("sha256_ok"):
         return Check("probe", "fail", str(probe.get("error") or "content hash differs"))
-    if phase == "tx" and probe.get("ktls_tx") is not True and not _trial(after):
+    if phase != "userspace" and probe.get("ktls_tx") is not True and not _trial(after):
         return Check("probe", "fail", "its own download was not sent through kTLS")
+    if phase == "rx" and probe.get("ktls_rx") is not True and not _trial(after):
+        return Check("probe", "fail", "its own download was not received through kTLS")
     return Check("probe", "pass", "content hash matches")
 
 
@@ -208,20 +217,22 @@ def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Che
     return Check("share", "pass" if share >= policy.min_share else "fail", text)
 
 
-def _kernel_check(before: Mapping[str, Any], after: Mapping[str, Any], trial: bool) -> Check:
+def _kernel_check(phase: str, before: Mapping[str, Any], after: Mapping[str, Any], trial: bool) -> Check:
     """The kernel's own counters have to agree with what the sidecar says of itself."""
     first, last = before.get("tls_stat") or {}, after.get("tls_stat") or {}
-    if "TlsTxSw" not in last:
+    wanted = {"TlsTxSw": "transmit"} if phase == "tx" else {"TlsTxSw": "transmit", "TlsRxSw": "receive"}
+    if any(name not in last for name in wanted):
         return Check("kernel", "inconclusive", "/proc/net/tls_stat could not be read")
     errors = last.get("TlsDecryptError", 0) - first.get("TlsDecryptError", 0)
     if errors > 0:
         return Check("kernel", "fail", f"TlsDecryptError +{errors}")
-    sessions = last["TlsTxSw"] - first.get("TlsTxSw", 0)
-    if sessions <= 0 and trial:
-        return Check("kernel", "inconclusive", "TlsTxSw did not move, and the experiment may have been in userspace")
-    if sessions <= 0:
-        return Check("kernel", "fail", "TlsTxSw did not move: the kernel opened no transmit session")
-    return Check("kernel", "pass", f"TlsTxSw +{sessions}")
+    opened = {name: last[name] - first.get(name, 0) for name in wanted}
+    for name, count in opened.items():
+        if count <= 0 and trial:
+            return Check("kernel", "inconclusive", f"{name} did not move, maybe for the experiment's sake")
+        if count <= 0:
+            return Check("kernel", "fail", f"{name} did not move: the kernel opened no {wanted[name]} session")
+    return Check("kernel", "pass", ", ".join(f"{name} +{count}" for name, count in opened.items()))
 
 
 def _receive_check(after: Mapping[str, Any]) -> Check:

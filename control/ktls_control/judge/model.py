@@ -24,6 +24,8 @@ class Sample:
     :param connections: accepted; ``requests``: answered.
     :param errors: failures by taxonomy, those of clients left out.
     :param probe_s: how long each self-probe of the interval took.
+    :param block: number of its block of a switchback, from 0: blocks 2k and 2k+1 are a pair, one of each arm. None: the
+        judge finds the blocks by their arms and washouts.
     """
 
     at_s: float
@@ -37,6 +39,7 @@ class Sample:
     requests: int | None = None
     errors: Mapping[str, int] | None = None
     probe_s: tuple[float, ...] = ()
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class MetricVerdict:
     :param margin: harm that is accepted: passes when ``high`` is below it, fails when ``low`` is above 0 and the
         effect above it.
     :param test: name of the test; ``p``: its p-value for "no harm"; ``n``: pairs, blocks or hosts behind it.
+    :param gating: it has to pass; what is not gating can fail a wave and never holds one up.
     """
 
     name: str
@@ -89,13 +93,14 @@ class MetricVerdict:
     p: float | None
     n: int
     detail: str = ""
+    gating: bool = True
 
 
 @dataclass(frozen=True)
 class WaveVerdict:
     """The gate's answer for a wave, and every number behind it.
 
-    :param e_path: E-value of the error test after each look, oldest first.
+    :param e_path: E-value of the error test after each thing that it saw, oldest first; ``e_limit``: it fails there.
     :param hosts: what a host alone failed by or could not say, by host; hosts that are well are not in it.
     """
 
@@ -104,4 +109,5 @@ class WaveVerdict:
     metrics: tuple[MetricVerdict, ...] = ()
     e_value: float | None = None
     e_path: tuple[float, ...] = ()
+    e_limit: float | None = None
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -113,11 +113,15 @@ class Headroom:
 
     :param worst: busiest host after that, as a share of its CPUs; None unknown.
     :param limit: above it no wave is promoted.
+    :param unknown: planned hosts of which it could not be worked out.
+    :param ratio: CPU per byte of userspace TLS, by that of the kernel's; None unknown.
     """
 
     worst_host: str | None = None
     worst: float | None = None
     limit: float = 0.85
+    unknown: int = 0
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Plan:
     :param fleet: name under which its runs, epochs and lock are kept on the control node.
     :param epoch_floor: highest epoch that any host had taken when the plan was made.
     :param failure_budget: hosts that may fail in the whole run before it ends; 0: the first one ends it.
+    :param caps: largest share of the hosts with the same label that a wave holds, by label, as in ``"1/3"``.
     :param sha256: digest of everything else, as :func:`.file.digest` computes it.
     """
 
@@ -145,6 +150,7 @@ class Plan:
     refused: Mapping[str, tuple[Refusal, ...]]
     waves: tuple[Wave, ...]
     gates: Gates
+    caps: Mapping[str, str] = field(default_factory=dict)
     freezes: tuple[Freeze, ...] = ()
     headroom: Headroom = Headroom()
     expected_s: float = 0.0

@@ -17,7 +17,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "host_ordered": ("wave", "host", "ok", "error?", "code?", "ordered_at_s?", "boot_id?"),
     "soak_started": ("wave", "min_s", "max_s"),
     # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, error?}}
-    "observed": ("wave", "hosts", "e_value?"),
+    # failed?: {name: why}: hosts that count as failed from now on
+    "observed": ("wave", "hosts", "e_value?", "failed?"),
     # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why
     "verdict": ("wave", "outcome", "verdict", "recheck"),
     # on: approval, paused, inconclusive, freeze; until? seconds since the epoch
@@ -32,7 +33,23 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     # lease_left_s?: what a host that could not be reached will do by itself, and when
     "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?"),
     "wave_reverted": ("wave", "why"),
-    "notified": ("trigger", "ok", "error?"),
+    # to?: host of the receiver; of?: seq of the event that it was told of
+    "notified": ("trigger", "ok", "error?", "to?", "of?"),
     # outcome: completed, failed, aborted, off
     "run_ended": ("outcome", "why?"),
 }
+
+#: Keys that the journal itself gives to every event.
+OWN = ("seq", "at", "event", "prev", "sha256")
+
+
+def problem(name: str, keys: Mapping[str, object]) -> str | None:
+    """What is wrong with an event before it is written; None when nothing is."""
+    if name not in EVENTS:
+        return f"there is no event {name!r}"
+    wanted = {key for key in EVENTS[name] if not key.endswith("?")}
+    allowed = wanted | {key.rstrip("?") for key in EVENTS[name]}
+    missing, unknown = sorted(wanted - set(keys)), sorted(set(keys) - allowed)
+    if missing or unknown:
+        return f"event {name}: missing keys {missing}, unknown keys {unknown}"
+    return None

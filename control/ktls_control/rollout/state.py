@@ -14,17 +14,26 @@ from typing import Any
 
 @dataclass
 class HostState:
-    """One host; ``info`` is the last thing to say about it."""
+    """One host; ``info`` is the last thing to say about it.
+
+    :param lost: since when it has not answered; None: it did when it was last asked.
+    :param lease_until: when it reverts by itself, on the control node's clock, as it last said; None: no lease runs.
+    """
 
     state: str = "waiting"
     since: float = 0.0
     info: str = ""
     seen: dict[str, Any] = field(default_factory=dict)
+    lost: float | None = None
+    lease_until: float | None = None
 
 
 @dataclass
 class WaveState:
-    """One wave; ``waiting`` says what it waits for (``approval``, ``paused``, ``inconclusive``, ``freeze``)."""
+    """One wave; ``waiting`` says what it waits for (``approval``, ``paused``, ``inconclusive``, ``freeze``).
+
+    :param held_from: what it did before it waited, and does again when it has.
+    """
 
     number: int
     name: str
@@ -34,6 +43,7 @@ class WaveState:
     attempt: int = 0
     order_id: str = ""
     waiting: str | None = None
+    held_from: str = ""
     soak_started: float | None = None
     soak: tuple[float, float] = (0.0, 0.0)
     lease_s: float = 0.0
@@ -57,6 +67,8 @@ class RunState:
     paused: bool = False
     aborting: str | None = None
     waves: list[WaveState] = field(default_factory=list)
+    #: Every host that counts against the failure budget, with why; a new attempt at its wave gives it another chance.
+    failed: dict[str, str] = field(default_factory=dict)
     events: int = 0
     last: float = 0.0
 
@@ -102,13 +114,27 @@ def _wave_opened(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave.state, wave.since, wave.waiting = "ordering", at, None
     wave.attempt, wave.order_id, wave.lease_s = event["attempt"], event["order_id"], event["lease_s"]
     wave.hosts = {name: HostState("ordering", at) for name in event["hosts"]}
+    for name in wave.hosts:
+        state.failed.pop(name, None)
+
+
+def _host_told(state: RunState, event: Mapping[str, Any], at: float, well: str) -> None:
+    name = event["host"]
+    host = state.wave(event["wave"]).hosts[name]
+    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
+    host.state, host.since = (well if event["ok"] else failed), at
+    host.info = str(event.get("error") or "")
+    if not event["ok"]:
+        state.failed[name] = host.info or failed
 
 
 def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    host = state.wave(event["wave"]).hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("soaking" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
+    _host_told(state, event, at, "soaking")
+    wave = state.wave(event["wave"])
+    host = wave.hosts[event["host"]]
+    host.lost = at if host.state == "unreachable" else None
+    # One that was cut off may have taken the order before.
+    host.lease_until = at + wave.lease_s if wave.lease_s and host.state != "failed" else None
 
 
 def _soak_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -124,8 +150,15 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
         if host is None:
             continue
         host.seen = {**seen, "at": at}
-        if seen.get("error"):
+        host.lost = None if seen.get("reachable", True) else (host.lost or at)
+        if seen.get("lease_left_s") is not None and host.state not in ("confirmed", "reverted"):
+            host.lease_until = at + float(seen["lease_left_s"])
+        if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])
+    for name, why in event.get("failed", {}).items():
+        host = wave.hosts[name]
+        host.state, host.since, host.info = "failed", at, str(why)
+        state.failed[name] = str(why)
 
 
 def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -141,11 +174,16 @@ def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 def _waiting(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave = state.wave(event["wave"])
+    if wave.state != "held":
+        wave.held_from = wave.state
     wave.waiting, wave.state, wave.since = event["on"], "held", at
 
 
 def _waited(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    state.wave(event["wave"]).waiting = None
+    wave = state.wave(event["wave"])
+    wave.waiting = None
+    if wave.state == "held":
+        wave.state, wave.since = wave.held_from or "waiting", at
 
 
 def _control(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -162,10 +200,10 @@ def _confirming(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 
 def _host_confirmed(state: RunState, event: Mapping[str, Any], at: float) -> None:
-    host = state.wave(event["wave"]).hosts[event["host"]]
-    failed = "unreachable" if event.get("code") == "cut_off" else "failed"
-    host.state, host.since = ("confirmed" if event["ok"] else failed), at
-    host.info = str(event.get("error") or "")
+    _host_told(state, event, at, "confirmed")
+    if event["ok"]:
+        host = state.wave(event["wave"]).hosts[event["host"]]
+        host.lost, host.lease_until = None, None
 
 
 def _wave_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -177,6 +215,12 @@ def _host_reverted(state: RunState, event: Mapping[str, Any], at: float) -> None
     host = state.wave(event["wave"]).hosts[event["host"]]
     host.state, host.since = ("reverted" if event["ok"] else "unreachable"), at
     host.info = str(event.get("error") or "")
+    if event["ok"]:
+        host.lost, host.lease_until = None, None
+    else:
+        host.lost = host.lost or at
+        if event.get("lease_left_s") is not None:
+            host.lease_until = at + float(event["lease_left_s"])
 
 
 def _run_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:

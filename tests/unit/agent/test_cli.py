@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ktls_agent import cli, config
+from ktls_agent import cli, config, page
 from ktls_host.errors import KtlsError
 
 STATUS: dict[str, Any] = {
@@ -75,7 +75,7 @@ def test_order_and_confirm_send_what_was_typed(server: Any) -> None:
 
 def test_a_stuck_host_says_so(server: Any) -> None:
     failed = {"step": "nic", "result": "failed", "detail": "no answer", "at": 0.0, "by": "agent"}
-    shown = cli.render(
+    shown = page.render(
         {**STATUS, "order": "stuck", "revert_reason": "lease_expired", "revert": [failed], "lapsed": True}
     )
     assert "userspace until the next order" in shown
@@ -123,21 +123,21 @@ def test_off_that_did_not_switch_is_a_failure(server: Any) -> None:
         server.reply = {**STATUS, **status}
         assert cli.main(["off", "--socket", server.server_address]) == expected
     server.reply = {**STATUS, "sidecar": None, "sidecar_error": "gone"}
-    assert "phase not known" in cli.render(server.reply)
+    assert "phase not known" in page.render(server.reply)
 
 
 def test_guards_that_see_nothing_are_shown_while_they_should_act() -> None:
     guards = {"armed": True, "dry_run": False, "rules": {"bad_record": {"state": "blind"}, "x": {"state": "ok"}}}
-    assert "guards: armed, BLIND: bad_record" in cli.render({**STATUS, "guards": guards})
+    assert "guards: armed, BLIND: bad_record" in page.render({**STATUS, "guards": guards})
     guards["rules"] = {"x": {"state": "over"}}
-    assert "guards: armed, all see" in cli.render({**STATUS, "guards": guards})
-    assert "guards" not in cli.render({**STATUS, "guards": {**guards, "armed": False}})
+    assert "guards: armed, all see" in page.render({**STATUS, "guards": guards})
+    assert "guards" not in page.render({**STATUS, "guards": {**guards, "armed": False}})
 
 
 def test_a_client_imports_neither_asyncio_nor_ssl(server: Any) -> None:
     program = (
         "import sys; from ktls_agent import cli; cli.main(['status', '--socket', sys.argv[1]]);"
-        "sys.exit(bool({'asyncio', 'ssl', 'zipfile', 'subprocess', 'hashlib'} & set(sys.modules)))"
+        "sys.exit(bool({'asyncio', 'dataclasses', 'ssl', 'zipfile', 'subprocess', 'hashlib'} & set(sys.modules)))"
     )
     agent = Path(__file__).resolve().parents[3] / "agent"
     done = subprocess.run(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ktls_agent import daemon
 from ktls_agent.config import parse
 from ktls_agent.daemon import Daemon
 from ktls_agent.diag import DiagClient
@@ -43,7 +44,7 @@ async def running(host: Host, tmp_path: Path) -> AsyncIterator[tuple[Daemon, str
     host.call_sidecar = sidecar  # type: ignore[method-assign]
     agent = host.agent()
     agent.clock = time.monotonic
-    service = Daemon(settings, agent, Observer(agent, DiagClient("/nowhere", 1, lambda port: [])))
+    service = Daemon(settings, agent, Observer(agent, DiagClient("/nowhere", 1, lambda port, remote_port: [])))
     serving = await jsonsock.serve_unix(settings.sidecar_socket, lambda request, peer: host.sidecar.answer(request))
     ready = asyncio.Event()
     task = asyncio.ensure_future(service.run(ready.set))
@@ -233,6 +234,9 @@ def test_stopping_undoes_the_pending_order_and_feeds_the_watchdog(
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        unit = (Path(__file__).parents[3] / "agent/units/ktls-agent.service").read_text()
+        assert f"WatchdogSec={6 * daemon.ALIVE_S:g}\n" in unit, "a sign of life may be late, or lost"
+        monkeypatch.setattr(daemon, "ALIVE_S", 0.2)
 
         async def scenario(_: Daemon, path: str) -> None:
             await ask(path, verb="order", order=order())
@@ -282,3 +286,17 @@ def test_extend_and_cancel_over_the_socket(host: Host, tmp_path: Path) -> None:
         assert (await ask(path, verb="cancel", id="o1", epoch=1))["order"] == "reverted"
 
     serve(host, tmp_path, scenario)
+
+
+def test_a_tick_that_raises_ends_the_service(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd starts it anew; an agent whose ticks have ended would keep no lease."""
+
+    async def scenario(served: Daemon, path: str) -> None:
+        def broken() -> None:
+            raise RuntimeError("a mistake of ours")
+
+        monkeypatch.setattr(served.agent, "tick", broken)
+        await asyncio.sleep(0.4)
+
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        serve(host, tmp_path, scenario)

@@ -25,13 +25,13 @@ def connection(remote_port: int, tx: str | None = None, rx: str = "none") -> Tcp
 DUMP = [connection(1, "sw"), connection(2, "hw", "sw"), connection(3, "none"), connection(4)]
 
 
-def hidden(port: int) -> list[TcpConnection]:
+def hidden(port: int, remote_port: int) -> list[TcpConnection]:
     raise KtlsError("need_net_admin", "the kernel hides it")
 
 
 def test_counts_and_single_connections() -> None:
     assert diag.summary(DUMP) == {"ktls_tx": 2, "ktls_rx": 1, "userspace": 2}
-    client = diag.DiagClient("/nowhere", 8443, lambda port: DUMP)
+    client = diag.DiagClient("/nowhere", 8443, lambda port, remote_port: DUMP)
     assert client.summary()["ktls_tx"] == 2
     assert [client.ktls_tx(port) for port in (1, 2, 3, 4, 5)] == [True, True, False, False, None]
 
@@ -46,7 +46,7 @@ def test_counts_and_single_connections() -> None:
 )  # fmt: skip
 def test_helper_answers_nothing_else(request_: Any) -> None:
     with pytest.raises(KtlsError) as caught:
-        diag.answer(request_, 8443, lambda port: DUMP)
+        diag.answer(request_, 8443, lambda port, remote_port: DUMP)
     assert caught.value.code == "bad_request"
 
 
@@ -54,7 +54,7 @@ def test_client_asks_the_helper_where_the_kernel_hides(tmp_path: Path, monkeypat
     path = str(tmp_path / "diag.sock")
     asked: list[int] = []
 
-    def dump(port: int) -> list[TcpConnection]:
+    def dump(port: int, remote_port: int) -> list[TcpConnection]:
         asked.append(port)
         return DUMP
 

@@ -194,15 +194,3 @@ def test_a_link_in_the_way_is_refused(key: Path, tmp_path: Path) -> None:
     (tmp_path / "flag").symlink_to("/etc/passwd")
     with pytest.raises(ControlError, match="is not a file"):
         flag.publish(flag.sign(key, "prod", "off", "x"), tmp_path)
-
-
-def test_off_reaches_every_directory_that_can_be_reached(key: Path, tmp_path: Path) -> None:
-    good = [tmp_path / name for name in ("a", "b")]
-    for directory in good:
-        directory.mkdir()
-    assert flag.off(key, "prod", "x", good) == [directory / "flag" for directory in good]
-    for directory in good:
-        (directory / "flag").unlink()
-    with pytest.raises(ControlError, match="nowhere"):
-        flag.off(key, "prod", "x", [Path("/nowhere"), *good])
-    assert all(parse(split((directory / "flag").read_bytes())[0]).state == "off" for directory in good)

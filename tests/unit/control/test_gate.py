@@ -146,3 +146,44 @@ def test_whatever_is_missing_never_passes(missing: set[str]) -> None:
     needed = missing - {"epoch"}
     outcome = judge_host("tx", BEFORE, after, POLICY).outcome
     assert outcome == "pass" if not needed else outcome != "pass"
+
+
+def receiving(sent: int, sessions: int) -> Status:
+    """A host on phase ``rx`` whose connections send ``sent`` bytes."""
+    host = status(ktls=sent, sessions=sessions)
+    host.update(phase="rx", ordered_phase="rx")
+    host["tls_stat"]["TlsRxSw"] = sessions
+    host["sockets"]["ktls_rx"] = 1
+    host["probe"]["ktls_rx"] = True
+    host["sidecar"].update(share=1.0, by=[row("rx", "ktls_tx_rx", sent)])
+    return host
+
+
+RX_BEFORE, RX_AFTER = receiving(500, 5), receiving(100_500, 9)
+RX_FAULTS: dict[str, tuple[Callable[[Status], object], str, str]] = {
+    "sends only": (
+        lambda s: s["sidecar"].update(by=[row("rx", "ktls_tx_rx", 500), row("rx", "ktls_tx", 100_000)]),
+        "share",
+        "fail",
+    ),
+    "rows unknown": (lambda s: s["sidecar"].pop("by"), "share", "inconclusive"),
+    "receive sessions unread": (lambda s: s["tls_stat"].pop("TlsRxSw"), "kernel", "inconclusive"),
+    "no receive sessions": (lambda s: s["tls_stat"].update(TlsRxSw=5), "kernel", "fail"),
+    "probe sends only": (lambda s: s["probe"].update(ktls_rx=False), "probe", "fail"),
+}
+
+
+def test_receive_passes_when_bytes_came_and_went_through_the_kernel() -> None:
+    verdict = judge_host("rx", RX_BEFORE, RX_AFTER, POLICY)
+    assert verdict.outcome == "pass", verdict.reason
+    assert verdict.bytes_on_path == 100_000
+
+
+@pytest.mark.parametrize("fault", RX_FAULTS)
+def test_each_fault_of_receive_is_caught_by_its_own_check(fault: str) -> None:
+    edit, name, outcome = RX_FAULTS[fault]
+    after = copy.deepcopy(RX_AFTER)
+    edit(after)
+    verdict = judge_host("rx", RX_BEFORE, after, POLICY)
+    assert verdict.outcome != "pass"
+    assert {check.name: check.outcome for check in verdict.checks}[name] == outcome

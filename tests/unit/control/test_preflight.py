@@ -32,6 +32,7 @@ def info(verdict: str = "ready", *reasons: dict[str, str], notes: tuple[dict[str
         "gnutls": {"version": "3.8.9"},
         "nics": [{"name": "eth0", "driver": "virtio_net", "features": {}}],
         "datapaths": [{"name": "nginx", "kind": "nginx", "ktls": "possible", "why": "x"}],
+        "cpu": {"online": 8, "busy": 0.25},
         "phases": dict.fromkeys(PHASES, judged),
     }
 
@@ -211,6 +212,7 @@ def test_json_form() -> None:
         "gnutls": "3.8.9",
         "nics": [{"name": "eth0", "driver": "virtio_net"}],
         "datapaths": [{"name": "nginx", "kind": "nginx", "ktls": "possible"}],
+        "cpu": {"online": 8, "busy": 0.25},
     }
     lost = form["hosts"]["web10"]
     assert (lost["verdict"], lost["kernel"], lost["phases"]["hw"]["reasons"]) == ("unknown", None, ["no_answer"])
@@ -253,3 +255,21 @@ def test_the_order_of_answers_does_not_matter(data: st.DataObject, hosts: dict[s
     assert json.dumps(first) == json.dumps(second)
     ranks = [VERDICTS.index(group["verdict"]) for group in first["groups"]]
     assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "said"),
+    [
+        ({"online": 4, "busy": 1}, (4, 1.0)),
+        ({"online": 0, "busy": 1.5}, (None, None)),
+        ({"online": -1, "busy": -0.1}, (None, None)),
+        ({"online": "8", "busy": float("nan")}, (None, None)),
+        ({"online": True, "busy": False}, (None, None)),
+        ({"online": float("inf"), "busy": None}, (None, None)),
+        (None, (None, None)),
+        ("many", (None, None)),
+    ],
+)
+def test_cpus_are_believed_as_far_as_they_can_be(cpu: Any, said: tuple[Any, Any]) -> None:
+    row = host_row({**info(), "cpu": cpu})
+    assert (row.cpus, row.busy) == said

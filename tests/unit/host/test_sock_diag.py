@@ -444,9 +444,12 @@ def test_live_many_connections_come_complete() -> None:
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
         servers = [listener.accept()[0] for _ in clients]
         listed = tcp_connections({port}, need_ulp=False)
+        peer = clients[42].getsockname()[1]
+        one = tcp_connections({port}, need_ulp=False, remote_port=peer)
         for sock in [*clients, *servers]:
             sock.close()
     assert len(listed) == 100
+    assert [connection.remote_port for connection in one] == [peer], "the kernel leaves the others out"
     assert len({connection.cookie for connection in listed}) == 100
 
 

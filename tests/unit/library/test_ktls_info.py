@@ -68,7 +68,8 @@ KEYS = DOCUMENTED["info"]["contains"]
 
 
 def test_every_key_is_documented(run: Run) -> None:
-    assert set(KEYS) == set(run("ktls_info")["info"]) == set(recorded())
+    # The recordings are older than the look at the CPUs.
+    assert set(KEYS) == set(run("ktls_info")["info"]) == set(recorded()) | {"cpu"}
 
 
 @pytest.mark.parametrize("system", ["debian12", "debian13", "debian13-backports"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
 
@@ -14,8 +15,6 @@ from ..fleet.fleet import Deployed
 @pytest.fixture(scope="package")
 def deployed(start_lab: StartLab) -> Iterator[Deployed]:
     """Return a lab of one host with agent and sidecar, in userspace."""
-    fleet = Deployed(start_lab("agent", hosts=1))
-    done = fleet.ktls("deploy")
-    assert done.returncode == 0, done.stdout + done.stderr
+    fleet = deployed_hosts.start(start_lab, "agent")
     yield fleet
     fleet.lab.down()

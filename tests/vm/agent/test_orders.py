@@ -15,7 +15,7 @@ from ..fleet.test_host_safety import new_connection_is_ktls
 from .on_host import HOST, shell
 
 DROP_IN = "/run/systemd/system/ktls-agent.service.d"
-SHORT_S = 45  # an emulated helper may take ten seconds, and an order waits for two of them
+SHORT_S = 25  # an emulated helper may take ten seconds, and an order waits for one of them
 
 
 @pytest.fixture(autouse=True)

@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 
 from ktls_agent.evidence import wire
-from ktls_agent.evidence.model import Snapshot, Volume
+from ktls_agent.evidence.model import Ended, Snapshot, Volume
+from tests.vm import deployed as deployed_hosts
 from tests.vm.conftest import StartLab
 from tests.vm.fleet.fleet import Deployed
 
 GUEST = Path(__file__).with_name("guest")
 HOST = "web1"
 SIDECAR, PLAIN, KTLS = 8443, 9443, 9444
-SMALL, LARGE = 20_000, 1_000_000
+SMALL, LARGE, HUGE = 20_000, 1_000_000, 4 << 20
 CLOSE_NOTIFY = 24  # bytes that a client which aborts has got and not read, or read and not acknowledged (RFC 8446 6.1)
 INTERVAL_S = 3.0
 JSON = Any
@@ -36,11 +37,14 @@ JSON = Any
 @pytest.fixture(scope="module")
 def host(start_lab: StartLab) -> Iterator[Deployed]:
     """Return a host with agent and sidecar, in userspace, and the servers and clients of this test."""
-    fleet = Deployed(start_lab("evidence"))
-    # Without the guards' own downloads: every byte here has to be one of ours.
-    quiet = json.dumps({"ktls_agent_guards": {"probe_interval_s": 86400}})
-    done = fleet.run("ansible-playbook", "-i", "inventory/lab", "playbooks/deploy.yml", "-e", quiet)
-    assert done.returncode == 0, done.stdout + done.stderr
+    fleet = deployed_hosts.start(start_lab, "evidence")
+    set_up(fleet)
+    yield fleet
+    fleet.lab.down()
+
+
+def set_up(fleet: Deployed) -> None:
+    """Put the guest's programs and namespaces in place, and have the agent look often."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(GUEST.iterdir()):
@@ -50,15 +54,15 @@ def host(start_lab: StartLab) -> Iterator[Deployed]:
         "import json\n"
         "with open('/etc/ktls/agent.json') as stream: config = json.load(stream)\n"
         f"config['evidence'] = {{'interval_s': {INTERVAL_S}}}\n"
+        # Without the guards' own downloads: every byte here has to be one of ours.
+        "config['guards'] = {'probe_interval_s': 86400}\n"
         "with open('/etc/ktls/agent.json', 'w') as stream: json.dump(config, stream)\n"
         "X\nsystemctl stop ktls-diag.service; systemctl restart ktls-agent.service"
     )
-    set_up = subprocess.run(
+    done = subprocess.run(
         fleet.lab.ssh_argv(HOST, unpack), input=buffer.getvalue(), capture_output=True, timeout=120, check=False
     )
-    assert set_up.returncode == 0, set_up.stderr.decode()
-    yield fleet
-    fleet.lab.down()
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def evidence(host: Deployed) -> Snapshot:
@@ -100,7 +104,7 @@ def load(host: Deployed, jobs: list[dict[str, JSON]], background: str = "true") 
 
 
 def https(address: str, connections: int, *, size: int = SMALL, requests: int = 1, **more: JSON) -> dict[str, JSON]:
-    path = "/ev/small" if size == SMALL else "/ev/large"
+    path = {SMALL: "/ev/small", LARGE: "/ev/large", HUGE: "/large.bin"}[size]
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: @\r\n\r\n"
     return {
         "address": address, "port": SIDECAR, "name": "", "ca": "/etc/ktls/tls/ca.pem", "connections": connections,
@@ -144,6 +148,27 @@ def unattributed(before: Snapshot, after: Snapshot) -> Volume:
     return Volume(new.sent - old.sent, new.received - old.received)
 
 
+def ended(before: Snapshot, after: Snapshot) -> dict[str, tuple[int, int]]:
+    """Return by path how many connections to the sidecar ended, and how many of them were cut."""
+    found: dict[str, tuple[int, int]] = {}
+    for end, now in after.ended.items():
+        old = before.ended.get(end, Ended())
+        if end.port == SIDECAR and now != old:
+            found[end.path] = now.number - old.number, now.cut - old.cut
+    return found
+
+
+def check_cut(host: Deployed, before: Snapshot, path: str) -> Snapshot:
+    """One connection that a full scan has seen is reset in the middle of a download: that, and no other, is cut."""
+    load(host, [https("10.99.0.1", 1, size=HUGE, cut_s=2 * INTERVAL_S)])
+    after = settled(host)
+    assert ended(before, after) == {path: (1, 1)}
+    resets = after.tcp["host"]["TcpEstabResets"] - before.tcp["host"]["TcpEstabResets"]
+    assert resets >= 1
+    print(f"  cut under way: {ended(before, after)}; TcpEstabResets {resets}")
+    return after
+
+
 def check_total(found: Volume, rest: Volume, results: list[dict[str, int]]) -> tuple[int, int]:
     """All bytes are somewhere, but for FINs and what an aborted connection did not acknowledge."""
     connections = sum(result["connections"] for result in results)
@@ -175,6 +200,8 @@ def test_what_is_attributed_is_what_was_on_the_wire(host: Deployed) -> None:
     assert set(found) == {("none", "none")}
     assert after.destroyed - before.destroyed == sum(result["connections"] for result in results)
     assert unattributed(before, after) == Volume(), "no context was opened: every byte is known"
+    assert sum(cut for _, cut in ended(before, after).values()) == 0, "who has got everything may leave as he likes"
+    check_cut(host, after, "userspace")
 
     print("kernel TLS, transmit")
     switch(host, "tx")
@@ -191,6 +218,8 @@ def test_what_is_attributed_is_what_was_on_the_wire(host: Deployed) -> None:
     # In userspace nothing but handshakes that a dump happened to see.
     assert found.get(("none", "none"), Volume()).sent <= 10_000
     assert {kind.process for kind in after.volumes if kind.port == SIDECAR and kind.tx == "sw"} == {"ktls-sidecar"}
+    assert sum(cut for _, cut in ended(before, after).values()) == 0
+    after = check_cut(host, after, "ktls")
 
     print("another namespace, userspace")
     before = after

@@ -64,6 +64,20 @@ def test_a_host_without_the_module_is_refused_with_the_cure(deployed: Deployed) 
     assert "tls" in deployed.lab.ssh("web3", "cat /proc/sys/net/ipv4/tcp_available_ulp").stdout
 
 
+def test_receive_where_this_kernel_can(deployed: Deployed) -> None:
+    deployed.settle()
+    with deployed.load() as clients:
+        done = deployed.ktls("rollout", "--phase", "rx", "--waves", str(WAVES), "--limit", "web3")
+        assert done.returncode == 0, done.stdout + done.stderr
+        status, witness = deployed.status()["web3"], deployed.witness()["web3"]
+        assert (status["phase"], status["order"]) == ("rx", "committed")
+        assert witness is not None
+        assert witness.tls_stat["TlsRxSw"] > 0
+        assert deployed.ktls("off", "--limit", "web3").returncode == 0
+    for name, tally in clients.tallies.items():
+        assert (tally.mismatches, tally.failures) == (0, []), name
+
+
 def test_a_rollout_under_load_and_off_agree_with_ss(deployed: Deployed) -> None:
     deployed.settle()
     with deployed.load() as clients:

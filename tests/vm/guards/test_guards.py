@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
 from ..fleet.test_host_safety import new_connection_is_ktls
@@ -21,10 +21,9 @@ QUICK = {"interval_s": 2, "probe_interval_s": 4}
 
 
 @pytest.fixture(scope="module")
-def guarded(lab_images: Callable[[str], Path], start_lab: StartLab) -> Iterator[Deployed]:
-    """One host with agent and sidecar, in userspace."""
-    lab_images("debian13")
-    fleet = Deployed(start_lab("guards", hosts=1, image="debian13"))
+def guarded(start_lab: StartLab) -> Iterator[Deployed]:
+    """One host with agent and sidecar, in userspace; the guards as the role configures them."""
+    fleet = deployed_hosts.start(start_lab, "guards")
     done = fleet.run(
         "ansible-playbook", "-i", "inventory/lab", "playbooks/deploy.yml",
         "-e", json.dumps({"ktls_agent_guards": QUICK}),

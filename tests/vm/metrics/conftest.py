@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
 from .scraper import Prometheus, forwarded, prometheus
@@ -16,12 +16,9 @@ HOST = "web1"
 
 
 @pytest.fixture(scope="package")
-def deployed(lab_images: Callable[[str], Path], start_lab: StartLab) -> Iterator[Deployed]:
+def deployed(start_lab: StartLab) -> Iterator[Deployed]:
     """Return one host with agent and sidecar, in userspace."""
-    lab_images("debian13")
-    fleet = Deployed(start_lab("metrics", hosts=1, image="debian13"))
-    done = fleet.ktls("deploy")
-    assert done.returncode == 0, done.stdout + done.stderr
+    fleet = deployed_hosts.start(start_lab, "metrics")
     yield fleet
     fleet.lab.down()
 

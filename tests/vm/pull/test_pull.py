@@ -14,6 +14,7 @@ import pytest
 from ktls_control import flag
 from tests.authority import Authority
 
+from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import Deployed
 from ..fleet.test_host_safety import new_connection_is_ktls
@@ -89,11 +90,8 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(start_lab: StartLab, lab_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    lab_images("debian13")
-    deployed = Deployed(start_lab("pull"))
-    done = deployed.ktls("deploy")
-    assert done.returncode == 0, done.stdout + done.stderr
+def rig(start_lab: StartLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    deployed = deployed_hosts.start(start_lab, "pull")
     yield Rig(deployed, tmp_path_factory.mktemp("rig"))
     deployed.lab.down()
 
@@ -156,6 +154,18 @@ def test_the_whole_story(rig: Rig) -> None:
     rig.deployed.agent(HOST, "clear")
     assert not rig.deployed.agent(HOST, "status")["off"]["flag"]
     assert not new_connection_is_ktls(rig.deployed, HOST), "and nothing turns anything on"
+
+    # The clock an hour behind, so that the flag is signed in the future: OFF is obeyed all the same.
+    assert rig.deployed.order(HOST, "tx", 2, identity="pull-2")["ok"]
+    assert new_connection_is_ktls(rig.deployed, HOST)
+    rig.run("date -s '-1 hour' > /dev/null")
+    rig.publish("off")
+    rig.deployed.wait("the flag is raised", rig.flag_is_raised, 30)
+    assert not new_connection_is_ktls(rig.deployed, HOST)
+    rig.run("date -s '+1 hour' > /dev/null")
+    rig.publish("none")
+    rig.deployed.wait("none is seen", lambda: rig.first()["result"] == "none", 20)
+    rig.deployed.agent(HOST, "clear")
 
     # What the unit promises, seen from the kernel; then all of it goes away.
     assert rig.run("ss -Htlnp").count("ktls-pull") == 0

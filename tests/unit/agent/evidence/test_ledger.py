@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktls_agent.evidence.infer import Contexts
-from ktls_agent.evidence.ledger import HANDSHAKE_BYTES
+from ktls_agent.evidence.ledger import CUT_BYTES, HANDSHAKE_BYTES
 from ktls_agent.evidence.model import Kind, Volume
 
 from .world import OTHER, SSH, World
@@ -65,6 +65,24 @@ def test_a_connection_is_counted_as_it_grows_and_once_more_when_it_ends(world: W
     assert world.ledger.volumes() == {kind: Volume(5100, 307)}
     assert world.ledger.destroyed == 1
     check(world, all_attributed=True)
+
+
+@pytest.mark.parametrize(("unacked", "cut"), [(0, 0), (CUT_BYTES, 0), (CUT_BYTES + 1, 1)])
+def test_a_connection_is_cut_when_the_peer_never_got_all_of_it(world: World, unacked: int, cut: int) -> None:
+    """A close_notify and a FIN that nobody acknowledges are how many clients end: that is no cut."""
+    seen = {path: world.conns[established(world, *way)] for path, way in (("ktls", ["tx"]), ("userspace", []))}
+    seen["other"] = world.conns[established(world, port=OTHER)]
+    world.scan()
+    for conn in seen.values():
+        world.grow(conn, HANDSHAKE_BYTES, 0)
+    world.scan()
+    seen["unknown"] = world.conns[established(world)]
+    for conn in seen.values():
+        conn.unacked = unacked
+        world.destroy(conn)
+    world.drain()
+    expected = {(443, "web", path): [1, cut] for path in ("ktls", "userspace", "unknown")}
+    assert world.ledger.ends == expected
 
 
 def test_what_was_there_before_does_not_count() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from ktls_agent.evidence import observer as module
 from ktls_agent.evidence import wire
 from ktls_agent.evidence.config import EvidenceConfig
-from ktls_agent.evidence.model import Kind, Volume
+from ktls_agent.evidence.model import End, Ended, Kind, Volume
 from ktls_agent.evidence.namespace import Namespace
 from ktls_agent.evidence.observer import DRAIN_S, Observer
 from ktls_agent.evidence.serving import Found, Listeners, Listening, Process
@@ -76,6 +77,9 @@ class FakeNamespace(Namespace):
     @property
     def lost(self) -> int:
         return 2
+
+    def tcp(self) -> dict[str, int]:
+        return {"TcpEstabResets": 4}
 
     def stat(self) -> dict[str, int] | None:
         return {"TlsTxSw": self.world.opened[0]}
@@ -156,6 +160,8 @@ def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
     assert snapshot.volumes == {kind: Volume(1500, 600)} and snapshot.inferred == Volume(1500, 600)
     assert set(snapshot.namespaces) == {"host", "77"}
     assert (snapshot.destroyed, snapshot.lost_events, snapshot.held) == (2, 4, Volume())
+    assert snapshot.ended == {End(443, "web", "unknown"): Ended(2, 0)}
+    assert snapshot.tcp == {"host": {"TcpEstabResets": 4}, "77": {"TcpEstabResets": 4}}
     assert snapshot.processes[0].process == "web"
     processes.namespaces = [HOST]
     run(observer, clock, 12)
@@ -163,6 +169,7 @@ def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
     snapshot = observer.snapshot()
     assert set(snapshot.namespaces) == {"host"}
     assert (snapshot.volumes, snapshot.destroyed, snapshot.lost_events) == ({kind: Volume(1500, 600)}, 2, 4)
+    assert snapshot.ended == {End(443, "web", "unknown"): Ended(2, 0)}, "that of a namespace that is gone stays"
     assert wire.decode(json.loads(json.dumps(wire.encode(snapshot)))) == snapshot
 
 
@@ -254,3 +261,37 @@ def test_real_connections_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> No
                 break
         assert snapshot.destroyed >= 3 and total >= 15000
         observer.close()
+
+
+def test_a_real_connection_that_is_reset_while_data_is_on_its_way_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real kernel's notice: what it had not got rid of is still in it. A client that leaves in peace is not."""
+    from ktls_agent.evidence.serving import Processes, namespace_of
+
+    monkeypatch.setattr(module, "Namespace", Namespace)
+    monkeypatch.setattr(module, "namespace_of", namespace_of)
+    monkeypatch.setattr(Processes, "_pids", lambda self: [os.getpid()])
+    assert ssl.OPENSSL_VERSION, "this process maps libssl"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        try:
+            observer = Observer(EvidenceConfig(interval_s=1))
+        except KtlsError as error:
+            assert error.code == "need_net_admin" and os.geteuid() != 0
+            return
+        for reset in (False, True):
+            with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
+                client.sendall(bytes(300))
+                accepted.recv(1000)
+                accepted.setblocking(False)
+                accepted.send(bytes(1 << 24) if reset else bytes(5000))
+                client.recv(10000)
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        deadline = time.monotonic() + 4
+        found: dict[str, int] = {}
+        while time.monotonic() < deadline and found.get("number", 0) < 2:
+            time.sleep(min(DRAIN_S, observer.step()))
+            ends = [ended for end, ended in observer.snapshot().ended.items() if end.port == port]
+            found = {"number": sum(ended.number for ended in ends), "cut": sum(ended.cut for ended in ends)}
+        observer.close()
+        assert found == {"number": 2, "cut": 1}

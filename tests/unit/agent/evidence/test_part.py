@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ktls_agent.evidence import wire
 from ktls_agent.evidence.config import EvidenceConfig, parse
 from ktls_agent.evidence.kernel_log import KernelLog
-from ktls_agent.evidence.model import Kind, ProcessUse, Snapshot, Volume
+from ktls_agent.evidence.model import End, Ended, Kind, ProcessUse, Snapshot, Volume
 from ktls_agent.evidence.nic import NicCounters
 from ktls_agent.evidence.part import EvidencePart, summarise
 from ktls_host.commands import CommandResult
@@ -34,6 +34,8 @@ SNAPSHOT = Snapshot(
     processes=(ProcessUse("web", 4, 0.5),),
     nic={"eth0": {"tx_tls_ctx": 7}},
     destroyed=9,
+    ended={End(443, "web", "ktls"): Ended(8, 2), End(443, "web", "unknown"): Ended(1, 0)},
+    tcp={"host": {"TcpEstabResets": 3}, "4026532177": {}},
     vanished=1,
     lost_events=1,
     scan_cpu_s=0.25,

@@ -50,6 +50,7 @@ class Conn:
     sent: int = 0
     received: int = 0
     data_s: float = 0.0
+    unacked: int = 0
     # Bytes when it left a kind; a kind that it still has counts all.
     left: dict[Directions, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
@@ -58,7 +59,7 @@ class Conn:
         inode = 1000 + self.cookie if self.accepted and not self.closed else 0
         seen = b"" if self.closed else tail(self.tx, self.rx)
         port = socket.htons(self.port)
-        return (self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, ADDRESS, 0)
+        return (self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, ADDRESS, 0, 0)
 
     def notice(self, now_s: float = 0) -> Row:
         port = socket.htons(self.port)
@@ -73,6 +74,7 @@ class Conn:
             port,
             ADDRESS,
             int((now_s - self.data_s) * 1000),
+            self.unacked,
         )
 
 

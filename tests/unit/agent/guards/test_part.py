@@ -15,7 +15,6 @@ import pytest
 
 from ktls_agent.core import Agent
 from ktls_agent.evidence.model import Snapshot
-from ktls_agent.guards import part
 from ktls_agent.guards.config import parse
 from ktls_agent.guards.keep import Keep
 from ktls_agent.guards.part import GuardPart
@@ -266,9 +265,7 @@ def test_probes_run_by_themselves_and_are_looked_at_at_once(host: Host, tmp_path
     guarded(host, tmp_path, scenario, quick=True, interval_s=600.0)
 
 
-def test_a_new_snapshot_is_looked_at_at_once(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part, "_POLL_S", 0.02)
-
+def test_a_new_snapshot_is_looked_at_at_once(host: Host, tmp_path: Path) -> None:
     async def scenario(guards: Guarded) -> None:
         newest = guards.latest()
         guards.part._latest = lambda: newest
@@ -277,6 +274,7 @@ def test_a_new_snapshot_is_looked_at_at_once(host: Host, tmp_path: Path, monkeyp
         assert guards.agent.state.wanted == "tx"
         guards.warnings, host.now = 1, host.now + 5
         newest = guards.latest()
+        guards.part.wake()
         await asyncio.sleep(0.3)
         assert guards.agent.state.latched
         running.cancel()

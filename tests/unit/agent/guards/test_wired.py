@@ -21,6 +21,8 @@ def test_a_built_daemon_has_them(tmp_path: Path) -> None:
 
     async def main() -> None:
         daemon = build(config(tmp_path))
+        named = {part.name: part for part in daemon.parts.all}
+        assert named["evidence"].on_news == named["guards"].wake, "a new snapshot is looked at at once"  # type: ignore[attr-defined]
         ready = asyncio.Event()
         task = asyncio.ensure_future(daemon.run(ready.set))
         await asyncio.wait_for(ready.wait(), 5)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ktls_agent.evidence.model import Kind, ProcessUse, Snapshot, Volume
+from ktls_agent.evidence.model import End, Ended, Kind, ProcessUse, Snapshot, Volume
 from ktls_agent.metrics.state import SelfUse
 
 NOW_S = 5000.0
@@ -27,6 +27,8 @@ SNAPSHOT = Snapshot(
     processes=(ProcessUse("ktls-sidecar", 3, 2.5), ProcessUse("idle", 1, 0.0)),
     nic={"eth0": {"tx_tls_ctx": 9, "tx_tls_ooo": 0}},
     destroyed=77,
+    ended={End(8443, "ktls-sidecar", "ktls"): Ended(70, 2), End(8443, "ktls-sidecar", "unknown"): Ended(7, 0)},
+    tcp={"host": {"TcpEstabResets": 3, "TcpExtTCPAbortOnTimeout": 1}},
     lost_events=1,
     scan_cpu_s=0.25,
     kernel_warnings=0,

@@ -52,6 +52,11 @@ def fetch(job: dict[str, Any], contexts: dict[str, ssl.SSLContext]) -> tuple[int
             tls.write(job["request"].replace("@", "close" if last else "keep-alive").encode())
             flush()
             left = job["size"]
+            if "cut_s" in job:  # some of it arrives, the rest waits in the server's kernel, and is never wanted
+                until(lambda: tls.read(1000))
+                time.sleep(job["cut_s"])
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                return sent, received
             while left > 0:
                 left -= len(until(lambda: tls.read(65536)))
         if job.get("abort"):

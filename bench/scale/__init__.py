@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rollout and an off of many hosts cost the control node; see docs/scale.md."""

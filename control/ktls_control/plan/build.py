@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was seen of a fleet and what its operator wants to a plan. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ktls_host.drift import facts
+
+from ..judge.model import HostSeries
+from ..preflight import HostRow
+from ..preflight_names import natural
+from . import headroom, notes, refusals, timing, waves
+from .drills import Drill
+from .file import VERSION, seal
+from .labels import labels
+from .model import Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
+from .policy import LABELS, Policy, WavePolicy
+
+#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
+Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the operator asked for.
+
+    :param now: seconds since the epoch, control node.
+    """
+
+    phase: str
+    inventory: str
+    group: str
+    limit: str | None
+    fleet: str
+    now: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of one host.
+
+    :param variables: of the inventory.
+    :param row: what preflight found.
+    :param status: its agent's; None when it gave none, and ``error`` says why.
+    :param series: what its agent recorded; None when it was not asked, or did not say.
+    """
+
+    variables: Mapping[str, Any]
+    row: HostRow
+    status: Mapping[str, Any] | None
+    error: str | None = None
+    drill: Drill | None = None
+    series: HostSeries | None = None
+
+
+@dataclass
+class _Sorted:
+    """Hosts as they fall."""
+
+    planned: dict[str, PlannedHost] = field(default_factory=dict)
+    refused: dict[str, tuple[Refusal, ...]] = field(default_factory=dict)
+
+
+def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | None = None) -> Plan:
+    """A sealed plan; without an eligible host it has no waves.
+
+    :raises ControlError: ``too_many_waves``, ``short_lease``, ``long_lease``.
+    """
+    series = [one.series for one in seen.values() if one.series is not None]
+    measured = _headroom(seen, policy, series)
+    sorted_ = _sort(ask, seen, policy, measured)
+    traffic = timing.traffic(series)
+    planned = _waves(sorted_.planned, policy, traffic, detect)
+    loads = {name: measured[0][name] for name in sorted_.planned}
+    known = {name: load for name, load in loads.items() if load is not None}
+    worst = max(known, key=lambda name: known[name], default=None)
+    freezes = tuple(freeze for freeze in policy.freezes if datetime.fromisoformat(freeze.end).timestamp() > ask.now)
+    created = datetime.fromtimestamp(int(ask.now), UTC)
+    plan = Plan(
+        version=VERSION,
+        id=f"{ask.phase}-{created:%Y%m%d-%H%M%S}",
+        created=created.isoformat(),
+        phase=ask.phase,
+        inventory=ask.inventory,
+        group=ask.group,
+        limit=ask.limit,
+        fleet=ask.fleet,
+        epoch_floor=max((_epoch(one.status) for one in seen.values()), default=0),
+        lease_s=timing.lease_s([(len(wave.hosts), wave.soak) for wave in planned], policy.host_s, policy.lease_s),
+        failure_budget=policy.failure_budget.of(len(sorted_.planned)),
+        hosts=sorted_.planned,
+        refused=sorted_.refused,
+        waves=planned,
+        gates=policy.gates,
+        caps={label: policy.caps[label] for label in LABELS if policy.cap(label) < 1},
+        freezes=freezes,
+        headroom=Headroom(
+            worst,
+            known[worst] if worst else None,
+            policy.headroom_limit,
+            len(loads) - len(known),
+            None if measured[1] is None else round(measured[1], 3),
+        ),
+        expected_s=round(sum(wave.expected_s for wave in planned), 1),
+    )
+    return seal(replace(plan, notes=notes.notes(plan, seen, policy, traffic, ask.now)))
+
+
+def _epoch(status: Mapping[str, Any] | None) -> int:
+    epoch = (status or {}).get("epoch")
+    return epoch if isinstance(epoch, int) else 0
+
+
+def _headroom(
+    seen: Mapping[str, Seen], policy: Policy, series: Sequence[HostSeries]
+) -> tuple[dict[str, float | None], float | None]:
+    """What each host needs after an off, and the ratio that it was reckoned with."""
+    peak = policy.headroom_peak or headroom.peak(series) or 1.0
+    ratio = policy.headroom_ratio or headroom.ratio(one.status for one in seen.values() if one.status)
+    needs: dict[str, float | None] = {}
+    for name, one in seen.items():
+        serving = headroom.serving(one.series) if one.series else None
+        share = headroom.ktls_share(one.status) if one.status else None
+        need = headroom.after_off(headroom.Load(one.row.cpus, one.row.busy, serving, share), peak, ratio)
+        needs[name] = None if need is None else round(need, 4)
+    return needs, ratio
+
+
+def _sort(
+    ask: Ask, seen: Mapping[str, Seen], policy: Policy, measured: tuple[Mapping[str, float | None], Any]
+) -> _Sorted:
+    found = _Sorted()
+    for name in sorted(seen, key=natural):
+        one = seen[name]
+        why = refusals.of_preflight(one.row.phases[ask.phase])
+        # Of a host that cannot be reached that is all there is to say.
+        if one.status is not None or not any(each.code == "cut_off" for each in why):
+            why += refusals.of_status(one.status, one.error, ask.phase, policy)
+            why += refusals.of_drill(one.drill, one.row, ask.now, policy)
+            why += refusals.of_headroom(measured[0][name], ask.phase, policy)
+        if any(one.code == "already_there" for one in why):
+            # The rest is of no interest: nothing is going to be done there.
+            why = [one for one in why if one.code == "already_there"]
+        if why or one.status is None:
+            found.refused[name] = tuple(why)
+            continue
+        read = facts(one.status)
+        found.planned[name] = PlannedHost(
+            read, labels(one.variables, policy.variables, one.row, read), one.row.cpus, one.row.busy
+        )
+    return found
+
+
+def _waves(
+    hosts: Mapping[str, PlannedHost], policy: Policy, traffic: timing.Traffic, detect: Detect | None
+) -> tuple[Wave, ...]:
+    drawn = waves.assign(
+        {name: host.labels for name, host in hosts.items()},
+        [entry.size.of for entry in policy.waves],
+        {label: policy.cap(label) for label in LABELS if policy.cap(label) < 1},
+        policy.salt,
+        policy.canaries,
+    )
+    names: Counter[str] = Counter()
+    made = []
+    later = len(hosts)
+    for number, members in enumerate(drawn, start=1):
+        later -= len(members)
+        entry = policy.waves[min(number, len(policy.waves)) - 1]
+        soak = entry.soak or policy.soak
+        made.append(
+            Wave(
+                number=number,
+                name=_name(entry, number, names),
+                hosts=tuple(members),
+                soak=soak,
+                approve=number in policy.approve if entry.approve is None else entry.approve,
+                detectable=_rounded(detect(policy.gates, soak, len(members), later)) if detect else {},
+                expected_s=timing.expected_s(soak, len(members), policy.host_s, traffic),
+            )
+        )
+    return tuple(made)
+
+
+def _rounded(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Plain numbers: it is an estimate, and a file that people read."""
+    return {name: None if value is None else float(f"{value:.3g}") for name, value in found.items()}
+
+
+def _name(entry: WavePolicy, number: int, used: Counter[str]) -> str:
+    """Unique: the last entry may make several waves."""
+    name = entry.name or f"wave {number}"
+    used[name] += 1
+    return name if used[name] == 1 else f"{name} {used[name]}"

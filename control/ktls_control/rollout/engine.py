@@ -1,0 +1,654 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a wave on the control node. Each runs in a process of its own and knows only what the journal says.
+
+``open`` → hosts are ordered → ``soak`` → evidence is read → ``judge`` → hosts confirm → ``close``; and ``revert`` after
+the wave has gone back. The work on hosts lies between the steps and is Ansible's; see ``playbooks/rollout.yml``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ktls_host.series import join
+
+from ..errors import ControlError
+from ..files import write
+from ..inventory import host_from_vars
+from ..judge.model import HostSeries, Outcome, WaveVerdict
+from ..observers import Observers
+from ..plan import file as plan_file
+from ..plan.model import Plan, Wave
+from . import answers, control, judging, machine
+from .answers import WaveFile
+from .journal import Journal
+from .machine import Seen, StopError
+from .state import RunState, WaveState, apply, fold
+from .store import Run
+
+if TYPE_CHECKING:
+    from ..reach import Reach, Reply
+
+#: Seconds between two looks at what operators ask for.
+TICK_S = 0.2
+#: A host that does not answer within this long is asked again at the next look (seconds).
+ANSWER_S = 10.0
+#: Later hosts whose series are read for a comparison, at most.
+MOST_OTHERS = 20
+#: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
+JUDGE_S = 10.0
+
+
+class Fleet:
+    """Asks the agents of a run's hosts, outside of Ansible; sessions stay open from one question to the next.
+
+    Tests put a fake in its place.
+    """
+
+    def __init__(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._hosts = hosts
+        self._reach: Reach | None = None
+
+    def ask(self, names: Sequence[str], verb: str, **arguments: Any) -> Iterator[Reply]:
+        """One reply for each name, as they come in."""
+        if not names:
+            return iter(())
+        if self._reach is None:
+            from ..reach import Reach
+
+            hosts = [host_from_vars(name, variables) for name, variables in self._hosts.items()]
+            self._reach = Reach(hosts, timeout_s=ANSWER_S).__enter__()
+        return self._reach.ask(list(names), verb, **arguments)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._reach is not None:
+            self._reach.__exit__(None, None, None)
+
+
+@dataclass
+class Engine:
+    """One step of a run: open it, call one method, close it.
+
+    :param check: check mode: nothing is waited for or judged.
+    """
+
+    run: Run
+    plan: Plan
+    journal: Journal
+    fleet: Any
+    known: answers.Known
+    check: bool = False
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    observers: Observers | None = None
+    complaints: list[str] = field(init=False, default_factory=list)
+    state: RunState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = fold(self.journal.events)
+
+    @classmethod
+    @contextmanager
+    def at(cls, run: Run, *, check: bool = False) -> Iterator[Engine]:
+        """The engine of a run, ready for one step.
+
+        :raises ControlError: what reading plan, journal and hosts raises.
+        """
+        with Journal(run.journal) as journal:
+            known, plan = answers.load_known(run), plan_file.load(run.plan)
+            with closing(Fleet(known.hosts)) as fleet:
+                engine = cls(run, plan, journal, fleet, known, check)
+                if not check:
+                    engine.observers = Observers.begin(run.directory, plan, journal.events)
+                try:
+                    yield engine
+                finally:
+                    engine.leave()
+
+    # Writing
+
+    def write(self, name: str, /, **keys: Any) -> None:
+        """Append an event, take it into the state, and let those who look on have it."""
+        self.write_all([(name, keys)])
+
+    def write_all(self, new: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Append events at once: one of each host of a wave is one write to the disk."""
+        for event in self.journal.extend(new):
+            apply(self.state, event)
+            if self.observers:
+                self.observers.feed(event)
+        if self.observers:
+            self._told(self.observers.outcomes())
+
+    def _told(self, outcomes: Sequence[Mapping[str, Any]]) -> None:
+        """Who was told of what. A journal that takes no more has said so elsewhere."""
+        with suppress(ControlError):
+            for keys in outcomes:
+                apply(self.state, self.journal.append("notified", **keys))
+
+    def leave(self) -> None:
+        """The step is over; after the last one of the run its report is written."""
+        if self.observers is None:
+            return
+        last = self.state.ended is not None
+        self._told(self.observers.close(last=last))
+        if last:
+            self.observers.report()
+        self.complaints += self.observers.complaints()
+
+    def turn_back(self, number: int, stop: StopError) -> None:
+        """The wave goes back: said before it is done. A full disk does not keep it from being done."""
+        self.journal.free_reserve()
+        with suppress(ControlError):
+            if stop.touched and self.state.wave(number).state not in ("reverting", "reverted"):
+                self.write("wave_reverting", wave=number, why=stop.why)
+
+    # Steps
+
+    def step(self, name: str, number: int) -> dict[str, Any]:
+        """One step by its name; whatever stops it is said, and the way back is in the journal before it is gone.
+
+        :returns: an Ansible result: ``file`` of the wave; ``failed`` with ``touched``: its hosts have to go back.
+        """
+        if name == "revert":
+            return {"failed": True, "changed": True, "msg": self.revert(number)}
+        steps: Mapping[str, Callable[[int], WaveFile | None]] = {
+            "open": self.open,
+            "soak": self.soak,
+            "judge": self.judge,
+            "close": self.close,
+        }
+        try:
+            file = steps[name](number)
+        except (StopError, ControlError) as error:
+            stop = error if isinstance(error, StopError) else StopError(error.message, touched=self.touched(number))
+            self.turn_back(number, stop)
+            tried = self.state.wave(number).attempt > 0
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": f"wave {number}: {stop.why}",
+                "error_code": getattr(error, "code", stop.outcome),
+                "touched": stop.touched and tried,
+                "file": str(self.file_path(number)) if tried else "",
+            }
+        return {"changed": False, "touched": True, "file": str(file.path) if file else ""}
+
+    def open(self, number: int) -> WaveFile:
+        """Wait for whatever is in the way, then write what is about to be ordered, before it is.
+
+        :raises StopError: nothing of this wave is to be ordered (any more).
+        """
+        wave = self.state.wave(number)
+        touched = self.touched(number)
+        if wave.state == "reverting":
+            raise StopError("the way back of this wave was cut short", self._outcome(), touched=True)
+        if wave.state == "reverted":
+            raise StopError("this wave had gone back", self._outcome(), touched=False)
+        self._obey(touched)
+        if control.look(self.run.control).pause:
+            self._hold(number, "paused", touched=touched)
+        ice = machine.frozen(self.plan, self.clock())
+        while ice:
+            self._hold(number, "freeze", touched=touched, until=ice[0])
+            ice = machine.frozen(self.plan, self.clock())
+        self._obey(touched)
+        planned = self._planned(number)
+        attempt = wave.attempt + 1
+        identity = f"{self.run.name}-w{number}"
+        file = WaveFile(
+            str(self.run.answers),
+            number,
+            attempt,
+            identity,
+            self.state.epoch,
+            self.plan.phase,
+            self.plan.lease_s,
+            self.plan.sha256,
+            {name: self.known.target(name, self.plan.hosts[name].facts) for name in planned.hosts},
+            machine.experiment(self.plan, f"{identity}-{attempt}"),
+        )
+        file.save()
+        self.write(
+            "wave_opened", wave=number, name=planned.name, hosts=list(planned.hosts), attempt=attempt,
+            order_id=identity, epoch=file.epoch, lease_s=file.lease_s,
+        )  # fmt: skip
+        return file
+
+    def soak(self, number: int) -> WaveFile:
+        """Take down how the orders went, then watch the wave for as long as the plan says.
+
+        :raises StopError: the wave goes back.
+        """
+        file, planned = self.file(number), self._planned(number)
+        none = {"ok": False, "code": "no_answer", "error": "no answer to the order was kept"}
+        told = [(name, _told(file.answer(name, "order") or none)) for name in planned.hosts]
+        self.write_all([("host_ordered", {"wave": number, "host": name, **keys}) for name, keys in told])
+        self._within_budget()
+        if self.check:
+            return file
+        self._obey(True)
+        self.write("soak_started", wave=number, min_s=planned.soak.min_s, max_s=planned.soak.max_s)
+        self._watch(number, planned, file)
+        return self._drop(file)
+
+    def judge(self, number: int) -> WaveFile:
+        """Judge the wave by its evidence, look at all earlier ones again, and wait for whoever has to decide.
+
+        :raises StopError: the wave goes back.
+        """
+        file = self.file(number)
+        if self.check:
+            return file
+        verdict = self._verdict(number, file)
+        recheck = self._recheck(number)
+        self.write("verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck)
+        self._obey(True)
+        why = machine.judged(verdict, recheck, self.plan, self.state.failed)
+        if why:
+            raise StopError(why, self._outcome())
+        decided = False
+        planned = self._planned(number)
+        while on := machine.waits_for(verdict, planned, control.look(self.run.control), decided=decided):
+            self._hold(number, on, touched=True)
+            decided = decided or on != "paused"
+        # Nobody may slip in between the last look and the intent: abort is looked for again before anything is kept.
+        self._obey(True)
+        self.write("confirming", wave=number)
+        return self._drop(file)
+
+    def close(self, number: int) -> WaveFile | None:
+        """Take down who has confirmed; the wave is promoted.
+
+        :raises StopError: the wave goes back, those that have confirmed too.
+        """
+        file = self.file(number)
+        if self.check:
+            return file
+        none = {"ok": False, "code": "no_answer", "error": "no confirmation was kept"}
+        new: list[tuple[str, Mapping[str, Any]]] = []
+        for name in self._planned(number).hosts:
+            answer = file.answer(name, "confirm")
+            if name in file.dropped:
+                new += self._reverted(number, name, answer, [], [])
+                continue
+            keys = _without(_told(answer or none), "ordered_at_s", "boot_id")
+            new.append(("host_confirmed", {"wave": number, "host": name, **keys}))
+        self.write_all(new)
+        self._within_budget()
+        self._obey(True)
+        self.write("wave_promoted", wave=number)
+        return file
+
+    def revert(self, number: int) -> str:
+        """Take down how the way back went, and end the run.
+
+        :returns: the whole story in one line.
+        """
+        wave = self.state.wave(number)
+        outcome, why = self._ending(number)
+        if self.check:
+            return f"wave {number} would not pass: {why}; nothing was changed"
+        back: list[str] = []
+        lost: list[str] = []
+        self.journal.free_reserve()
+        with suppress(ControlError):
+            if wave.attempt and wave.state not in ("waiting", "reverted", "promoted"):
+                file = self.file(number)
+                if wave.state != "reverting":
+                    self.write("wave_reverting", wave=number, why=why)
+                new: list[tuple[str, Mapping[str, Any]]] = []
+                for name in self._planned(number).hosts:
+                    new += self._reverted(number, name, file.answer(name, "back"), back, lost)
+                self.write_all(new)
+                self.write("wave_reverted", wave=number, why=why)
+        said = f"wave {number} did not pass: {why}"
+        said += f"; back on userspace TLS: {_some(back)}" if back else ""
+        said += f"; not reached, their lease takes them back: {_some(lost)}" if lost else ""
+        try:
+            self.write("run_ended", outcome=outcome, why=f"wave {number}: {why}")
+        except ControlError as error:
+            said += f"; and {error.message}"
+        return f"{said}; `ktls history` has the run, `ktls off` takes everything back"
+
+    def end(self) -> None:
+        """Every wave is promoted."""
+        if not machine.left(self.state) and self.state.ended is None:
+            self.write("run_ended", outcome="completed")
+        self.journal.free_reserve()
+
+    # Parts of the steps
+
+    def file(self, number: int) -> WaveFile:
+        """What the tasks of the wave know."""
+        return answers.load(self.file_path(number))
+
+    def file_path(self, number: int) -> Path:
+        """Where that is."""
+        return answers.wave_path(self.run.answers, number, self.state.wave(number).attempt)
+
+    def touched(self, number: int) -> bool:
+        """Hosts of the wave may have been changed, and are neither kept nor back."""
+        wave = self.state.wave(number)
+        return wave.attempt > 0 and wave.state in machine.UNFINISHED
+
+    def _planned(self, number: int) -> Wave:
+        return next(wave for wave in self.plan.waves if wave.number == number)
+
+    def _outcome(self) -> machine.Outcome:
+        asked = control.look(self.run.control)
+        return "off" if asked.off else ("aborted" if asked.abort else "failed")
+
+    def _ending(self, number: int) -> tuple[machine.Outcome, str]:
+        """How the run ends and why: from the journal, and from what is asked for now."""
+        why = next(
+            (
+                str(e["why"])
+                for e in reversed(self.journal.events)
+                if e["event"] == "wave_reverting" and e["wave"] == number
+            ),
+            "",
+        )
+        stop = machine.stopped(control.look(self.run.control), touched=True)
+        if stop and (not why or self.state.aborting):
+            return stop.outcome, why or stop.why
+        failed = self.state.failed
+        return "failed", why or "; ".join(failed.values()) or "a task of it failed; Ansible's output says which"
+
+    def _obey(self, touched: bool) -> None:
+        """Note what operators ask for.
+
+        :raises StopError: abort or off.
+        """
+        asked = control.look(self.run.control)
+        stop = machine.stopped(asked, touched=touched)
+        if stop is not None and asked.stop is not None:
+            if not self.state.aborting:
+                verb = "off" if asked.off else "abort"
+                self.write(
+                    "control", verb=verb, by=asked.stop.by, **({"why": asked.stop.why} if asked.stop.why else {})
+                )
+            raise stop
+        if asked.pause and not self.state.paused:
+            self.write(
+                "control", verb="pause", by=asked.pause.by, **({"why": asked.pause.why} if asked.pause.why else {})
+            )
+        elif not asked.pause and self.state.paused:
+            self.write("control", verb="resume", by="the pause was taken away")
+
+    def _within_budget(self) -> None:
+        why = machine.over_budget(self.plan, self.state.failed)
+        if why:
+            raise StopError(why, self._outcome())
+
+    def _drop(self, file: WaveFile) -> WaveFile:
+        """Hosts that have failed within the budget go back alone."""
+        wave = self.state.wave(file.wave)
+        dropped = tuple(name for name in wave.hosts if name not in machine.taking_part(wave))
+        if dropped != file.dropped:
+            file = replace(file, dropped=dropped)
+            file.save()
+        return file
+
+    # Watching
+
+    def _watch(self, number: int, planned: Wave, file: WaveFile) -> None:
+        """Until the soak is over: its least time and traffic, or its longest time; the judge may ask for more."""
+        eyes, soak, began = Eyes(self, number, file), planned.soak, self.clock()
+        due = machine.gap(planned, len(planned.hosts), 0.0)
+        judging_s = max(JUDGE_S, soak.min_s / 10)
+        next_judging = soak.min_s / 2
+        while True:
+            self._obey(True)
+            age = self.clock() - began
+            if age >= soak.max_s:
+                return
+            ripe = age >= soak.min_s
+            if age >= due or (ripe and machine.needs_traffic(planned) and not eyes.seen):
+                spent = eyes.look()
+                due = self.clock() - began + machine.gap(planned, len(planned.hosts), spent)
+            quiet = machine.needs_traffic(planned) and not eyes.enough(planned)
+            if self.plan.gates.method == "none":
+                if ripe and not quiet:
+                    return
+            elif age >= next_judging or (ripe and not eyes.judged):
+                outcome = eyes.judge(planned)
+                # The judge itself knows when it may say what; a failure need not wait for the end of the soak.
+                if outcome == "fail" or (outcome == "pass" and ripe and not quiet):
+                    return
+                next_judging = self.clock() - began + judging_s
+            end = soak.max_s if ripe else soak.min_s
+            self.sleep(min(TICK_S, max(0.01, end - (self.clock() - began))))
+
+    def _hold(self, number: int, on: str, *, touched: bool, until: float | None = None) -> None:
+        """Wait, with abort armed; hosts that hold an order are watched, and their leases extended.
+
+        :raises StopError: abort, off, or a host that has failed meanwhile.
+        """
+        self.write("waiting", wave=number, on=on, **({} if until is None else {"until": until}))
+        eyes = Eyes(self, number, self.file(number)) if touched else None
+        planned = self._planned(number)
+        due = 0.0
+        while True:
+            self._obey(touched)
+            asked = control.look(self.run.control)
+            by = machine.may_go_on(on, number, asked, self.clock(), until)
+            if by is not None:
+                break
+            if eyes and self.clock() >= due:
+                spent = eyes.look()
+                due = self.clock() + machine.gap(planned, len(planned.hosts), spent)
+            self.sleep(TICK_S)
+        if on in ("approval", "inconclusive"):
+            self.write("control", verb="promote", by=by)
+            control.withdraw(self.run.control, "promote-0")
+        self.write("waited", wave=number, on=on, by=by)
+
+    # Judging
+
+    def _verdict(self, number: int, file: WaveFile) -> WaveVerdict:
+        planned, wave = self._planned(number), self.state.wave(number)
+        got = {name: file.answer(name, "evidence") for name in machine.taking_part(wave)}
+        checks = {
+            name: judging.check_host(self.plan, planned, file.answer(name, "order"), answer)
+            for name, answer in got.items()
+        }
+        seen = {name: judging.numbers(check, self.clock()) for name, check in checks.items()}
+        series = [found for name, answer in got.items() if (found := judging.host_series(name, answer))]
+        for one in series:
+            self._keep(number, one)
+        sick = {name: f"gate fail: {check.reason}" for name, check in checks.items() if check.outcome == "fail"}
+        spare = self.plan.failure_budget - len(self.state.failed)
+        if sick and len(sick) <= spare and len(sick) < len(checks):
+            # Within the budget: they go back alone, and the others are judged without them.
+            self.write("observed", wave=number, hosts=seen, failed=sick)
+            checks = {name: check for name, check in checks.items() if name not in sick}
+            series = [one for one in series if one.host not in sick]
+        else:
+            self.write("observed", wave=number, hosts=seen)
+        return judging.judge(self.plan, planned, series, self.others(number), checks)
+
+    def _keep(self, number: int, series: HostSeries) -> None:
+        place = self.run.evidence / f"wave-{number}-{series.host}.json"
+        with suppress(OSError):
+            write(place, json.dumps(asdict(series), separators=(",", ":")))
+
+    def others(self, number: int) -> list[HostSeries]:
+        """Hosts of later waves, for a comparison with those that were not touched."""
+        if self.plan.gates.method != "difference":
+            return []
+        later = [name for wave in self.plan.waves if wave.number > number for name in wave.hosts]
+        return self.series(later[:MOST_OTHERS])
+
+    def series(self, names: Sequence[str]) -> list[HostSeries]:
+        """The series of these hosts, as far as they have one, all pages of it."""
+        pages: dict[str, dict[str, Any]] = {}
+        read_at: dict[str, float] = {}
+        left: dict[str, float | None] = dict.fromkeys(names)
+        while left:
+            more: dict[str, float | None] = {}
+            for since in set(left.values()):
+                asked = [name for name, start in left.items() if start == since]
+                for reply in self.fleet.ask(asked, "series", **({} if since is None else {"since_s": since})):
+                    page = (reply.data or {}).get("series")
+                    if not isinstance(page, dict):
+                        continue
+                    known = pages.get(reply.host)
+                    pages[reply.host], read_at[reply.host] = (join(known, page) if known else page), reply.at
+                    if page.get("more"):
+                        more[reply.host] = float(page["next_since_s"])
+            left = more
+        found = [judging.host_series(name, {"series": page, "read_at": read_at[name]}) for name, page in pages.items()]
+        return [one for one in found if one]
+
+    def _recheck(self, number: int) -> dict[str, str]:
+        """Hosts of earlier waves that are not well now, with why."""
+        names = {
+            name: wave.number
+            for wave in self.state.waves
+            if wave.number != number and wave.state == "promoted"
+            for name, host in wave.hosts.items()
+            if host.state == "confirmed"
+        }
+        bad: dict[str, str] = {}
+        for reply in self.fleet.ask(list(names), "status"):
+            name = reply.host
+            before = (self._last_answer(names[name], name) or {}).get("status")
+            seen = machine.see(self.plan.phase, before, reply.data, reply.error)
+            why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
+            if why:
+                bad[name] = f"wave {names[name]}: {why}"
+        return bad
+
+    def _last_answer(self, number: int, name: str) -> dict[str, Any] | None:
+        with suppress(ControlError):
+            return self.file(number).answer(name, "evidence")
+        return None
+
+    def _reverted(
+        self, number: int, name: str, answer: Mapping[str, Any] | None, back: list[str], lost: list[str]
+    ) -> list[tuple[str, Mapping[str, Any]]]:
+        """The event of one host that was to go back; its name goes to ``back`` or ``lost``."""
+        if answer and answer.get("skipped"):
+            return []
+        if answer and answer.get("ok"):
+            back.append(name)
+            return [("host_reverted", {"wave": number, "host": name, "ok": True})]
+        lost.append(name)
+        keys: dict[str, Any] = {"error": str((answer or {}).get("error") or f"{name}: no answer to the way back")}
+        left_s = self._lease_left(self.state.wave(number), name)
+        if left_s is not None:
+            keys["lease_left_s"] = left_s
+        return [("host_reverted", {"wave": number, "host": name, "ok": False, **keys})]
+
+    def _lease_left(self, wave: WaveState, name: str) -> float | None:
+        seen = wave.hosts[name].seen
+        if seen.get("lease_left_s") is not None:
+            return float(round(max(0.0, seen["lease_left_s"] - (self.clock() - seen["at"])), 1))
+        opened = [e["at"] for e in self.journal.events if e["event"] == "wave_opened" and e["wave"] == wave.number]
+        return round(max(0.0, opened[-1] + wave.lease_s - self.clock()), 1) if opened else None
+
+
+class Eyes:
+    """Looks at the hosts of a wave while it holds an order: what they do, and how long their leases last."""
+
+    def __init__(self, engine: Engine, number: int, file: WaveFile) -> None:
+        self._engine = engine
+        self._number = number
+        self._file = file
+        self._before = {name: (file.answer(name, "order") or {}).get("status") for name in self._names()}
+        self._answered = dict.fromkeys(self._names(), engine.clock())
+        self._noted = 0.0
+        self.judged = False
+        self.seen: dict[str, Seen] = {}
+
+    def _names(self) -> list[str]:
+        return machine.taking_part(self._engine.state.wave(self._number))
+
+    def look(self) -> float:
+        """Ask every host once; extend leases that get short. Returns how long that took (seconds).
+
+        :raises StopError: more hosts have failed than the plan allows.
+        """
+        engine, began = self._engine, self._engine.clock()
+        names = self._names()
+        sick: dict[str, str] = {}
+        for reply in engine.fleet.ask(names, "status"):
+            name, error = reply.host, reply.error
+            seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error)
+            if seen.reachable:
+                self._answered[name] = engine.clock()
+                if seen.wrong:
+                    sick[name] = f"{name}: {seen.wrong}"
+            else:
+                silent = engine.clock() - self._answered[name]
+                if silent >= machine.UNREACHABLE_S:
+                    sick[name] = f"{name} cannot be reached for {silent:.0f} s: {error}"
+            self.seen[name] = seen
+        spent = engine.clock() - began
+        due = machine.gap(engine._planned(self._number), len(names), spent)
+        sick.update(self._extend(due, [name for name in names if name not in sick]))
+        self._note(sick)
+        if sick:
+            engine._within_budget()
+        return spent
+
+    def _extend(self, gap_s: float, names: Sequence[str]) -> dict[str, str]:
+        file = self._file
+        short = machine.to_extend({n: self.seen[n] for n in names if n in self.seen}, file.lease_s, gap_s)
+        refused: dict[str, str] = {}
+        asked = {"id": file.id, "epoch": file.epoch, "lease_s": file.lease_s}
+        for reply in self._engine.fleet.ask(short, "extend", **asked):
+            # A host that is only not reached is tried again at the next look, while its lease lasts.
+            if reply.data is None and reply.reached:
+                refused[reply.host] = f"{reply.host}: its lease could not be extended: {reply.error}"
+        return refused
+
+    def _note(self, sick: Mapping[str, str]) -> None:
+        """Into the journal, but not more often than views need it of a large wave."""
+        engine = self._engine
+        if not sick and engine.clock() - self._noted < min(60.0, 0.3 * len(self.seen)):
+            return
+        self._noted = engine.clock()
+        hosts = {name: seen.as_dict() for name, seen in self.seen.items()}
+        engine.write("observed", wave=self._number, hosts=hosts, **({"failed": dict(sick)} if sick else {}))
+
+    def enough(self, planned: Wave) -> bool:
+        """The traffic that the plan asks for was there, at the last look."""
+        return bool(self.seen) and machine.enough(planned, self.seen, self._names())
+
+    def judge(self, planned: Wave) -> Outcome:
+        """What the judge says of the series of now."""
+        engine, names = self._engine, self._names()
+        self.judged = True
+        series = engine.series(names)
+        if not series:
+            # Hosts that keep no series have nothing to wait for: the evidence says what there is.
+            return "pass"
+        if len(series) < len(names):
+            return "inconclusive"
+        return judging.judge(engine.plan, planned, series, engine.others(self._number), {}).outcome
+
+
+def _told(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as the event of its host has it."""
+    found: dict[str, Any] = {"ok": bool(answer.get("ok"))}
+    for key in ("error", "code", "ordered_at_s", "boot_id"):
+        if answer.get(key) is not None:
+            found[key] = answer[key]
+    return found
+
+
+def _without(keys: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if key not in names}
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a rollout that was asked for without one: every host of the group, waves by size. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ktls_host.drift import facts
+
+from .. import request
+from ..plan import file as plan_file
+from ..plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from . import store
+
+PREFIX = "implicit-"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``playbooks/vars/waves.yml`` says."""
+
+    waves: Sequence[object]
+    soak_s: float
+    soak_max_s: float
+    min_bytes: int
+    min_share: float
+    lease_s: float
+
+
+def make(
+    phase: str | None,
+    group: str,
+    inventory: str,
+    hosts: Sequence[str],
+    settings: Settings,
+    statuses: Mapping[str, Mapping[str, Any]],
+    now: float,
+) -> Plan:
+    """:param statuses: what each host's agent says of itself now.
+
+    :raises ControlError: what :func:`request.check` raises.
+    """
+    asked = request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
+    soak = Soak(settings.soak_s, max(settings.soak_s, settings.soak_max_s), 0, settings.min_bytes)
+    waves = tuple(
+        Wave(number, "canary" if number == 1 else f"wave {number}", tuple(names), soak)
+        for number, names in enumerate(cut(hosts, settings.waves), 1)
+    )
+    return plan_file.seal(
+        Plan(
+            version=plan_file.VERSION,
+            id=f"{PREFIX}{request.digest(asked)[:12]}",
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+            phase=request.check_phase(phase, need_support=True),
+            inventory=inventory,
+            group=group,
+            limit=None,
+            fleet=store.fleet_name(inventory, group),
+            epoch_floor=max((int(status.get("epoch") or 0) for status in statuses.values()), default=0),
+            lease_s=settings.lease_s,
+            failure_budget=0,
+            hosts={name: PlannedHost(facts(statuses.get(name) or {})) for name in hosts},
+            refused={},
+            waves=waves,
+            gates=Gates(min_share=settings.min_share, method="none", on_inconclusive="fail"),
+            expected_s=len(waves) * soak.min_s,
+        )
+    )
+
+
+def check(phase: str | None, group: str, hosts: Sequence[str], settings: Settings) -> None:
+    """Refuse a wrong request before any host is asked anything.
+
+    :raises ControlError: what :func:`request.check` raises.
+    """
+    request.check(
+        request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
+    )
+
+
+def cut(hosts: Sequence[str], sizes: Sequence[object]) -> list[list[str]]:
+    """Hosts by waves, as Ansible's ``serial`` cuts them: percentages of all, the last size again and again."""
+    left = list(hosts)
+    waves: list[list[str]] = []
+    while left:
+        size = str(sizes[min(len(waves), len(sizes) - 1)])
+        count = int(float(size.rstrip("%")) / 100 * len(hosts)) or 1 if size.endswith("%") else int(size)
+        waves.append(left[:count])
+        left = left[count:]
+    return waves

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For all tests: what the control side remembers is theirs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep runs, epochs and kept lists of hosts out of the home directory; children inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KTLS_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host that allows no user namespaces: the agent says why it does not start, and the drop-in of docs/off.md helps."""
+
+from __future__ import annotations
+
+from ..fleet.fleet import Deployed
+from .on_host import HOST, shell
+
+DROP_IN = "/run/systemd/system/ktls-agent.service.d"
+LIMIT = "user.max_user_namespaces"
+
+
+def test_a_host_without_user_namespaces_takes_a_drop_in(deployed: Deployed) -> None:
+    before = shell(deployed, f"sysctl -n {LIMIT}").strip()
+    shell(deployed, f"sysctl -qw {LIMIT}=0")
+    try:
+        assert deployed.lab.ssh(HOST, "systemctl restart ktls-agent", timeout=120).returncode != 0
+        said = shell(deployed, "journalctl -q -b -o cat --no-pager _PID=1 UNIT=ktls-agent.service | tail -n 20")
+        assert "user namespac" in said.lower(), said
+        shell(
+            deployed,
+            f"mkdir -p {DROP_IN}; printf '[Service]\\nPrivateUsers=no\\n' >{DROP_IN}/users.conf; "
+            "systemctl daemon-reload; systemctl restart ktls-agent",
+        )
+        assert deployed.agent(HOST, "status")["ok"]
+    finally:
+        shell(
+            deployed,
+            f"sysctl -qw {LIMIT}={before}; rm -rf {DROP_IN}; systemctl daemon-reload; systemctl restart ktls-agent",
+        )
+    deployed.wait("the agent answers", lambda: bool(deployed.agent(HOST, "status")["ok"]), 60)
