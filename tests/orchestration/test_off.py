@@ -358,6 +358,19 @@ def test_a_session_that_died_is_opened_anew_and_one_that_hangs_is_given_up(fleet
         assert all(reply.data for reply in reach.ask(fleet.names, "status")), "nobody is in disgrace for ever"
 
 
+def test_fab_does_the_same(fleet: SshFleet) -> None:
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("fab")), "--search-root", str(ROOT), "off", "--inventory",
+            str(fleet.inventory), "--host", "web1", "--host", "web3", "--reason", "by fab",
+        ],
+        capture_output=True, text=True, cwd=fleet.directory, env=fleet.environment(), timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fleet.flags() == {"web1": True, "web2": False, "web3": True}
+    assert (fleet.root("web3") / "run/ktls/off").read_text() == "by fab\n"
+
+
 def test_the_playbook_does_the_same_and_a_host_without_a_working_agent_is_read_back_too(fleet: SshFleet) -> None:
     place = journal(fleet, "run-1", ordered=("web1",))
     done = subprocess.run(
