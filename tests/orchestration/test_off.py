@@ -97,6 +97,16 @@ def test_the_unreachable_are_listed_with_what_they_will_do(told: tuple[dict[str,
     assert hosts["web7"]["outlook"] is None, "it was reached"
 
 
+def test_status_of_the_same_hosts(ailing: SshFleet, told: tuple[dict[str, Any], float]) -> None:
+    done = ailing.ktls("status", "--json", "--limit", "web1:web2:web6")
+    hosts = json.loads(done.stdout)["hosts"]
+    assert done.returncode == 1
+    assert (hosts["web1"]["reachable"], hosts["web1"]["phase"]) == (True, "userspace")
+    assert (hosts["web2"]["reachable"], "Connection refused" in hosts["web2"]["error"]) == (False, True)
+    assert (hosts["web6"]["reachable"], "not found" in hosts["web6"]["error"]) == (True, True)
+    assert ailing.ktls("status", "--limit", "web1").returncode == 0
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[SshFleet]:
     """Three hosts that are well."""
