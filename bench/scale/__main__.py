@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="all figures as JSON")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/scale.md")
     parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="measure nothing, print the table of such a JSON file"
+        "--table", type=Path, nargs="+", metavar="FILE", help="measure nothing: the table of such JSON files together"
     )
     return parser
 
