@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,35 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ktls_control.judge.calibrate", description=__doc__)
     parser.add_argument("--fleets", type=int, default=1000, help="waves for each row (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where tables and pictures go")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--recorded", action="store_true", help="judge the lab's recorded baselines instead")
     arguments = parser.parse_args(argv)
     try:
         if arguments.recorded:
             return _recorded(arguments.fleets, arguments.docs)
-        return _run(arguments.fleets, arguments.docs)
+        return _run(arguments.fleets, arguments.docs, arguments.jobs)
     except ControlError as error:
         print(f"calibrate: {error.message}", file=sys.stderr)
         return 1
 
 
-def _run(fleets: int, docs: Path) -> int:
-    parts: list[str] = []
-    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets if fleet.wave == 1 else fleets // 2, 1)
-             for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
-    _say("A/A at the end of the soak: done")
-    parts.append(_alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet))
-    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
-              for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
-    _say("A/A watched: done")
-    parts.append(_alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always))
-    parts.append(_failing(fleets))
-    parts.append(_power(fleets))
-    _say("power: done")
-    parts.append(_promises(fleets))
-    curves = {shape: [trial.once(fleet, REGIMES["clean"], Harm(cpu=cpu), max(fleets // 10, 1), 5) for cpu in _CURVE]
-              for shape, fleet in SHAPES.items()}  # fmt: skip
+def _run(fleets: int, docs: Path, jobs: int) -> int:
     from . import pictures
 
+    with ProcessPoolExecutor(jobs) as pool:
+        many = {1: fleets}
+        once = {(name, shape): pool.submit(trial.once, fleet, noise, Harm(), many.get(fleet.wave, fleets // 2), 1)
+                for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
+        watched = {(name, shape): pool.submit(trial.watched, fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
+                   for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
+        tables = [pool.submit(table, fleets) for table in (_failing, _power, _promises)]
+        drawn = {shape: pool.submit(_curve, shape, fleets) for shape in SHAPES}
+        quiet = {cell: found.result() for cell, found in once.items()}
+        _say("A/A at the end of the soak: done")
+        always = {cell: found.result() for cell, found in watched.items()}
+        _say("A/A watched: done")
+        parts = [
+            _alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet),
+            _alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always),
+            *(table.result() for table in tables),
+        ]
+        curves = {shape: found.result() for shape, found in drawn.items()}
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     pictures.alarms(images / "judge-false-alarms.png", {"once": quiet, "watched": always})
@@ -104,6 +109,11 @@ def _run(fleets: int, docs: Path) -> int:
     worst = max(trial.upper(one.failed, one.total) for one in [*quiet.values(), *always.values()])
     _say(f"highest upper bound of a false-alarm rate: {worst:.1%}")
     return 0 if worst <= 0.06 else 1
+
+
+def _curve(shape: str, fleets: int) -> list[trial.Count]:
+    """Verdicts by harm to CPU time per byte."""
+    return [trial.once(SHAPES[shape], REGIMES["clean"], Harm(cpu=cpu), max(fleets // 10, 1), 5) for cpu in _CURVE]
 
 
 def _recorded(fleets: int, docs: Path) -> int:
@@ -136,9 +146,8 @@ def _page(fleets: int, parts: Sequence[str]) -> str:
 
 Written by `python -m ktls_control.judge.calibrate --fleets {fleets}`; do not edit. What the words mean is in
 [judge.md](judge.md), recorded baselines in [judge-recorded.md](judge-recorded.md). Fleets here are simulated
-(`judge/regimes.py`); blocks of 30 s, washout
-of 5 s, margins 3 % (CPU) and 5 %, alpha 5 %. A false alarm is a wave that fails though nothing is wrong. The bound is
-the upper 95 % confidence bound of its rate (Clopper and Pearson).
+(`judge/regimes.py`): blocks of 30 s, washout of 5 s, margins 3 % (CPU) and 5 %, alpha 5 %. A false alarm is a wave that
+fails though nothing is wrong. The bound is the upper 95 % confidence bound of its rate (Clopper and Pearson).
 
 ![false alarms](images/judge-false-alarms.png)
 ![p-values](images/judge-p-values.png)
