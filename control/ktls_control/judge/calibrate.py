@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,10 +51,11 @@ SICK: Mapping[str, Harm] = {
 }
 _RECORDED_HEAD = """# How often the judge is wrong on what was recorded
 
-Written by `python -m ktls_control.judge.calibrate --recorded`; do not edit. Baselines of lab hosts
-(`tests/fixtures/judge`, software emulation on a busy machine) are cut into blocks from another second on each time, and
-each pair is dealt anew: kTLS had no part in them, so a wave that fails is a false alarm. The splits of one recording
-are not independent of each other, so the bound is only a guide.
+Written by `python -m ktls_control.judge.calibrate --recorded`; do not edit. Recordings (`tests/fixtures/judge`, made by
+`tools/series_native.py` and `tools/series_record.py`) are of real sidecars under steady load, in userspace TLS, on a
+machine that many others kept busy; `native` is one without kernel TLS. Each is cut into blocks from another second on
+each time, and each pair is dealt anew: kTLS had no part in them, so a wave that fails is a false alarm. The splits of
+one recording are not independent of each other, so the bound is only a guide.
 """
 _TWENTY = Fleet(wave=20)
 _CURVE = (1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.07, 1.10, 1.15, 1.20)
@@ -65,35 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ktls_control.judge.calibrate", description=__doc__)
     parser.add_argument("--fleets", type=int, default=1000, help="waves for each row (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where tables and pictures go")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--recorded", action="store_true", help="judge the lab's recorded baselines instead")
     arguments = parser.parse_args(argv)
     try:
         if arguments.recorded:
             return _recorded(arguments.fleets, arguments.docs)
-        return _run(arguments.fleets, arguments.docs)
+        return _run(arguments.fleets, arguments.docs, arguments.jobs)
     except ControlError as error:
         print(f"calibrate: {error.message}", file=sys.stderr)
         return 1
 
 
-def _run(fleets: int, docs: Path) -> int:
-    parts: list[str] = []
-    quiet = {(name, shape): trial.once(fleet, noise, Harm(), fleets if fleet.wave == 1 else fleets // 2, 1)
-             for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
-    _say("A/A at the end of the soak: done")
-    parts.append(_alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet))
-    always = {(name, shape): trial.watched(fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
-              for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
-    _say("A/A watched: done")
-    parts.append(_alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always))
-    parts.append(_failing(fleets))
-    parts.append(_power(fleets))
-    _say("power: done")
-    parts.append(_promises(fleets))
-    curves = {shape: [trial.once(fleet, REGIMES["clean"], Harm(cpu=cpu), max(fleets // 10, 1), 5) for cpu in _CURVE]
-              for shape, fleet in SHAPES.items()}  # fmt: skip
+def _run(fleets: int, docs: Path, jobs: int) -> int:
     from . import pictures
 
+    with ProcessPoolExecutor(jobs) as pool:
+        many = {1: fleets}
+        once = {(name, shape): pool.submit(trial.once, fleet, noise, Harm(), many.get(fleet.wave, fleets // 2), 1)
+                for name, noise in REGIMES.items() for shape, fleet in SHAPES.items()}  # fmt: skip
+        watched = {(name, shape): pool.submit(trial.watched, fleet, noise, Harm(), max(fleets // 5, 1), 2, 600.0)
+                   for name, noise in REGIMES.items() for shape, fleet in LONG.items()}  # fmt: skip
+        tables = [pool.submit(table, fleets) for table in (_failing, _power, _promises)]
+        drawn = {shape: pool.submit(_curve, shape, fleets) for shape in SHAPES}
+        quiet = {cell: found.result() for cell, found in once.items()}
+        _say("A/A at the end of the soak: done")
+        always = {cell: found.result() for cell, found in watched.items()}
+        _say("A/A watched: done")
+        parts = [
+            _alarms("A/A: judged once, at the end of a soak of 10 minutes", quiet),
+            _alarms("A/A: watched all the time, soak of 10 to 30 minutes, stopped at the first verdict", always),
+            *(table.result() for table in tables),
+        ]
+        curves = {shape: found.result() for shape, found in drawn.items()}
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     pictures.alarms(images / "judge-false-alarms.png", {"once": quiet, "watched": always})
@@ -105,6 +111,11 @@ def _run(fleets: int, docs: Path) -> int:
     return 0 if worst <= 0.06 else 1
 
 
+def _curve(shape: str, fleets: int) -> list[trial.Count]:
+    """Verdicts by harm to CPU time per byte."""
+    return [trial.once(SHAPES[shape], REGIMES["clean"], Harm(cpu=cpu), max(fleets // 10, 1), 5) for cpu in _CURVE]
+
+
 def _recorded(fleets: int, docs: Path) -> int:
     """The lab's baselines: noise that nobody thought up."""
     counts = {
@@ -112,8 +123,10 @@ def _recorded(fleets: int, docs: Path) -> int:
         for path in sorted(RECORDED.glob("*.json"))
     }
     if not counts:
-        raise ControlError("no_series", f"{RECORDED}: no recorded baselines; make them with tools/series_record.py")
-    title = "A/A: recorded baselines, dealt anew as switchbacks with blocks of 10 s"
+        raise ControlError(
+            "no_series", f"{RECORDED}: no recordings; make them with tools/series_native.py or tools/series_record.py"
+        )
+    title = "A/A: recorded, dealt anew as switchbacks with blocks of 10 s"
     write(docs / "judge-recorded.md", _RECORDED_HEAD + "\n" + _alarms(title, counts))
     worst = max(trial.upper(one.failed, one.total) for one in counts.values())
     _say(f"highest upper bound of a false-alarm rate: {worst:.1%}")
@@ -133,9 +146,8 @@ def _page(fleets: int, parts: Sequence[str]) -> str:
 
 Written by `python -m ktls_control.judge.calibrate --fleets {fleets}`; do not edit. What the words mean is in
 [judge.md](judge.md), recorded baselines in [judge-recorded.md](judge-recorded.md). Fleets here are simulated
-(`judge/regimes.py`); blocks of 30 s, washout
-of 5 s, margins 3 % (CPU) and 5 %, alpha 5 %. A false alarm is a wave that fails though nothing is wrong. The bound is
-the upper 95 % confidence bound of its rate (Clopper and Pearson).
+(`judge/regimes.py`): blocks of 30 s, washout of 5 s, margins 3 % (CPU) and 5 %, alpha 5 %. A false alarm is a wave that
+fails though nothing is wrong. The bound is the upper 95 % confidence bound of its rate (Clopper and Pearson).
 
 ![false alarms](images/judge-false-alarms.png)
 ![p-values](images/judge-p-values.png)

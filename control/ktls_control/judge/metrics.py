@@ -109,7 +109,9 @@ def worst_host(metric: str, pairs: Pairs, question: Question, names: Sequence[st
     known = np.isfinite(table).sum(axis=1)
     if not known.any():
         return None
-    worst, p = exact.worst_of(table, one_schedule(host, number, pairs.order[rows]))
+    # Worse than the margin, not worse than nothing: with harm below it everywhere, chance lifts some host above it.
+    above = table - math.log1p(question.margin(metric))
+    worst, p = exact.worst_of(above, one_schedule(host, number, pairs.order[rows]))
     effect = math.expm1(min(float(np.nanmean(table[worst])), 50.0)) if known[worst] else 0.0
     alpha, _ = question.alphas
     outcome: Outcome = "pass"
@@ -127,8 +129,8 @@ def worst_host(metric: str, pairs: Pairs, question: Question, names: Sequence[st
         "switchback, sign flips, worst of all hosts",
         p,
         int(known[worst]),
-        f"{names[worst]} is worst: {effect:+.1%} in {known[worst]} pairs; chance that any host looks so: {p:.2%} "
-        f"(fails at {alpha:.2%})",
+        f"{names[worst]} is worst: {effect:+.1%} in {known[worst]} pairs; chance that any host within the margin "
+        f"looks so: {p:.2%} (fails at {alpha:.2%})",
         gating=outcome == "inconclusive",
     )
 

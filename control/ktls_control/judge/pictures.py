@@ -49,7 +49,7 @@ def alarms(path: Path, counts: Mapping[str, Counts]) -> None:
             panel.invert_yaxis()
             panel.set_title(f"nothing wrong, {title}")
             panel.set_xlabel("% of waves stopped (line: to the upper 95 % bound)")
-        axes[-1].legend(loc="lower right", frameon=False, fontsize=8, bbox_to_anchor=(1.0, 0.02))
+        axes[0].legend(loc="upper right", frameon=False, fontsize=8)
 
 
 def uniform(path: Path, counts: Counts) -> None:

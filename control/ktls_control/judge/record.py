@@ -111,7 +111,8 @@ def _before_order(series: HostSeries) -> HostSeries:
 
 
 def _wave(data: Mapping[str, Any], where: str) -> Wave:
-    if "series" not in data and "samples" in data:
+    if "samples" in data or isinstance(data.get("series"), Mapping):
+        # One host alone, or what its agent says.
         data = {"series": [data]}
     phase = data.get("phase", "tx")
     if not isinstance(phase, str):
@@ -162,10 +163,13 @@ def _many(data: Any, where: str) -> tuple[HostSeries, ...]:
 
 
 def host_series(data: Mapping[str, Any], host: str) -> HostSeries:
-    """One host's series. ``samples`` is a list of objects, or an object of columns of one length."""
+    """One host's series: an agent's answer, or ``samples`` as a list of objects or as columns of one length."""
     name = data.get("host", host)
     if not isinstance(name, str):
         raise _BadError("host is not text")
+    said = data.get("series", data)
+    if isinstance(said, Mapping) and isinstance(said.get("samples"), Mapping) and "at_ms" in said["samples"]:
+        return _answer(name, said, data.get("read_at"))
     samples = tuple(_sample(one, f"{name}: samples[{index}]") for index, one in enumerate(_rows(data, name)))
     ordered = data.get("ordered_at_s")
     return HostSeries(
@@ -177,6 +181,17 @@ def host_series(data: Mapping[str, Any], host: str) -> HostSeries:
         _number(data.get("skew_s", 0.0), f"{name}: skew_s"),
         {arm: _totals(one, f"{name}: arms.{arm}") for arm, one in _object(data.get("arms") or {}, "arms").items()},
     )
+
+
+def _answer(host: str, series: Mapping[str, Any], read_at: Any) -> HostSeries:
+    """What ``ktls-agent series --json`` says; without a time of reading its clock is taken to be right."""
+    from . import wire
+
+    read_at = series.get("wall_s") if read_at is None else read_at
+    try:
+        return wire.host_series(host, series, _number(read_at, f"{host}: read_at"))
+    except ControlError as error:
+        raise _BadError(error.message) from error
 
 
 def _rows(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy.stats import binom
 
 from ktls_control.judge import calibrate, errors, record, regimes, trial
 from ktls_control.judge.regimes import REGIMES, Harm
@@ -70,7 +71,13 @@ def test_harm_is_found(shape: str, harm: Harm, least: float) -> None:
 @pytest.mark.parametrize("shape", calibrate.SHAPES)
 def test_harm_of_the_margin_seldom_passes(shape: str) -> None:
     count = trial.once(calibrate.SHAPES[shape], REGIMES["clean"], Harm(cpu=1.03), 80, 15)
-    assert trial.upper(count.passed, count.total) <= ALLOWED + 0.04
+    # Promotion of such harm is an error of rate alpha: more of them than that explains would show here.
+    assert binom.sf(count.passed - 1, count.total, 0.05) > 0.01
+
+
+def test_harm_below_the_margin_seldom_fails_by_the_worst_host() -> None:
+    count = trial.once(calibrate.SHAPES["4 hosts, switchback"], REGIMES["clean"], Harm(cpu=1.02), 80, 19)
+    assert trial.upper(count.failed, count.total) <= ALLOWED
 
 
 @pytest.mark.parametrize("regime", ["clean", "all at once"])
@@ -84,7 +91,6 @@ def test_what_a_plan_calls_detectable_is_detected(regime: str) -> None:
 def test_the_e_value_is_a_fair_bet() -> None:
     # Mean of exp(log_e) over the null is one: what a bettor starts with.
     import numpy as np
-    from scipy.stats import binom
 
     for null in (0.05, 0.5, 0.8):
         hits = np.arange(0, 31)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from ktls_control.cli import main
 from ktls_control.errors import ControlError
-from ktls_control.judge import record
+from ktls_control.judge import record, wire
 from ktls_control.judge.regimes import Harm
 from ktls_control.judge.wave import judge_wave
 from ktls_control.plan import file as plan_file
 from ktls_control.plan.model import Gates, Plan, Soak, Wave
 
-from .waves import judge, wave
+from .waves import each, judge, wave
 
 SOAK = {"min_s": 600, "max_s": 900, "min_bytes": 1}
 
@@ -63,6 +63,20 @@ def test_columns_are_read_like_rows(tmp_path: Path) -> None:
         thin.append(fields)
     (tmp_path / "columns.json").write_text(json.dumps({"series": thin}))
     assert record.load(tmp_path / "columns.json").series == rows == tuple(hosts)
+
+
+def test_an_agents_answer_is_read_too(tmp_path: Path) -> None:
+    host = each(wave()[0], lambda sample: replace(sample, block=None, at_s=round(sample.at_s, 3)))
+    said = wire.encode(host, wall_s=1e9)
+    for name, content in (("answer", {"ok": True, "series": said}), ("series", said), ("many", {"series": [said]})):
+        (tmp_path / name).write_text(json.dumps(content))
+        (read,) = record.load(tmp_path / name).series
+        assert (read.samples[7].sent, read.ordered_at_s, read.skew_s) == (host.samples[7].sent, host.ordered_at_s, 0.0)
+        assert len(read.samples) == len(host.samples)
+    del said["samples"]["ms"]
+    (tmp_path / "bad").write_text(json.dumps(said))
+    with pytest.raises(ControlError, match="cannot be used"):
+        record.load(tmp_path / "bad")
 
 
 def test_a_runs_evidence_is_judged_by_its_plan(tmp_path: Path) -> None:
