@@ -25,6 +25,10 @@ from .policy import LABELS, Policy, WavePolicy
 Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
 
 
+#: Of recorded peaks: a host that serves nothing now would have any.
+_MOST_PEAK = 3.0
+
+
 @dataclass(frozen=True)
 class Ask:
     """What the operator asked for.
@@ -120,13 +124,18 @@ def _headroom(
     seen: Mapping[str, Seen], policy: Policy, series: Sequence[HostSeries]
 ) -> tuple[dict[str, float | None], float | None]:
     """What each host needs after an off, and the ratio that it was reckoned with."""
-    peak = policy.headroom_peak or headroom.peak(series) or 1.0
+    peak = policy.headroom_peak or min(headroom.peak(series) or 1.0, _MOST_PEAK)
     ratio = policy.headroom_ratio or headroom.ratio(one.status for one in seen.values() if one.status)
     needs: dict[str, float | None] = {}
     for name, one in seen.items():
         serving = headroom.serving(one.series) if one.series else None
         share = headroom.ktls_share(one.status) if one.status else None
-        need = headroom.after_off(headroom.Load(one.row.cpus, one.row.busy, serving, share), peak, ratio)
+        load = headroom.Load(one.row.cpus, one.row.busy, serving, share)
+        if share == 0 and policy.headroom_peak is None:
+            # Off adds nothing to what it bears today, however busy a moment it was looked at in.
+            needs[name] = None if load.busy is None else min(load.busy, policy.headroom_limit)
+            continue
+        need = headroom.after_off(load, peak, ratio)
         needs[name] = None if need is None else round(need, 4)
     return needs, ratio
 

@@ -104,7 +104,9 @@ def _without_name(error: str | None, host: Host) -> str | None:
     if error is None:
         return None
     said = error.removeprefix(f"{host.name}: ")
-    return re.sub(rf"(?<![\w.-]){re.escape(host.address)}(?![\w-])", "HOST", said)
+    for word in (host.address, host.name):
+        said = re.sub(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", "HOST", said)
+    return said
 
 
 def _place(inventory: str) -> str:

@@ -50,6 +50,9 @@ def _drills(plan: Plan, policy: Policy) -> Iterator[str]:
 
 
 def _headroom(plan: Plan, policy: Policy) -> Iterator[str]:
+    full = [name for name, host in plan.hosts.items() if host.busy is not None and host.busy > policy.headroom_limit]
+    if full and plan.phase != "userspace":
+        yield f"{_hosts(full, plan)}: more than {100 * policy.headroom_limit:g} % of CPU is in use now, at a short look"
     if plan.headroom.unknown:
         rest = "" if plan.headroom.unknown == len(plan.hosts) else f" of {plan.headroom.unknown:,} hosts"
         why = (

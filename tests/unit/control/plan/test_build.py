@@ -27,7 +27,11 @@ DEFAULT = Policy()
 KTLS: dict[str, Any] = {"phase": "tx", "order": "committed", "ordered_phase": "tx"}
 
 
+HALF = {"known": True, "interval": {"ktls_sent_share": 0.5, "cpu": {}}, "total": {}}
+
+
 def codes(host: Seen, phase: str = "tx", **policy: Any) -> list[str]:
+    policy = {"headroom_ratio": 1, **policy} if host.status and host.status["evidence"] == HALF else policy
     plan = build(replace(ASK, phase=phase), {"web1": host}, parse(policy, "policy"))
     assert ("web1" in plan.hosts) == ("web1" not in plan.refused)
     return [why.code for why in plan.refused.get("web1", ())]
@@ -58,8 +62,10 @@ def codes(host: Seen, phase: str = "tx", **policy: Any) -> list[str]:
         (seen(**KTLS, drill=None, answer=info("refused", reason("x"))), ["already_there"]),
         # Confirmed, and yet not in force: off took it back, or somebody did.
         (seen(**{**KTLS, "phase": "userspace"}), []),
-        (seen(cpu={"online": 8, "busy": 0.9}), ["no_headroom"]),
-        (seen(cpu={"online": 8, "busy": 0.85}), []),
+        # In userspace it bears today what off would bring.
+        (seen(cpu={"online": 8, "busy": 1.0}), []),
+        (seen(cpu={"online": 8, "busy": 0.9}, evidence=HALF), ["no_headroom"]),
+        (seen(cpu={"online": 8, "busy": 0.85}, evidence=HALF), []),
         (seen(cpu={}), []),
         (seen(answer=info("refused", reason("a")), drill=None, stuck=True), ["a", "host_stuck", "drill_missing"]),
     ],
@@ -72,7 +78,7 @@ def test_consents_of_the_policy() -> None:
     assert codes(seen(drill=None), drill_required=False) == []
     assert codes(seen(drill=Drill(NOW - 8 * 86400, True)), drill_max_age_s="9d") == []
     assert codes(seen(**KTLS), include_done=True) == []
-    assert codes(seen(cpu={"online": 8, "busy": 0.9}), headroom_limit=0.95) == []
+    assert codes(seen(cpu={"online": 8, "busy": 0.9}, evidence=HALF), headroom_limit=0.95, headroom_ratio=1) == []
     assert codes(seen(cpu={"online": 8, "busy": 0.5}), headroom_peak=2) == ["no_headroom"]
 
 
@@ -184,6 +190,12 @@ def test_a_gate_that_can_tell_nothing_is_told() -> None:
     plan = build(ASK, fleet(60), parse({"gates": {"on_inconclusive": "fail"}}, "x"), blind_alone)
     assert "the gate of wave 1 can tell no effect" in plan.notes[0] and plan.notes[0].endswith("it will fail")
     assert plan.waves[1].detectable["cpu"] == 0.123
+
+
+def test_a_host_that_is_full_already_is_told_and_stops_nothing() -> None:
+    plan = plan_of(fleet(3, cpu={"online": 1, "busy": 1.0}))
+    assert len(plan.hosts) == 3 and plan.headroom.worst == plan.headroom.limit
+    assert "every host: more than 85 % of CPU is in use now, at a short look" in plan.notes
 
 
 def test_a_kind_that_comes_late_is_told() -> None:

@@ -54,7 +54,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def inventory(policy: str, other: str = "") -> None:
+def inventory(policy: str, other: str = "ansible_host: 192.0.2.2") -> None:
     Path("hosts.yml").write_text(
         f"ktls_hosts:\n  hosts:\n    web1:\n    web2: {{{other}}}\n  vars:\n    ktls_policy: {policy}\n"
     )
@@ -85,12 +85,12 @@ def test_hosts_with_the_same_trouble_say_the_same(
 ) -> None:
     def ask(_reach: Reach, names: Sequence[str], _verb: str, **_arguments: Any) -> Iterator[Reply]:
         for name in names:
-            yield Reply(name, None, f"{name}: connection to {name} refused, not to {name}.example", None, True, 0.0)
+            yield Reply(name, None, f"{name} unreachable: connection refused", None, True, 0.0)
 
     monkeypatch.setattr(Reach, "ask", ask)
     assert ktls() == 1
     assert "agent_silent   2 hosts   web[1-2]" in (out := capsys.readouterr().out)
-    assert out.count("connection to HOST refused") == 1
+    assert out.count("HOST unreachable: connection refused") == 1
 
 
 def test_json_is_the_plan_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

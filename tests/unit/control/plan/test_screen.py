@@ -18,6 +18,7 @@ from ktls_control.plan.screen import _percent, _span, draw
 
 from ..test_preflight import info, reason
 from .fleet import ASK, fleet, seen
+from .test_build import HALF
 
 FREEZE = {"start": "2027-01-15T18:00:00+01:00", "end": "2027-01-18T06:00:00+01:00", "reason": "[red]sale"}
 
@@ -83,11 +84,11 @@ def test_refusals_by_code_with_every_wording_and_one_cure() -> None:
     for number in range(10, 20):
         hosts[f"web{number}"] = seen(drill=None)
     for number, busy in ((20, 0.91), (21, 0.95), (22, 0.95)):
-        hosts[f"web{number}"] = seen(cpu={"online": 8, "busy": busy})
+        hosts[f"web{number}"] = seen(cpu={"online": 8, "busy": busy}, evidence=HALF)
     hosts["web30"] = seen(
         answer=info("refused", reason("module_blocked", "blocked by [/etc]", "remove it")), drill=None
     )
-    text = shown(build(ASK, hosts, parse({}, "x")))
+    text = shown(build(ASK, hosts, parse({"headroom_ratio": 1}, "x")))
     for line in (
         "refused   14 hosts",
         "drill_missing   11 hosts   web[10-19,30]",
