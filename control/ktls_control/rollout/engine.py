@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: Seconds between two looks at what operators ask for.
 TICK_S = 0.2
 #: A host that does not answer within this long is asked again at the next look (seconds).
-ANSWER_S = 10.0
+ANSWER_S = 20.0
 #: Later hosts whose series are read for a comparison, at most.
 MOST_OTHERS = 20
 #: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
