@@ -648,6 +648,7 @@ class Agent:
         if problem:
             message = f"the experiment of order {order.id} is over, but not shown to be: {problem}; try again"
             raise RefusedError("experiment_not_ended", message)
+        self.audit.record("experiment_ended", id=order.id, epoch=order.epoch, why=why)
         return True
 
     # Towards userspace

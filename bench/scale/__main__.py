@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     try:
         if given.table:
-            print(result.table(json.loads(given.table.read_text())))
-            return 0
+            return _say(given, result.merged([json.loads(path.read_text()) for path in given.table]))
         if "off" in given.only:
             binary = sshd.find(given.sshd)
             sshd.enter(argv)
@@ -49,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(json.dumps(found, indent=1) + "\n")
+    return _say(given, found)
+
+
+def _say(given: argparse.Namespace, found: dict[str, Any]) -> int:
     print(result.table(found))
     if given.docs:
         DOCUMENT.write_text(result.into(DOCUMENT.read_text(), result.table(found)))
@@ -71,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="all figures as JSON")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/scale.md")
     parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="measure nothing, print the table of such a JSON file"
+        "--table", type=Path, nargs="+", metavar="FILE", help="measure nothing: the table of such JSON files together"
     )
     return parser
 

@@ -56,7 +56,8 @@ def ktls(reached: Reached) -> Cost:
         str(ROOT / ".venv/bin/python"),
         *("-m", "ktls_control.cli", "off", "-i", str(reached.inventory), "--reason", "bench", "--json"),
     ]
-    cost = run(argv, reached.scratch / "off.log", cwd=ROOT, env=environment(), timeout_s=reached.timeout_s)
+    env = {**environment(), "KTLS_STATE_DIR": str(reached.scratch / "state")}
+    cost = run(argv, reached.scratch / "off.log", cwd=ROOT, env=env, timeout_s=reached.timeout_s)
     _off(reached.hosts)
     return cost
 

@@ -96,6 +96,12 @@ def table(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(parts: Sequence[Result]) -> dict[str, Any]:
+    """Results of several runs on one machine as one; what is said of the machine is the first one's."""
+    rows = {name: [row for part in parts for row in part[name]] for name in ("rollouts", "offs")}
+    return {**parts[0], **rows, "load_before": max(part["load_before"] for part in parts)}
+
+
 def into(document: str, text: str) -> str:
     """Return ``document`` with ``text`` between its two marks. Raises ValueError if they are not there."""
     before, rest = document.split(BEGIN)

@@ -201,7 +201,7 @@ def _table(found: list[dict[str, Any]]) -> None:
     from .cli import _console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("RUN", "STARTED", "PHASE", "EPOCH", "BY", "WAVES", "OUTCOME"):
+    for title in ("RUN", "STARTED (UTC)", "PHASE", "EPOCH", "BY", "WAVES", "OUTCOME"):
         table.add_column(title, no_wrap=title != "OUTCOME")
     for one in found:
         if "error" in one:

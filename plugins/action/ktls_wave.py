@@ -87,6 +87,8 @@ def _arguments(step: str, back: bool, wave: WaveFile, target: Target) -> dict[st
         "lease_s": wave.lease_s,
         "plan_sha256": wave.plan_sha256,
         "facts": dict(target.facts),
+        # A busy host may take its time to start helpers and test itself; half of a long lease is worth waiting for.
+        "timeout_s": max(60.0, min(wave.lease_s / 2, 180.0)),
         **({"experiment": dict(wave.experiment)} if wave.experiment else {}),
     }
     return {**common, "state": "ordered", **order}

@@ -97,6 +97,16 @@ def test_the_unreachable_are_listed_with_what_they_will_do(told: tuple[dict[str,
     assert hosts["web7"]["outlook"] is None, "it was reached"
 
 
+def test_status_of_the_same_hosts(ailing: SshFleet, told: tuple[dict[str, Any], float]) -> None:
+    done = ailing.ktls("status", "--json", "--limit", "web1:web2:web6")
+    hosts = json.loads(done.stdout)["hosts"]
+    assert done.returncode == 1
+    assert (hosts["web1"]["reachable"], hosts["web1"]["phase"]) == (True, "userspace")
+    assert (hosts["web2"]["reachable"], "Connection refused" in hosts["web2"]["error"]) == (False, True)
+    assert (hosts["web6"]["reachable"], "not found" in hosts["web6"]["error"]) == (True, True)
+    assert ailing.ktls("status", "--limit", "web1").returncode == 0
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[SshFleet]:
     """Three hosts that are well."""
@@ -356,6 +366,19 @@ def test_a_session_that_died_is_opened_anew_and_one_that_hangs_is_given_up(fleet
         (fleet.root("web2") / "agent-says").unlink()
         reach._timeout_s = 30.0
         assert all(reply.data for reply in reach.ask(fleet.names, "status")), "nobody is in disgrace for ever"
+
+
+def test_fab_does_the_same(fleet: SshFleet) -> None:
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("fab")), "--search-root", str(ROOT), "off", "--inventory",
+            str(fleet.inventory), "--host", "web1", "--host", "web3", "--reason", "by fab",
+        ],
+        capture_output=True, text=True, cwd=fleet.directory, env=fleet.environment(), timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fleet.flags() == {"web1": True, "web2": False, "web3": True}
+    assert (fleet.root("web3") / "run/ktls/off").read_text() == "by fab\n"
 
 
 def test_the_playbook_does_the_same_and_a_host_without_a_working_agent_is_read_back_too(fleet: SshFleet) -> None:

@@ -30,6 +30,7 @@ OTHERS = (
     "flag_signature.py",
     "flag_setup.py",
     "series.py",  # of the agent's answers
+    "drift.py",  # of a rollout
     "host.py",  # of a drill: docs/drill.md
 )
 

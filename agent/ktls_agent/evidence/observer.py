@@ -24,7 +24,7 @@ from .serving import Process, Processes, choose, namespace_of
 from .usage import Usage
 
 DRAIN_S = 0.5
-SAMPLE_SHARE = 0.002
+SAMPLE_SHARE = 0.0015
 MOST_NAMESPACES = 64
 _NEVER = float("inf")
 

@@ -159,11 +159,16 @@ def _line(name: str, sample: Sample) -> str:
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    inside = ",".join(f'{name}="{_escape(str(value))}"' for name, value in sorted(labels.items()))
-    return f"{{{inside}}}" if inside else ""
+    return _rendered(tuple(sorted(labels.items())))
 
 
 @lru_cache(maxsize=2048)
+def _rendered(labels: tuple[tuple[str, str], ...]) -> str:
+    """Scrapes bring the same labels again and again."""
+    inside = ",".join(f'{name}="{_escape(str(value))}"' for name, value in labels)
+    return f"{{{inside}}}" if inside else ""
+
+
 def _escape(value: str) -> str:
     return _utf8(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 

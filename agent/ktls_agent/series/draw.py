@@ -19,14 +19,19 @@ class Draw:
         self._chance = random.Random(seed)
         self._kept: dict[str, list[float]] = {"off": [], "on": []}
         self._seen = {"off": 0, "on": 0}
+        self._looked = False
         self._last = {"off": float("-inf"), "on": float("-inf")}
 
     def take(self, times: Mapping[str, tuple[tuple[float, float], ...]]) -> None:
-        """Take what is new in ``times``: when a response ended, and how long it took, by mode."""
+        """Take what is new in ``times``: when a response ended, and how long it took, by mode.
+
+        What is there at the first look may be older than the experiment, and does not count.
+        """
+        first, self._looked = not self._looked, self._looked or bool(times)
         for mode, pairs in times.items():
             arm = "off" if mode == USERSPACE else "on"
             for at, seconds in pairs:
-                if at > self._last[arm]:
+                if at > self._last[arm] and not first:
                     self._add(arm, seconds)
             self._last[arm] = max((at for at, _ in pairs), default=self._last[arm])
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
-from ..rollout.state import RunState
 from . import latency, words
 from .model import Latencies, OffResult
-from .outlook import history, outlook
+from .outlook import History, outlook
 from .publish import Published, Publisher, settings
 from .run import DEFAULT_POOL, OffRun
 from .runs import Run, runs, stop, wave_hosts
@@ -83,7 +82,7 @@ class _Off:
         self._asked = arguments
         self._started = _process_started()
         self._shown = 0.0
-        self._history: list[tuple[str, RunState]] | None = None
+        self._history: History | None = None
         self._told: dict[str, Any] = {"run": None, "told": False, "error": None}
         self._publisher: Publisher | None = None
         self._published = Published()
@@ -154,7 +153,7 @@ class _Off:
         if result.reachable:
             return result
         if self._history is None:
-            self._history = history(known)
+            self._history = History(known)
         pulls = bool(self._off.hosts[result.host].vars.get("ktls_pull_endpoints"))
         flag = (self._published.ok or None) if pulls else False
         try:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..rollout.state import HostState, RunState
@@ -16,16 +16,26 @@ _LOOK_BACK = 20
 _UNKNOWN = "no journal here says what it was ordered: what was confirmed holds, anything else ends with its lease"
 
 
-def history(known: Sequence[Run]) -> list[tuple[str, RunState]]:
-    """Name and state of the last runs, newest first."""
-    folded = ((run.name, run.state()) for run in known[:_LOOK_BACK])
-    return [(name, state) for name, state in folded if state is not None]
+class History:
+    """Name and state of the last runs, newest first. A journal is long: it is read when somebody gets to it, once."""
+
+    def __init__(self, known: Sequence[Run]) -> None:
+        self._rest = iter(known[:_LOOK_BACK])
+        self._read: list[tuple[str, RunState]] = []
+
+    def __iter__(self) -> Iterator[tuple[str, RunState]]:
+        yield from self._read
+        for run in self._rest:
+            state = run.state()
+            if state is not None:
+                self._read.append((run.name, state))
+                yield self._read[-1]
 
 
-def outlook(host: str, known: Sequence[tuple[str, RunState]], now: float, *, flag: bool | None) -> Outlook:
+def outlook(host: str, known: Iterable[tuple[str, RunState]], now: float, *, flag: bool | None) -> Outlook:
     """What ``host`` will do. Pure.
 
-    :param known: from :func:`history`.
+    :param known: a :class:`History`.
     :param now: seconds since the epoch, as in the journals.
     :param flag: it pulls the signed flag, and that says off now; False: it pulls none; None: it pulls one, but none
         that says off was published.
@@ -43,7 +53,7 @@ def outlook(host: str, known: Sequence[tuple[str, RunState]], now: float, *, fla
 _Found = tuple[str, str, float | None, str | None]
 
 
-def _by_journal(host: str, known: Sequence[tuple[str, RunState]], now: float) -> _Found:
+def _by_journal(host: str, known: Iterable[tuple[str, RunState]], now: float) -> _Found:
     for run, state in known:
         for wave in state.waves:
             there = wave.hosts.get(host)

@@ -193,10 +193,10 @@ class Engine:
             raise StopError("this wave had gone back", self._outcome(), touched=False)
         self._obey(touched)
         if control.look(self.run.control).pause:
-            self._hold(number, "paused", touched=touched)
+            self._hold(number, "paused", touched=touched, watch=False)
         ice = machine.frozen(self.plan, self.clock())
         while ice:
-            self._hold(number, "freeze", touched=touched, until=ice[0])
+            self._hold(number, "freeze", touched=touched, watch=False, until=ice[0])
             ice = machine.frozen(self.plan, self.clock())
         self._obey(touched)
         planned = self._planned(number)
@@ -256,7 +256,7 @@ class Engine:
         decided = False
         planned = self._planned(number)
         while on := machine.waits_for(verdict, planned, control.look(self.run.control), decided=decided):
-            self._hold(number, on, touched=True)
+            self._hold(number, on, touched=True, watch=True)
             decided = decided or on != "paused"
         # Nobody may slip in between the last look and the intent: abort is looked for again before anything is kept.
         self._obey(True)
@@ -426,13 +426,15 @@ class Engine:
             end = soak.max_s if ripe else soak.min_s
             self.sleep(min(TICK_S, max(0.01, end - (self.clock() - began))))
 
-    def _hold(self, number: int, on: str, *, touched: bool, until: float | None = None) -> None:
-        """Wait, with abort armed; hosts that hold an order are watched, and their leases extended.
+    def _hold(self, number: int, on: str, *, touched: bool, watch: bool, until: float | None = None) -> None:
+        """Wait, with abort armed.
 
+        :param watch: its hosts hold an order that is to be kept: look at them, and extend their leases. Those of an
+            earlier attempt may lapse: they are ordered anew.
         :raises StopError: abort, off, or a host that has failed meanwhile.
         """
         self.write("waiting", wave=number, on=on, **({} if until is None else {"until": until}))
-        eyes = Eyes(self, number, self.file(number)) if touched else None
+        eyes = Eyes(self, number, self.file(number)) if watch else None
         planned = self._planned(number)
         due = 0.0
         while True:

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,45 +173,21 @@ def _noise(arguments: argparse.Namespace) -> Noise:
 
 
 def series_of(path: Path) -> list[HostSeries]:
-    """Recorded series: a JSON file with one, a list of them or ``{"series": [...]}``, or a directory of such files.
+    """Recorded series: a file that `ktls judge --replay` reads, or a run's directory (or its ``evidence``).
 
-    :raises ControlError: ``no_baseline``.
+    :raises ControlError: ``no_series`` or ``bad_series``.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    from ..judge.record import load
+
+    evidence = path / "evidence" if (path / "evidence").is_dir() else path
+    files = sorted(evidence.glob("*.json")) if evidence.is_dir() else [evidence]
+    if not files:
+        raise ControlError("no_series", f"{evidence}: no recorded series in it (wave-N-HOST.json)")
     found: list[HostSeries] = []
     for file in files:
-        found += _read(file)
-    if not found:
-        raise ControlError("no_baseline", f"{path}: no series in it")
+        wave = load(file)
+        found += [*wave.series, *wave.others]
     return found
-
-
-def _read(file: Path) -> list[HostSeries]:
-    try:
-        return [_series(one) for one in _entries(json.loads(file.read_text(encoding="utf-8")))]
-    except OSError as error:
-        raise ControlError("no_baseline", f"{file}: {error.strerror}; name recorded series") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ControlError("no_baseline", f"{file}: not recorded series: {error}") from error
-
-
-def _entries(data: Any) -> Sequence[Mapping[str, Any]]:
-    if isinstance(data, dict):
-        inner = data.get("series", data)
-        data = inner if isinstance(inner, list) else [inner]
-    if not isinstance(data, list):
-        raise TypeError("neither an object nor a list")
-    return data
-
-
-def _series(fields: Mapping[str, Any]) -> HostSeries:
-    from ..judge.model import HostSeries, Sample
-
-    samples = tuple(
-        Sample(**{**one, "probe_s": tuple(one.get("probe_s") or ())}) if isinstance(one, dict) else one
-        for one in fields["samples"]
-    )
-    return HostSeries(str(fields.get("host", "")), samples, fields.get("ordered_at_s"))
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 
 A task on ``n`` hosts takes ``host_s · ceil(n / forks)``, which is what hosts take one fork-full after the other, or
 ``n · controller_s / slices``, which is what the control node's CPU takes, whichever is longer. The defaults are
-measurements of the project (docs/scale.md); a journal of one's own fleet gives better ones (:func:`fit`).
+figures of docs/scale.md with a plausible network; a journal of one's own fleet gives better ones (:func:`fit`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def draw(console: Console, done: Study) -> None:
     console.print(f"what is wrong: {what}{hit}", markup=False)
     console.print(_outcomes(done))
     console.print(_waves(done))
-    _reasons(console, done.with_them or done.without)
+    _reasons(console, "without regression", done.without)
+    _reasons(console, "with it", done.with_them)
     one = done.load
     console.print(
         f"each flag endpoint: {one.mean:,.0f} requests/s at rest ({one.interval_s:g} s between polls), p99 of seconds "
@@ -106,9 +107,9 @@ def _ends(runs: Sequence[RunResult], number: int) -> str:
     return f"{count / len(runs):.0%}" if count else "·"
 
 
-def _reasons(console: Console, runs: Sequence[RunResult]) -> None:
-    for why, count in summary(runs).whys[:3]:
-        console.print(f"  {count} of {len(runs)} runs ended with: {why}", markup=False, soft_wrap=True)
+def _reasons(console: Console, side: str, runs: Sequence[RunResult]) -> None:
+    for why, count in summary(runs).whys[:2] if runs else ():
+        console.print(f"{side}, {count} of {len(runs)} ended so: {why}", markup=False, soft_wrap=True)
 
 
 def compared(console: Console, found: Comparison) -> None:

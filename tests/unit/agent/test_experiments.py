@@ -139,6 +139,7 @@ def test_a_confirmation_ends_it_first_and_reads_that_back(host: Host) -> None:
         host.sidecar.share_stuck = False
         await agent.confirm("o1", 1)
         assert (agent.state.status, host.sidecar.share) == ("committed", 1.0)
+        assert host.audit.names[-2:] == ["experiment_ended", "confirm"]
         shown = agent.experiments.as_dict(host.now)
         assert shown is not None
         assert (shown["state"], shown["ended"]) == ("ended", "confirmed")

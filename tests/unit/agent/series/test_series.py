@@ -208,6 +208,7 @@ def test_odd_questions_are_refused(part: SeriesPart, since: object) -> None:
 
 def test_durations_by_arm_are_told_once_and_drawn_fairly() -> None:
     draw = Draw()
+    draw.take({"userspace": ((0.5, 9.0),)})
     for second in range(100):
         ends = [(second + step / 100, float(second)) for step in range(100)]
         draw.take({"tx": tuple(ends), "userspace": ((1.0, 0.5),)})
@@ -224,7 +225,8 @@ def test_arms_have_their_durations(part: SeriesPart) -> None:
     assert run is not None
     hear(part, 100.0)
     part._agent.experiments.begin(run.order, 100.5)
-    hear(part, 101.0, mode="tx", share=0.5, times={"tx": [[1.0, 0.25]], "userspace": [[1.1, 0.5]]})
+    hear(part, 101.0, mode="tx", share=0.5, times={"userspace": [[0.5, 9.0]]})
+    hear(part, 102.0, mode="tx", share=0.5, times={"tx": [[1.0, 0.25]], "userspace": [[0.5, 9.0], [1.1, 0.5]]})
     arms = host_series("h", {**part.page(), "now_s": 200.0}, 0.0).arms
     assert (arms["on"].seconds, arms["off"].seconds) == ((0.25,), (0.5,))
 

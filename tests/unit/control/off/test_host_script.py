@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -67,6 +69,14 @@ def test_the_flag_is_raised_with_the_reason_as_it_is(root: Path, shell: str, rea
     assert hearing.settled
     assert hearing.result().by == "agent"
     assert (root / "run/ktls/off").read_text() == f"why: {reason}\n"
+
+
+def test_the_script_reads_json_as_the_agent_prints_it() -> None:
+    """It looks for words, not for JSON: this is how ``ktls-agent status --json`` writes them."""
+    assert json.dumps(json.loads(AGENT % 0), sort_keys=True) == AGENT % 0
+    from ktls_agent import cli
+
+    assert "json.dumps(status, sort_keys=True)" in inspect.getsource(cli._one)
 
 
 @pytest.mark.parametrize(

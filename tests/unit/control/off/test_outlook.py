@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ktls_control.errors import ControlError
-from ktls_control.off.outlook import history, outlook
+from ktls_control.off.outlook import History, outlook
 from ktls_control.off.runs import Run, runs, stop, wave_hosts
 from ktls_control.rollout.state import RunState, fold
 from ktls_control.rollout.store import fleet_name
@@ -121,7 +121,7 @@ def test_a_line_that_is_half_written_is_left_out(fleet: Path) -> None:
     whole = lines(started("r1", 1.0), wave(1, 2.0, "a"))
     run = write(fleet, "r1", whole + '{"event": "run_en', 5.0)
     assert run.under_way()
-    assert [name for name, _state in history([run])] == ["r1"]
+    assert [name for name, _state in History([run])] == ["r1"]
     ended = write(fleet, "r2", whole + lines({"event": "run_ended", "at": 9.0, "outcome": "off"}) + "{", 6.0)
     assert not ended.under_way()
     assert [each.name for each in runs("a,b,c", "ktls_hosts")] == ["r2", "r1"]
@@ -131,10 +131,29 @@ def test_a_line_that_is_half_written_is_left_out(fleet: Path) -> None:
 def test_a_journal_that_cannot_be_read_is_no_obstacle(fleet: Path) -> None:
     run = write(fleet, "r1", "what?\n", 5.0)
     assert run.under_way(), "to tell it to end costs nothing"
-    assert history([run]) == []
+    assert list(History([run])) == []
     with pytest.raises(ControlError, match="its journal cannot be read"):
         wave_hosts([run], 1, None)
     assert json.loads(stop(run, "me", "why").read_text())["by"] == "me"
+
+
+def test_no_more_journals_are_read_than_it_takes(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    confirmed = {"event": "host_confirmed", "wave": 1, "host": "a", "ok": True, "at": 3.0}
+    for number in (1, 2, 3):
+        write(fleet, f"r{number}", lines(started(f"r{number}", 1.0), wave(1, 2.0, "a"), confirmed), float(number))
+    read: list[str] = []
+    real = Run.state
+
+    def state_of(run: Run) -> RunState | None:
+        read.append(run.name)
+        return real(run)
+
+    monkeypatch.setattr(Run, "state", state_of)
+    known = History(runs("a,b,c", "ktls_hosts"))
+    assert [outlook("a", known, 9.0, flag=False).run for _again in range(2)] == ["r3", "r3"]
+    assert read == ["r3"]
+    assert outlook("b", known, 9.0, flag=False).kind == "unknown"
+    assert read == ["r3", "r2", "r1"]
 
 
 def test_no_runs(fleet: Path) -> None:

@@ -186,6 +186,22 @@ def test_abort_beats_a_promotion_that_came_first(state_dir: Path) -> None:
     assert orders(world)["h1"] == "reverted"
 
 
+def test_abort_beats_a_promotion_that_was_just_obeyed(state_dir: Path) -> None:
+    plan = plan_of(approve=(1,))
+    world = world_of(state_dir, plan)
+
+    def one_after_the_other(event: str) -> None:
+        if event == "waiting":
+            ask(world, "promote", 1)
+        if event == "waited":
+            ask(world, "abort")
+
+    world.on_event = one_after_the_other
+    assert "aborted by grace@control1" in world.playbook(plan)
+    assert "confirming" not in names(world, plan)
+    assert "confirm" not in [step for step, _epoch in world.hosts["h1"].asked], "nobody was told to keep it"
+
+
 def test_an_aborted_plan_does_not_start_again(state_dir: Path) -> None:
     plan = plan_of()
     world = world_of(state_dir, plan)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ktls_control.plan.model import Plan
+from ktls_control.plan.model import Freeze, Plan
 from ktls_control.rollout import control, lock
 
 from .driver import KilledError, World, events_of, plan_of, state_of, world_of
@@ -120,6 +120,17 @@ def test_killed_in_the_midst_of_the_work_on_hosts(state_dir: Path, how: Callable
     else:
         assert (world.hosts["h1"].order, world.hosts["h2"].phase) == ("committed", "userspace")
         assert (state.outcome, world.hosts["h4"].asked) == ("failed", [])
+
+
+def test_resumed_in_a_freeze_the_open_wave_lapses_and_is_ordered_anew(state_dir: Path) -> None:
+    # The clock begins at 2027-01-15T08:00:00Z.
+    plan = plan_of((1,), freezes=(Freeze("2027-01-15T08:00:02+00:00", "2027-01-15T09:00:00+00:00"),))
+    world = world_of(state_dir, plan)
+    assert killed(world, plan, 6)
+    assert world.hosts["h1"].order == "pending"
+    world.now += 5
+    assert world.playbook(plan) == "ok"
+    assert [step for step, _epoch in world.hosts["h1"].asked] == ["order", "order", "confirm"]
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])

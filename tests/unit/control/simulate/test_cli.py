@@ -61,6 +61,8 @@ def test_noise_from_recorded_series(
     place.mkdir()
     for one in recorded():
         (place / f"wave-1-{one.host}.json").write_text(json.dumps(asdict(one)))
+    assert main(["simulate", str(saved[1]), "--baseline", str(tmp_path), "--runs", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["without_regression"]["runs"] == 2
     assert main(["simulate", str(saved[1]), "--baseline", str(place), "--runs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["noise"] == "evidence"
 
@@ -88,7 +90,7 @@ def test_a_real_run_beside_its_prediction(
         (["--noise", "pink"], "bad_noise"),
         (["--runs", "0"], "bad_option"),
         (["--plot", "/nowhere/at/all.png"], "bad_output"),
-        (["--baseline", "/nowhere"], "no_baseline"),
+        (["--baseline", "/nowhere"], "no_series"),
         (["--against", "/nowhere"], "no_journal"),
     ],
 )
