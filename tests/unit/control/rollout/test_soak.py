@@ -15,7 +15,7 @@ from ktls_control.rollout import control, judging
 
 from .driver import events_of, plan_of, world_of
 
-SWITCHBACK = Gates(method="switchback", on_inconclusive="fail")
+SWITCHBACK = Gates(method="switchback", on_inconclusive="fail", block_s=40.0, washout_s=7.0)
 
 
 class Judge:
@@ -106,7 +106,7 @@ def test_an_order_carries_the_experiment_of_the_plan(state_dir: Path, monkeypatc
 
     monkeypatch.setattr(world, "task", spy)
     assert world.playbook(plan) == "ok"
-    assert [(one["method"], one["block_s"], one["washout_s"]) for one in seen] == [("switchback", 30.0, 5.0)] * 2
+    assert [(one["method"], one["block_s"], one["washout_s"]) for one in seen] == [("switchback", 40.0, 7.0)] * 2
     assert seen[0]["seed"] != seen[1]["seed"]
 
 
