@@ -51,7 +51,7 @@ class ActionModule(HostAction):
             # It refused before it changed anything: what it has is none of this rollout's.
             wave.record(host, step, {"ok": True, "skipped": True})
             return {"skipped": True, "changed": False}
-        answer = self.ask("ktls_order", _arguments(step, back, wave, target), task_vars)
+        answer = self.ask("ktls_order", _arguments(step, back, wave, host), task_vars)
         told: dict[str, Any] = {"ok": not answer.get("failed"), "at": time.time()}
         if answer.get("failed"):
             told.update(error=str(answer.get("msg")), code=str(answer.get("error_code") or "failed"))
@@ -75,8 +75,9 @@ class ActionModule(HostAction):
         return {"changed": False, "status": {key: answer["status"].get(key) for key in _SHOWN}}
 
 
-def _arguments(step: str, back: bool, wave: WaveFile, target: Target) -> dict[str, Any]:
+def _arguments(step: str, back: bool, wave: WaveFile, host: str) -> dict[str, Any]:
     """Arguments of ``ktls_order`` for a step; what is not said is left to the module."""
+    target, experiment = wave.hosts[host], wave.experiment_of(host)
     common = {"id": wave.id, "epoch": wave.epoch, **({"socket": target.socket} if target.socket else {})}
     if back:
         return {**common, "state": "reverted", "reason": f"rollout {wave.id} goes back"}
@@ -89,7 +90,7 @@ def _arguments(step: str, back: bool, wave: WaveFile, target: Target) -> dict[st
         "facts": dict(target.facts),
         # A busy host may take its time to start helpers and test itself; half of a long lease is worth waiting for.
         "timeout_s": max(60.0, min(wave.lease_s / 2, 180.0)),
-        **({"experiment": dict(wave.experiment)} if wave.experiment else {}),
+        **({"experiment": experiment} if experiment else {}),
     }
     return {**common, "state": "ordered", **order}
 

@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 _SERIES = 120
 """Readings kept for the evidence: at the default interval, ten minutes."""
 _JITTER = 0.2
-_TRIAL_PROBE_S = 10.0
+TRIAL_PROBE_S = 10.0
 _OLD_S = 30.0
 _PREFIX = "guard "
 
@@ -124,7 +124,7 @@ class GuardPart:
     def _probe_interval_s(self) -> float:
         """An experiment compares the durations of probes, block by block, and needs several of them in each."""
         interval = self._config.probe_interval_s
-        return min(interval, _TRIAL_PROBE_S) if self._agent.experiments.running else interval
+        return min(interval, TRIAL_PROBE_S) if self._agent.experiments.running else interval
 
     @property
     def armed(self) -> bool:

@@ -75,7 +75,7 @@ class Gates:
     throughput_margin: float = 0.05
     alpha: float = 0.05
     method: Method = "switchback"
-    block_s: float = 60.0
+    block_s: float = 30.0
     washout_s: float = 5.0
     on_inconclusive: Inconclusive = "pause"
 

@@ -6,6 +6,7 @@ So no host variable grows with what hosts say, and nothing depends on what Ansib
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -59,6 +60,13 @@ class WaveFile:
     def path(self) -> Path:
         """Of this file."""
         return wave_path(Path(self.directory), self.wave, self.attempt)
+
+    def experiment_of(self, host: str) -> dict[str, Any] | None:
+        """The experiment as ``host`` runs it: with an order of blocks of its own, or all hosts would be one draw."""
+        if self.experiment is None:
+            return None
+        drawn = hashlib.sha256(f"{self.experiment['seed']} {host}".encode()).digest()
+        return {**self.experiment, "seed": int.from_bytes(drawn[:4], "big") >> 1}
 
     def answer_path(self, host: str, step: str) -> Path:
         """Of the answer of ``host`` to ``step``: order, evidence, confirm or back."""

@@ -58,7 +58,7 @@ def add_parser(verbs: Any) -> None:
         "--probe-every",
         type=float,
         metavar="S",
-        help="seconds between an agent's self-probes (default: 30, or recorded)",
+        help="seconds between an agent's self-probes (default: as agents make them: 10 in an experiment, else 30)",
     )
     simulate.add_argument("--slices", type=int, default=1, help="control nodes that share the work (default: 1)")
     simulate.add_argument("--poll", type=float, default=2.0, help="seconds between polls of a flag (default: 2)")
@@ -101,7 +101,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     setting = Setting(
         plan=plan,
         fleet=build(plan, arguments.hosts),
-        noise=_noise(arguments),
+        noise=_noise(arguments, plan.gates.method),
         pace=pace,
         regressions=tuple(parse(text) for text in arguments.regression),
         judged=arguments.judged,
@@ -159,11 +159,12 @@ def _pace(arguments: argparse.Namespace) -> Pace:
     return fit(pace, seen)
 
 
-def _noise(arguments: argparse.Namespace) -> Noise:
-    from .noise import LEVELS, Formula, Recorded, recorded
+def _noise(arguments: argparse.Namespace, method: str) -> Noise:
+    from .noise import LEVELS, PROBE_EVERY_S, TRIAL_PROBE_EVERY_S, Formula, Recorded, recorded
 
     def probing(noise: Formula | Recorded) -> Formula | Recorded:
-        return replace(noise, probe_every_s=arguments.probe_every) if arguments.probe_every else noise
+        usual = TRIAL_PROBE_EVERY_S if method in ("switchback", "connections") else PROBE_EVERY_S
+        return replace(noise, probe_every_s=arguments.probe_every or usual)
 
     if arguments.baseline:
         return probing(recorded(series_of(arguments.baseline), arguments.baseline.name))

@@ -31,6 +31,8 @@ Ints = NDArray[np.int64]
 
 #: Between two self-probes, and how much that varies either way: ktls_agent.guards, which a test compares.
 PROBE_EVERY_S, PROBE_JITTER = 30.0, 0.2
+#: While an order's experiment runs (agent, guards/part.py).
+TRIAL_PROBE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)

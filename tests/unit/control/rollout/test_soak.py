@@ -101,7 +101,8 @@ def test_an_order_carries_the_experiment_of_the_plan(state_dir: Path, monkeypatc
 
     def spy(step: str, file: Any, name: str) -> None:
         if step == "order":
-            seen.append(file.experiment)
+            seen.append(file.experiment_of(name))
+            assert file.experiment_of(name) == file.experiment_of(name) != file.experiment_of("another")
         task(step, file, name)
 
     monkeypatch.setattr(world, "task", spy)

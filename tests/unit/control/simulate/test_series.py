@@ -105,6 +105,7 @@ def test_hosts_that_took_no_order_have_one_arm() -> None:
 
 def test_probes_come_as_the_agent_makes_them() -> None:
     assert guards_config.GuardsConfig().probe_interval_s == noise.PROBE_EVERY_S
+    assert guards_part.TRIAL_PROBE_S == noise.TRIAL_PROBE_EVERY_S
     assert noise.PROBE_JITTER == guards_part._JITTER
     one = draw()[0]
     whole = sum(sample.seconds for sample in one.samples)
