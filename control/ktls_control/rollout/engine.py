@@ -566,6 +566,7 @@ class Eyes:
         self._file = file
         self._before = {name: (file.answer(name, "order") or {}).get("status") for name in self._names()}
         self._answered = dict.fromkeys(self._names(), engine.clock())
+        self._missed = dict.fromkeys(self._names(), 0)
         self._noted = 0.0
         self.judged = False
         self.seen: dict[str, Seen] = {}
@@ -585,12 +586,14 @@ class Eyes:
             name, error = reply.host, reply.error
             seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error)
             if seen.reachable:
-                self._answered[name] = engine.clock()
+                self._answered[name], self._missed[name] = engine.clock(), 0
                 if seen.wrong:
                     sick[name] = f"{name}: {seen.wrong}"
             else:
+                # One question may be lost, and take all of that time, on a host that is only busy.
+                self._missed[name] += 1
                 silent = engine.clock() - self._answered[name]
-                if silent >= machine.UNREACHABLE_S:
+                if silent >= machine.UNREACHABLE_S and self._missed[name] > 1:
                     sick[name] = f"{name} cannot be reached for {silent:.0f} s: {error}"
             self.seen[name] = seen
         spent = engine.clock() - began

@@ -109,6 +109,12 @@ class World:
         """The engine's questions outside of Ansible."""
         for name in names:
             host = self.hosts[name]
+            if "busy" in host.faults:
+                # One question takes as long as questions may, and is lost.
+                host.faults.discard("busy")
+                self.now += 25.0
+                yield Reply(name, None, f"{name} unreachable: no answer within 20 s", "cut_off", False, self.now)
+                continue
             if "cut" in host.faults:
                 yield Reply(name, None, f"{name} unreachable: no answer", "cut_off", False, self.now)
                 continue

@@ -84,6 +84,14 @@ def test_connections_of_all_hosts_together_are_waited_for(state_dir: Path) -> No
     assert 15 < soaked(events_of(world, plan)) < 60
 
 
+def test_one_lost_question_is_no_lost_host(state_dir: Path) -> None:
+    plan = plan_of((1,), soak=Soak(60, 120, 0, 0))
+    world = world_of(state_dir, plan)
+    world.hosts["h1"].faults.add("busy")
+    assert world.playbook(plan) == "ok"
+    assert "busy" not in world.hosts["h1"].faults, "it was asked"
+
+
 def test_later_waves_are_what_a_difference_is_told_from(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge("pass")
     monkeypatch.setattr(judging, "judge", judge)
