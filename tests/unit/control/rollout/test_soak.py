@@ -85,7 +85,7 @@ def test_connections_of_all_hosts_together_are_waited_for(state_dir: Path) -> No
 
 
 def test_one_lost_question_is_no_lost_host(state_dir: Path) -> None:
-    plan = plan_of((1,), soak=Soak(60, 120, 0, 0))
+    plan = plan_of((1,), soak=Soak(60, 120, 0, 0), lease_s=600.0)
     world = world_of(state_dir, plan)
     world.hosts["h1"].faults.add("busy")
     assert world.playbook(plan) == "ok"
