@@ -132,9 +132,15 @@ def out(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def unused() -> None:
+    """Wait until no connection keeps the module: one that is closed may do so until its peer has said goodbye."""
+    until(lambda: open(f"{MODULE}/refcnt", encoding="ascii").read().strip() == "0")
+
+
 def helpers() -> dict[str, Any]:
     """What each helper answers to whom."""
     found: dict[str, Any] = {}
+    unused()
     for name, verb in (("lease", "arm"), ("lease", "disarm"), ("module", "unload"), ("module", "load"), ("nic", "off")):
         found[f"{name} {verb}"] = ask_as("ktls-agent", name, verb)
         after = out("systemctl", "is-active", "ktls-lease.timer") if name == "lease" else os.path.exists(MODULE)
@@ -216,7 +222,7 @@ def off() -> dict[str, Any]:
     took, first, new = uptime() - started, record(), is_ktls()
     slow.kill()
     slow.wait()
-    until(lambda: tls_stat("TlsCurrTxSw") == 0)
+    unused()
     subprocess.run(["ktls-off", "--unload-module", "why"], check=True, stdout=subprocess.DEVNULL)
     second = record()
     subprocess.run(["modprobe", "tls"], check=True)

@@ -8,6 +8,7 @@ from .on_host import guest, shell
 
 
 def test_helpers_work_for_the_agent_and_for_nobody_else(deployed: Deployed) -> None:
+    deployed.settle()
     found = guest(deployed, "helpers")
     # Root without any capability: systemd lets it start and stop the timer.
     assert found["lease arm"] == {"ok": True, "timer": "active"}, found
