@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 LAPSED, LEASE, MODULE = "/run/ktls/lapsed", "/var/lib/ktls/lease", "/sys/module/tls"
@@ -134,7 +135,7 @@ def out(*argv: str) -> str:
 
 def unused() -> None:
     """Wait until no connection keeps the module: one that is closed may do so until its peer has said goodbye."""
-    until(lambda: open(f"{MODULE}/refcnt", encoding="ascii").read().strip() == "0")
+    until(lambda: Path(f"{MODULE}/refcnt").read_text(encoding="ascii").strip() == "0")
 
 
 def helpers() -> dict[str, Any]:
