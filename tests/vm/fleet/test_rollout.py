@@ -64,20 +64,6 @@ def test_a_host_without_the_module_is_refused_with_the_cure(deployed: Deployed) 
     assert "tls" in deployed.lab.ssh("web3", "cat /proc/sys/net/ipv4/tcp_available_ulp").stdout
 
 
-def test_receive_where_this_kernel_can(deployed: Deployed) -> None:
-    deployed.settle()
-    with deployed.load() as clients:
-        done = deployed.ktls("rollout", "--phase", "rx", "--waves", str(WAVES), "--limit", "web3")
-        assert done.returncode == 0, done.stdout + done.stderr
-        status, witness = deployed.status()["web3"], deployed.witness()["web3"]
-        assert (status["phase"], status["order"]) == ("rx", "committed")
-        assert witness is not None
-        assert witness.tls_stat["TlsRxSw"] > 0
-        assert deployed.ktls("off", "--limit", "web3").returncode == 0
-    for name, tally in clients.tallies.items():
-        assert (tally.mismatches, tally.failures) == (0, []), name
-
-
 def test_a_rollout_under_load_and_off_agree_with_ss(deployed: Deployed) -> None:
     deployed.settle()
     with deployed.load() as clients:
@@ -207,3 +193,18 @@ def test_ansible_refuses_a_changed_host_key(deployed: Deployed) -> None:
     )  # fmt: skip
     assert done.returncode == 255
     assert "IDENTIFICATION HAS CHANGED" in done.stderr
+
+
+def test_receive_where_this_kernel_can(deployed: Deployed) -> None:
+    """Last: others look for receive counters that never moved."""
+    deployed.settle()
+    with deployed.load() as clients:
+        done = deployed.ktls("rollout", "--phase", "rx", "--waves", str(WAVES), "--limit", "web3")
+        assert done.returncode == 0, done.stdout + done.stderr
+        status, witness = deployed.status()["web3"], deployed.witness()["web3"]
+        assert (status["phase"], status["order"]) == ("rx", "committed")
+        assert witness is not None
+        assert witness.tls_stat["TlsRxSw"] > 0
+        assert deployed.ktls("off", "--limit", "web3").returncode == 0
+    for name, tally in clients.tallies.items():
+        assert (tally.mismatches, tally.failures) == (0, []), name
