@@ -216,6 +216,8 @@ def hard() -> dict[str, Any]:
 def off() -> dict[str, Any]:
     """``ktls-off --unload-module`` during a download, and after it."""
     fresh()
+    # Or the connection of that proof is taken for the download, which has not begun.
+    until(lambda: tls_stat("TlsCurrTxSw") == 0)
     slow = subprocess.Popen(curl("--limit-rate", "50k"))
     until(lambda: tls_stat("TlsCurrTxSw") > 0)
     started = uptime()
