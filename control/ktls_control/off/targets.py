@@ -108,8 +108,8 @@ class Targets:
         self._settled = self._done.is_set()
         if kept is None:
             if not wanted.hosts:
-                assert self._error is not None  # without a list, the inventory is waited for
-                raise self._error
+                # Without a list the inventory is waited for, so it has said what is wrong.
+                raise self._error or ControlError("bad_inventory", error)
             self.source = Source("names", None, error)
             hosts = [inventory.host_from_vars(name, {}) for name in wanted.hosts]
         else:
