@@ -6,6 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is for bench/ to say: on a busy machine a time limit is a test that fails for nothing.
+settings.register_profile("ktls", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ktls")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import write
 from .rollout.store import fleet_name, state_dir
 
 FILE_NAME = "inventory.json"
@@ -84,7 +84,9 @@ def save(data: Mapping[str, Any], inventory: str, group: str, *, now: float | No
         "data": kept,
     }
     with contextlib.suppress(OSError):
-        _write(place(inventory, group), json.dumps(document))
+        path = place(inventory, group)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        write(path, json.dumps(document), 0o600)
 
 
 def read(inventory: str, group: str) -> HostList | None:
@@ -149,18 +151,3 @@ def _is_dynamic(file: Path) -> bool:
     with open(file, "rb") as stream:
         head = stream.read(65536)
     return any(line.startswith((b"plugin:", b'"plugin"', b"'plugin'")) for line in head.splitlines())
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
 import uuid
 from typing import Any
 
@@ -11,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.off.runs import runs, stop
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import Request, check, digest
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import operator
 
 _ARGUMENTS = {
     "verb": {"type": "str", "required": True},
@@ -55,8 +55,8 @@ class ActionModule(ActionBase):
             if newest is None or not newest.under_way():
                 continue
             try:
-                stop(newest, f"off.yml, {getpass.getuser()}", reason)
+                stop(newest, f"off.yml, {operator()}", reason)
                 told.append(newest.name)
-            except (OSError, KeyError) as error:
-                self._display.warning(f"rollout {newest.name} could not be told to end: {error}")
+            except ControlError as error:
+                self._display.warning(f"rollout {newest.name} could not be told to end: {error.message}")
         return told

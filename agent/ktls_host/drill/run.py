@@ -7,6 +7,7 @@ resort, ``ktls-off`` typed on the host: that is the one that has to work when no
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ class Process(Protocol):
     """``ktls-off``, running."""
 
     def wait(self, timeout: float) -> int:
-        """Return its exit status. Raises what subprocess does when it has none in time."""
+        """Return its exit status. Raises subprocess.TimeoutExpired."""
 
 
 class Host(Protocol):
@@ -171,7 +172,7 @@ class _Run:
     def _ended(self, process: Process) -> None:
         try:
             code = process.wait(_OFF_S)
-        except Exception as error:
+        except subprocess.TimeoutExpired as error:
             raise DrillError("drill_off", f"ktls-off did not end within {_OFF_S:g} s") from error
         if code != 0:
             raise DrillError("drill_off", f"ktls-off ended with status {code}: see /run/ktls/revert")

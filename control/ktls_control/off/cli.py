@@ -9,7 +9,6 @@ or the rollout under way could not be written.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..rollout.control import operator
 from . import latency, words
 from .model import Latencies, OffResult
 from .outlook import History, outlook
@@ -121,10 +121,10 @@ class _Off:
             return
         self._told["run"] = newest.name
         try:
-            stop(newest, _operator(), self._asked.reason)
+            stop(newest, operator(), self._asked.reason)
             self._told["told"] = True
-        except OSError as error:
-            self._told["error"] = f"run {newest.name} could not be told to end: {error.strerror}: {error.filename}"
+        except ControlError as error:
+            self._told["error"] = f"run {newest.name} could not be told to end: {error.message}"
 
     def _publish(self, selection: Selection) -> None:
         asked = self._asked
@@ -233,14 +233,3 @@ def _process_started() -> float:
         return now
     # Older than a start can be: we were called inside of another program.
     return now - age if 0.0 <= age <= 5.0 else now
-
-
-def _operator() -> str:
-    import getpass
-    import socket
-
-    name = os.environ.get("SUDO_USER", "")
-    if not name:
-        with contextlib.suppress(OSError, KeyError):
-            name = getpass.getuser()
-    return f"{name or os.getuid()}@{socket.gethostname()}"

@@ -9,35 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..rollout import control, store
 from ..rollout.state import RunState, fold
-from ..rollout.store import fleet_name, state_dir
 
 _TAIL = 1 << 20  # bytes: more than the longest event
 
 
-@dataclass(frozen=True)
-class Run:
-    """A rollout's directory. Its journal may be long; only what is asked for is read."""
-
-    directory: Path
-
-    @property
-    def name(self) -> str:
-        """The run's name, as ``--run`` takes it."""
-        return self.directory.name
-
-    @property
-    def journal(self) -> Path:
-        """Its journal."""
-        return self.directory / "journal.jsonl"
+class Run(store.Run):
+    """A run whose journal may be long, or unreadable: only what is asked for is read, and nothing raises."""
 
     def under_way(self) -> bool:
         """Its journal has no end: it runs, or was interrupted and can be resumed."""
@@ -72,7 +56,7 @@ def runs(inventory: str, group: str) -> list[Run]:
     """Runs of the fleet, the one that wrote last first."""
     written: list[tuple[float, Run]] = []
     try:
-        for directory in (state_dir() / fleet_name(inventory, group) / "runs").iterdir():
+        for directory in (store.fleet(inventory, group).directory / "runs").iterdir():
             run = Run(directory)
             with contextlib.suppress(OSError):
                 written.append((run.journal.stat().st_mtime, run))
@@ -104,17 +88,9 @@ def wave_hosts(known: Sequence[Run], number: int, name: str | None) -> list[str]
     return waves[number]
 
 
-def stop(run: Run, by: str, why: str) -> Path:
-    """Ask the rollout to end: the file that its engine obeys, written whole. Waits for nobody.
+def stop(run: Run, by: str, why: str) -> None:
+    """Ask the rollout to end: the file that its engine obeys. Waits for nobody.
 
-    :raises OSError: when it cannot be written.
+    :raises ControlError: ``control_failed``.
     """
-    control = run.directory / "control"
-    control.mkdir(exist_ok=True)
-    path, temporary = control / "off", control / f".off.{secrets.token_hex(6)}"
-    with open(temporary, "x", encoding="utf-8") as stream:
-        stream.write(json.dumps({"by": by, "why": why, "at": time.time()}) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    return path
+    control.ask(run.control, "off", by=by, why=why)

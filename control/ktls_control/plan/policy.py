@@ -174,7 +174,7 @@ def _check_gates(gates: Gates) -> None:
         )
 
 
-def _section(data: object, keys: Mapping[str, Callable[[Any], Any]], where: str, path: str) -> dict[str, Any]:
+def _section(data: object, keys: Mapping[str, _Reader | _Keys], where: str, path: str) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise ControlError("bad_policy", f"{where}: {path.rstrip('.') or KEY}: use a mapping of keys and values")
     found = {}
@@ -191,14 +191,15 @@ def _section(data: object, keys: Mapping[str, Callable[[Any], Any]], where: str,
     return found
 
 
+#: Turns what the file says into what is meant, or raises _BadError.
+_Reader = Callable[[Any], Any]
+
+
 @dataclass(frozen=True)
 class _Keys:
-    """A section; called only through :func:`_section`."""
+    """A section, and what may stand in it."""
 
-    keys: Mapping[str, Callable[[Any], Any]]
-
-    def __call__(self, value: Any) -> Any:  # pragma: no cover - never called
-        raise NotImplementedError
+    keys: Mapping[str, _Reader | _Keys]
 
 
 def _number(low: float, high: float = math.inf, what: str = "a number") -> Callable[[Any], float]:
@@ -330,8 +331,8 @@ def _moment(value: Any) -> datetime:
 
 _SHARE = _number(0, 1, "a share")
 _SOAK = _Keys({"min_s": _seconds, "max_s": _seconds, "min_connections": _count(), "min_bytes": _count()})
-_WAVE_KEYS: Mapping[str, Callable[[Any], Any]] = {"size": _size(1), "name": _word, "approve": _flag, "soak": _SOAK}
-_KEYS: Mapping[str, Callable[[Any], Any]] = {
+_WAVE_KEYS: Mapping[str, _Reader | _Keys] = {"size": _size(1), "name": _word, "approve": _flag, "soak": _SOAK}
+_KEYS: Mapping[str, _Reader | _Keys] = {
     "waves": _list(_wave_entry, some=True),
     "canaries": _list(_word),
     "caps": _Keys(dict.fromkeys(LABELS, _cap)),

@@ -64,7 +64,7 @@ class Begun:
 
 def begin(wanted: Wanted) -> Begun:
     """:raises ControlError: the run may not start; no host was changed."""
-    known = answers.Known({name: _reach(wanted.variables(name)) for name in wanted.hosts})
+    known = answers.Known({name: _reach(name, wanted.variables(name)) for name in wanted.hosts})
     if wanted.plan is None:
         plan = _implicit(wanted, known)
         seen = plan.epoch_floor
@@ -98,13 +98,17 @@ def _writable(fleet: store.Fleet) -> None:
         ) from error
 
 
-def _reach(variables: Mapping[str, Any]) -> dict[str, Any]:
+def _reach(host: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name in answers.REACH:
         try:
             value = variables.get(name)
-        except Exception:
-            value = None
+        except Exception as error:
+            # A template that fails: another address than Ansible's must not be taken in its place.
+            why = " ".join(str(error).split())
+            raise ControlError(
+                "bad_inventory", f"{host}: {name} of the inventory cannot be worked out: {why}"
+            ) from error
         if value is not None:
             found[name] = value
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))

@@ -15,8 +15,6 @@ from pathlib import Path
 from ..errors import ControlError
 from ..files import write
 
-_OFF = "off: "
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -69,11 +67,7 @@ def look(directory: Path) -> Controls:
         for name, asked in found.items()
         if name.startswith("promote-") and name.removeprefix("promote-").isdigit()
     }
-    abort, off = found.get("abort"), found.get("off")
-    if abort and abort.why.startswith(_OFF):
-        # That is how `ktls off` asks a run under way to end.
-        off, abort = Asked(abort.by, abort.why.removeprefix(_OFF)), None
-    return Controls(abort, off, found.get("pause"), promote)
+    return Controls(found.get("abort"), found.get("off"), found.get("pause"), promote)
 
 
 def _asked(path: Path) -> Asked:

@@ -352,5 +352,5 @@ class Machine(RuleBasedStateMachine):
         assert recover(self.disk, "b", self.flag).state.epoch >= self.best_epoch
 
 
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestMachine = Machine.TestCase

@@ -237,5 +237,5 @@ class Hosts(RuleBasedStateMachine):
             assert self.agent.state.epoch >= self.best_epoch
 
 
-Hosts.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Hosts.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestHosts = Hosts.TestCase

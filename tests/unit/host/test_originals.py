@@ -209,7 +209,7 @@ def test_record_names_do_not_collide(one: str, other: str) -> None:
     assert (originals.record_path(one) == originals.record_path(other)) == (one == other)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     content=st.none() | st.binary(max_size=200),
     mode=st.sampled_from([0o600, 0o640, 0o644, 0o755, 0o4755]),

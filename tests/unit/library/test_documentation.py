@@ -51,7 +51,7 @@ def documentation(name: str) -> dict[str, Any]:
 
 def test_there_are_modules() -> None:
     assert {"ktls_module", "ktls_info", "ktls_order", "ktls_release"} < set(MODULES)
-    assert ACTIONS == ["ktls_certificate", "ktls_gate", "ktls_request", "ktls_rollout", "ktls_wave"]
+    assert ACTIONS == ["ktls_certificate", "ktls_request", "ktls_rollout", "ktls_wave"]
 
 
 @pytest.mark.parametrize("name", MODULES)

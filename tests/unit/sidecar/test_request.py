@@ -107,13 +107,13 @@ PARTS = [
 ]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.lists(st.sampled_from(PARTS), max_size=14), st.integers(0, len(PLAIN)), st.integers(0, 6))
 def test_the_two_agree_on_mutations(parts: list[bytes], at: int, cut: int) -> None:
     same(PLAIN[:at] + b"".join(parts) + PLAIN[at + cut :])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.tuples(

@@ -433,7 +433,7 @@ def test_ranges_outside(site: Site) -> None:
     assert response.headers["content-range"] == "bytes */100"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.integers(0, 120), st.integers(0, 120)).map(sorted).map(lambda pair: f"{pair[0]}-{pair[1]}"),

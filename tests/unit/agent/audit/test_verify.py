@@ -162,7 +162,7 @@ def test_tampering_is_found_and_named(trail: Path, capsys: pytest.CaptureFixture
 
 
 @given(st.data())
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_byte_can_be_changed(trail: Path, data: st.DataObject) -> None:
     path = trail / data.draw(st.sampled_from(names(trail)))
     content = path.read_bytes()

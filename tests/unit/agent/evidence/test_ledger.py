@@ -443,7 +443,7 @@ def act(world: World, action: str, pick: int) -> None:
             world.destroy(conn)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(STEP, max_size=60), st.lists(st.tuples(st.sampled_from(ACTIONS[:-1]), st.integers(0, 7)), max_size=30))
 def test_any_interleaving(steps: list[tuple[str, int]], during: list[tuple[str, int]]) -> None:
     """Connections open, grow, take keys and end at any time, in the middle of dumps too."""

@@ -73,7 +73,7 @@ class Scripted:
         return self.next
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(ANSWERS, st.booleans()), min_size=1, max_size=8))
 def test_all_that_can_happen_is_off(story: list[tuple[Any, bool]]) -> None:
     with tempfile.TemporaryDirectory() as name:

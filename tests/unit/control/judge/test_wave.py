@@ -385,7 +385,7 @@ _SERIES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(_SERIES, max_size=4),
     st.lists(_SERIES, max_size=3),

@@ -12,6 +12,7 @@ import pytest
 from ktls_control.errors import ControlError
 from ktls_control.off.outlook import History, outlook
 from ktls_control.off.runs import Run, runs, stop, wave_hosts
+from ktls_control.rollout import control
 from ktls_control.rollout.state import RunState, fold
 from ktls_control.rollout.store import fleet_name
 
@@ -134,7 +135,8 @@ def test_a_journal_that_cannot_be_read_is_no_obstacle(fleet: Path) -> None:
     assert list(History([run])) == []
     with pytest.raises(ControlError, match="its journal cannot be read"):
         wave_hosts([run], 1, None)
-    assert json.loads(stop(run, "me", "why").read_text())["by"] == "me"
+    stop(run, "me", "why")
+    assert control.look(run.control).off == control.Asked("me", "why")
 
 
 def test_no_more_journals_are_read_than_it_takes(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

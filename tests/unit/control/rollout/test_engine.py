@@ -219,7 +219,7 @@ def test_off_ends_the_run_as_off_and_its_plan_may_start_again(state_dir: Path) -
     def off(event: str) -> None:
         if event == "soak_started":
             run = world.fleet(plan).newest()
-            control.ask(run.control, "abort", by="grace@control1", why="off: incident 4711")
+            control.ask(run.control, "off", by="grace@control1", why="incident 4711")
 
     world.on_event = off
     assert "off by grace@control1: incident 4711" in world.playbook(plan)

@@ -104,7 +104,7 @@ lines = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(lines, max_size=8).map("\n".join))
 def test_all_other_settings_stay(text: str) -> None:
     try:

@@ -146,7 +146,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(lines, max_size=8).map("\n".join), st.sampled_from(["", "\n"]))
 def test_it_reads_anything_like_openssl(text: str, end: str) -> None:
     """The dump of OpenSSL has one line per value, so values with line breaks in them are left to the cases above."""
@@ -293,7 +293,7 @@ def test_a_bare_option_would_lose_the_other(tmp_path: Path) -> None:
 names = st.text("abc d.]#$\\é", min_size=1, max_size=6).filter(lambda name: name == name.strip())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(names, names, names)
 def test_odd_names_of_sections_are_quoted(init: str, ssl: str, default: str) -> None:
     first, second, third = (openssl_text.quoted(name) for name in (init, ssl, default))
@@ -308,7 +308,7 @@ def test_odd_names_of_sections_are_quoted(init: str, ssl: str, default: str) -> 
     assert after.sections[default]["ktls.Options"] == "KTLS"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(lines, max_size=6).map("\n".join))
 def test_the_block_goes_as_it_came(text: str) -> None:
     assume("ktls-fleet" not in text)
