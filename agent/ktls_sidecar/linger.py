@@ -15,6 +15,7 @@ from collections.abc import Callable
 from .openssl import TlsConnection, TlsError
 
 _POLL_S, _POLL_MAX_S = 0.002, 0.1
+_TCP_CLOSE = 7  # include/net/tcp_states.h
 _OPEN, _FINISHED, _GONE = 0, 1, 2
 """The client may send more; it has ended its side, and may still read; there is nobody any more."""
 
@@ -131,4 +132,7 @@ class Linger:
         except OSError as error:
             # With kTLS RX a record that is not data reads like this, and the client's close_notify is one.
             return _FINISHED if error.errno == errno.EIO else _GONE
-        return _FINISHED
+        # After a FIN no error is read any more, not of a reset either (SOCK_DONE in tcp_recvmsg_locked): who closed before
+        # the goodbye came answers it so, and never acknowledges it. The first byte of tcp_info is the state.
+        state = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return _GONE if state == _TCP_CLOSE else _FINISHED
