@@ -132,7 +132,7 @@ class Linger:
         except OSError as error:
             # With kTLS RX a record that is not data reads like this, and the client's close_notify is one.
             return _FINISHED if error.errno == errno.EIO else _GONE
-        # After a FIN no error is read any more, not of a reset either (SOCK_DONE in tcp_recvmsg_locked): who closed before
-        # the goodbye came answers it so, and never acknowledges it. The first byte of tcp_info is the state.
+        # After a FIN no error is read any more, not even a reset (SOCK_DONE in tcp_recvmsg_locked): so does answer
+        # who closed before the goodbye came, and never acknowledges it. The first byte of tcp_info is the state.
         state = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         return _GONE if state == _TCP_CLOSE else _FINISHED

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -71,6 +72,8 @@ def run(output: Path, count: int, console: Console) -> int:
         console.print(f"[bold]▸[/bold] {text}" if console.is_terminal else f"== {text}", highlight=False)
 
     began = time.monotonic()
+    # A demonstration is no run of the operator's fleets.
+    os.environ.setdefault("KTLS_STATE_DIR", str((output / "state").resolve()))
     step(f"boot {count} hosts")
     with_lab = _boot(count, console)
     try:
