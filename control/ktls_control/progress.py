@@ -168,7 +168,11 @@ class RolloutProgress:
             left = event.get("lease_left_s")
             host = self._of(event).hosts[name]
             host.state, host.since = "unreachable", float(event["at"])
-            host.info = "not reached; its lease takes it back" + (f" in {left:.0f} s" if left is not None else "")
+            if event.get("holds") == "yes":
+                host.info = "not reached; confirmed before: it holds until ktls off reaches it"
+            else:
+                host.info = "not reached; its lease takes it back" + (f" in {left:.0f} s" if left is not None else "")
+                host.info += ", unless its confirmation arrived" if event.get("holds") else ""
             return [f"{name} {host.info}"]
         host = self._of(event).hosts[name]
         host.state, host.since = "reverted", float(event["at"])

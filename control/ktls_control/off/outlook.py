@@ -60,10 +60,11 @@ def _by_journal(host: str, known: Iterable[tuple[str, RunState]], now: float) ->
             if there is None or there.state == "waiting":
                 continue
             where = f"wave {wave.number} of run {run}"
-            if there.state == "confirmed":
+            if there.state == "confirmed" or there.holds == "yes":
                 if state.phase == "userspace":
                     return "userspace", f"was confirmed on userspace {clock(there.since)} ({where})", None, run
-                text = f"holds {state.phase}, confirmed {clock(there.since)} ({where}): no lease ends it"
+                when = "confirmed, then not reached" if there.holds else f"confirmed {clock(there.since)}"
+                text = f"holds {state.phase}, {when} ({where}): no lease ends it"
                 return "holds", text, None, run
             if there.state == "reverted":
                 return "userspace", f"went back to userspace {clock(there.since)} ({where})", None, run
@@ -78,7 +79,7 @@ def _provisional(there: HostState, wave: str, lease_s: float, phase: str, now: f
         text = f"its lease ended by {clock(deadline)}: back on userspace by itself ({where})"
     else:
         text = f"reverts by its lease by {clock(deadline)}, in {deadline - now:.0f} s ({where})"
-    if wave in ("confirming", "promoted"):
+    if there.holds or wave in ("confirming", "promoted"):
         return "unknown", f"{text}, unless its confirmation arrived: then it holds {phase}", deadline, run
     return "reverts", text, deadline, run
 

@@ -27,7 +27,7 @@ from ..plan.model import Plan, Wave
 from . import answers, control, judging, machine
 from .answers import WaveFile
 from .journal import Journal
-from .machine import Seen, StopError
+from .machine import UNREACHED, Holds, Seen, StopError
 from .state import RunState, WaveState, apply, fold
 from .store import Run
 
@@ -276,7 +276,7 @@ class Engine:
         for name in self._planned(number).hosts:
             answer = file.answer(name, "confirm")
             if name in file.dropped:
-                new += self._reverted(number, name, answer, [], [])
+                new += self._reverted(number, name, answer, [], {})
                 continue
             keys = _without(_told(answer or none), "ordered_at_s", "boot_id")
             new.append(("host_confirmed", {"wave": number, "host": name, **keys}))
@@ -296,7 +296,7 @@ class Engine:
         if self.check:
             return f"wave {number} would not pass: {why}; nothing was changed"
         back: list[str] = []
-        lost: list[str] = []
+        lost: dict[str, Holds | None] = {}
         self.journal.free_reserve()
         with suppress(ControlError):
             if wave.attempt and wave.state not in ("waiting", "reverted", "promoted"):
@@ -310,7 +310,9 @@ class Engine:
                 self.write("wave_reverted", wave=number, why=why)
         said = f"wave {number} did not pass: {why}"
         said += f"; back on userspace TLS: {_some(back)}" if back else ""
-        said += f"; not reached, their lease takes them back: {_some(lost)}" if lost else ""
+        for holds, words in UNREACHED.items():
+            names = [name for name, found in lost.items() if found == holds]
+            said += f"; not reached, {words}: {_some(names)}" if names else ""
         try:
             self.write("run_ended", outcome=outcome, why=f"wave {number}: {why}")
         except ControlError as error:
@@ -534,7 +536,7 @@ class Engine:
         return None
 
     def _reverted(
-        self, number: int, name: str, answer: Mapping[str, Any] | None, back: list[str], lost: list[str]
+        self, number: int, name: str, answer: Mapping[str, Any] | None, back: list[str], lost: dict[str, Holds | None]
     ) -> list[tuple[str, Mapping[str, Any]]]:
         """The event of one host that was to go back; its name goes to ``back`` or ``lost``."""
         if answer and answer.get("skipped"):
@@ -542,12 +544,26 @@ class Engine:
         if answer and answer.get("ok"):
             back.append(name)
             return [("host_reverted", {"wave": number, "host": name, "ok": True})]
-        lost.append(name)
         keys: dict[str, Any] = {"error": str((answer or {}).get("error") or f"{name}: no answer to the way back")}
+        holds = lost[name] = self._holds(number, name)
+        if holds is not None:
+            keys["holds"] = holds
         left_s = self._lease_left(self.state.wave(number), name)
-        if left_s is not None:
+        if left_s is not None and holds != "yes":
             keys["lease_left_s"] = left_s
         return [("host_reverted", {"wave": number, "host": name, "ok": False, **keys})]
+
+    def _holds(self, number: int, name: str) -> Holds | None:
+        """Whether a host of the wave keeps what it was ordered, if nobody reaches it: it has no lease any more."""
+        file = self.file(number)
+        if name in file.dropped:
+            return None
+        confirm = file.answer(name, "confirm")
+        if confirm is not None:
+            return "yes" if confirm.get("ok") else "unknown"
+        since = max(e["seq"] for e in self.journal.events if e["event"] == "wave_opened" and e["wave"] == number)
+        asked = any(e["event"] == "confirming" and e["seq"] > since for e in self.journal.events)
+        return "unknown" if asked else None
 
     def _lease_left(self, wave: WaveState, name: str) -> float | None:
         seen = wave.hosts[name].seen

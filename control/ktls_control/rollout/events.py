@@ -30,8 +30,9 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "host_confirmed": ("wave", "host", "ok", "error?", "code?"),
     "wave_promoted": ("wave",),
     "wave_reverting": ("wave", "why"),
-    # lease_left_s?: what a host that could not be reached will do by itself, and when
-    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?"),
+    # A host that could not be reached, by itself: lease_left_s? says when its lease takes it back; holds? is "yes" when
+    # its confirmation arrived, so that nothing does, and "unknown" when that may be.
+    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?", "holds?"),
     "wave_reverted": ("wave", "why"),
     # to?: host of the receiver; of?: seq of the event that it was told of
     "notified": ("trigger", "ok", "error?", "to?", "of?"),

@@ -27,6 +27,16 @@ UNTOUCHED = ("facts_drifted", "stale_epoch")
 
 Outcome = Literal["completed", "failed", "aborted", "off"]
 
+#: Whether a host that cannot be reached keeps what it was ordered: its confirmation arrived, or may have.
+Holds = Literal["yes", "unknown"]
+
+#: What a host that could not be reached on the way back will do by itself: there is a lease only until it confirms.
+UNREACHED: dict[Holds | None, str] = {
+    None: "their lease takes them back",
+    "unknown": "confirmed or not, which nobody heard: their lease takes them back, or they hold until `ktls off`",
+    "yes": "confirmed before, so they hold until `ktls off` reaches them",
+}
+
 
 class StopError(Exception):
     """The wave does not go on: it goes back as one, and the run ends.

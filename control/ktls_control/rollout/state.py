@@ -18,6 +18,7 @@ class HostState:
 
     :param lost: since when it has not answered; None: it did when it was last asked.
     :param lease_until: when it reverts by itself, on the control node's clock, as it last said; None: no lease runs.
+    :param holds: it was not reached on the way back, and keeps what it was ordered: ``yes`` or ``unknown``.
     """
 
     state: str = "waiting"
@@ -26,6 +27,7 @@ class HostState:
     seen: dict[str, Any] = field(default_factory=dict)
     lost: float | None = None
     lease_until: float | None = None
+    holds: str | None = None
 
 
 @dataclass
@@ -218,9 +220,8 @@ def _host_reverted(state: RunState, event: Mapping[str, Any], at: float) -> None
     if event["ok"]:
         host.lost, host.lease_until = None, None
     else:
-        host.lost = host.lost or at
-        if event.get("lease_left_s") is not None:
-            host.lease_until = at + float(event["lease_left_s"])
+        host.lost, host.holds = host.lost or at, event.get("holds")
+        host.lease_until = at + float(event["lease_left_s"]) if event.get("lease_left_s") is not None else None
 
 
 def _run_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:

@@ -43,8 +43,14 @@ class Changes:
 
 def _why(event: Mapping[str, Any]) -> str:
     said = str(event.get("error") or "no reason given").removeprefix(f"{event['host']}: ")
-    left = event.get("lease_left_s")
-    return said if left is None else f"{said}; reverts by itself in {words.duration(float(left))}"
+    left, holds = event.get("lease_left_s"), event.get("holds")
+    if holds == "yes":
+        return f"{said}; confirmed before: it holds until ktls off reaches it"
+    if left is None:
+        return said
+    return f"{said}; reverts by itself in {words.duration(float(left))}" + (
+        ", unless its confirmation arrived" if holds else ""
+    )
 
 
 def _verdict(event: Mapping[str, Any]) -> str:

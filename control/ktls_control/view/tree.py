@@ -253,10 +253,11 @@ def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[st
     parts = [] if host.state in ("soaking", "judged") else [host.state]
     if host.lost is not None:
         parts = [f"unreachable {words.duration(now - host.lost)}"]
-        if lease is not None:
-            parts.append(
-                f"reverts by itself in {words.clock(lease)}" if lease else "its lease is over: it has reverted"
-            )
+        if host.holds == "yes":
+            parts.append("confirmed before: it holds until ktls off reaches it")
+        elif lease is not None:
+            by_itself = f"reverts by itself in {words.clock(lease)}" if lease else "its lease is over: it has reverted"
+            parts.append(by_itself + (", unless its confirmation arrived" if host.holds else ""))
     elif seen.get("share") is not None and host.state in ("soaking", "judged", "confirmed"):
         parts.append(f"kTLS {words.floor_percent(seen['share'])}")
         if seen.get("connections") is not None:

@@ -97,6 +97,7 @@ class World:
     on_event: Callable[[str], None] = lambda _name: None
     on_sleep: Callable[[], None] = lambda: None
     written: int = 0
+    variables: Callable[[str], Mapping[str, Any]] = lambda _name: {}
 
     def clock(self) -> float:
         return self.now
@@ -199,7 +200,7 @@ class World:
             "inventory",
             list(self.hosts),
             settings,
-            lambda _name: {},
+            self.variables,
             os.getpid(),
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ktls_control.off.outlook import outlook
 from ktls_control.plan.model import Freeze, Gates, Headroom, Soak
 from ktls_control.rollout import control
 
@@ -121,6 +122,46 @@ def test_half_the_wave_dead_is_over_any_small_budget(state_dir: Path) -> None:
     assert all(world.hosts[name].phase == "userspace" for name in ("h6", "h7", "h8", "h9"))
     lost = [event for event in events_of(world, plan) if event["event"] == "host_reverted" and not event["ok"]]
     assert all(0 < event["lease_left_s"] <= 60 for event in lost)
+
+
+def test_nobody_knows_whether_a_host_that_was_cut_off_when_it_was_to_confirm_holds(state_dir: Path) -> None:
+    plan = plan_of((3,))
+    world = world_of(state_dir, plan)
+
+    def spoil(event: str) -> None:
+        if event == "confirming":
+            world.hosts["h2"].order = "reverted"
+            world.hosts["h3"].faults.add("cut")
+
+    world.on_event = spoil
+    said = world.playbook(plan)
+    assert "not reached, confirmed or not" in said, said
+    ends = {e["host"]: e for e in events_of(world, plan) if e["event"] == "host_reverted"}
+    assert (ends["h1"]["ok"], ends["h2"]["ok"], ends["h3"]["holds"]) == (True, True, "unknown")
+    assert ends["h3"]["lease_left_s"] > 0
+
+
+def test_no_lease_is_promised_for_a_host_whose_confirmation_arrived(state_dir: Path) -> None:
+    plan = plan_of((2,))
+    world = world_of(state_dir, plan)
+
+    def spoil(event: str) -> None:
+        if event == "confirming":
+            world.hosts["h2"].order = "reverted"
+        elif event == "host_confirmed":
+            world.hosts["h1"].faults.add("cut")
+
+    world.on_event = spoil
+    said = world.playbook(plan)
+    assert "not reached, confirmed before, so they hold until `ktls off` reaches them: h1" in said, said
+    assert world.hosts["h1"].order == "committed"
+    lost = next(e for e in events_of(world, plan) if e["event"] == "host_reverted" and e["host"] == "h1")
+    assert (lost["ok"], lost["holds"]) == (False, "yes")
+    assert "lease_left_s" not in lost
+    host = state_of(world, plan).wave(1).hosts["h1"]
+    assert (host.state, host.holds, host.lease_until) == ("unreachable", "yes", None)
+    told = outlook("h1", [("run", state_of(world, plan))], world.now, flag=False)
+    assert (told.kind, told.text.split(" (")[0]) == ("holds", "holds tx, confirmed, then not reached")
 
 
 def test_a_host_cut_off_in_a_long_soak_fails_before_its_end(state_dir: Path) -> None:
@@ -318,6 +359,24 @@ def test_a_host_of_a_newer_rollout_fences_this_one_off(state_dir: Path) -> None:
     world.hosts["h1"].epoch, world.hosts["h1"].phase, world.hosts["h1"].order = 7, "tx", "committed"
     assert "epoch 1 is older than 7" in world.playbook(plan)
     assert (world.hosts["h1"].phase, world.hosts["h1"].order) == ("tx", "committed"), "it is none of ours"
+
+
+class Templated(dict[str, str]):
+    """Variables as Ansible hands them over: each is worked out when somebody reads it."""
+
+    def get(self, key: str, default: object = None) -> str | None:  # type: ignore[override]
+        if key == "ansible_host":
+            raise ValueError("'rack' is\nundefined")
+        return None
+
+
+def test_an_address_that_cannot_be_worked_out_is_not_replaced_by_another(state_dir: Path) -> None:
+    plan = plan_of()
+    world = world_of(state_dir, plan, variables=lambda name: Templated() if name == "h2" else {})
+    said = world.playbook(plan)
+    expected = "bad_inventory: h2: ansible_host of the inventory cannot be worked out: 'rack' is undefined"
+    assert said == expected
+    assert all(host.asked == [] for host in world.hosts.values())
 
 
 def test_a_plan_whose_hosts_are_not_all_there_is_refused(state_dir: Path) -> None:
