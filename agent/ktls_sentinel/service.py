@@ -44,6 +44,11 @@ TICK_S = 1.0
 _NOT_BEGUN = "the capture has not begun"
 
 
+def boottime_s() -> float:
+    """Seconds since boot, suspend included; nobody can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Sentinel:
     """Watches the targets of one configuration."""
 
@@ -96,25 +101,26 @@ class Sentinel:
         """Return why it is not armed, None if it is; and note since when it is."""
         with self._lock:
             window = window_s(self._config.interval_s, self._config.timeout_s)
-            why = why_not_armed([self._latch.problem, self._problem], self._states, time.time(), window)
+            why = why_not_armed([self._latch.problem, self._problem], self._states, boottime_s(), window)
             if (why is None) != (self._armed_since is not None):
                 _LOG.log(logging.INFO if why is None else logging.WARNING, "%s", "armed" if why is None else why)
-                self._armed_since = time.time() if why is None else None
+                self._armed_since = boottime_s() if why is None else None
             return why
 
     def status(self) -> JsonObject:
         """Return what ``ktls-sentinel status --json`` prints."""
         why = self.armed()
+        now, now_s = time.time(), boottime_s()
         with self._lock:
-            targets = {name: state.as_dict() for name, state in self._states.items()}
-            since = self._armed_since
+            targets = {name: state.as_dict(now, now_s) for name, state in self._states.items()}
+            since = None if self._armed_since is None else round(now - (now_s - self._armed_since), 3)
         return {
             "version": VERSION,
             "armed": why is None,
             "why": why,
             "interface": self._config.interface,
-            "since": None if since is None else round(since, 3),
-            "now": round(time.time(), 3),
+            "since": since,
+            "now": round(now, 3),
             "interval_s": self._config.interval_s,
             "dropped": self._dropped,
             "targets": targets,
@@ -207,7 +213,7 @@ class Sentinel:
                 seen = self._watch.forget(flows[0])
         with self._lock:
             before = self._states[name]
-            after = self._states[name] = took(before, time.time(), found, seen, self._config.interface)
+            after = self._states[name] = took(before, boottime_s(), found, seen, self._config.interface)
         if after.error != before.error:
             _LOG.log(logging.WARNING if after.error else logging.INFO, "%s: %s", name, after.error or "is watched")
         self.armed()

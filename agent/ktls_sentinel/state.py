@@ -17,23 +17,28 @@ from .watch import Seen
 
 @dataclass(frozen=True)
 class TargetState:
-    """One target. ``probes``: downloads that were watched whole; ``last_ok``: wall clock of the last one, in seconds.
+    """One target. ``probes``: downloads that were watched whole; ``last_ok_s``: CLOCK_BOOTTIME of the last one.
 
     ``error``: why the last download does not count. ``packets`` and ``payload_bytes``: seen of all of them.
     """
 
     probes: int = 0
     failures: int = 0
-    last_ok: float | None = None
+    last_ok_s: float | None = None
     error: str | None = None
     tls: str | None = None
     cipher: str | None = None
     packets: int = 0
     payload_bytes: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return {**asdict(self), "last_ok": None if self.last_ok is None else round(self.last_ok, 3)}
+    def as_dict(self, now: float, now_s: float) -> dict[str, Any]:
+        """Return plain JSON, with ``last_ok`` by the wall clock of now: when that is set, it moves, too.
+
+        ``now``: wall clock; ``now_s``: CLOCK_BOOTTIME of the same moment.
+        """
+        shown = asdict(self)
+        last_ok_s = shown.pop("last_ok_s")
+        return {**shown, "last_ok": None if last_ok_s is None else round(now - (now_s - last_ok_s), 3)}
 
 
 def unwatched(interface: str, stream_bytes: int, seen: Seen) -> str | None:
@@ -45,8 +50,8 @@ def unwatched(interface: str, stream_bytes: int, seen: Seen) -> str | None:
     return f"downloaded, but only {seen.covered} of {stream_bytes} bytes were seen on {interface}: frames were lost"
 
 
-def took(before: TargetState, now: float, found: Download | str, seen: Seen, interface: str) -> TargetState:
-    """Return the state after a download that ended at wall clock ``now``. ``found`` as a text says why it failed."""
+def took(before: TargetState, now_s: float, found: Download | str, seen: Seen, interface: str) -> TargetState:
+    """Return the state after a download that ended at CLOCK_BOOTTIME ``now_s``. ``found``: or why it failed."""
     state = replace(
         before, packets=before.packets + seen.packets, payload_bytes=before.payload_bytes + seen.payload_bytes
     )
@@ -56,7 +61,7 @@ def took(before: TargetState, now: float, found: Download | str, seen: Seen, int
     problem = unwatched(interface, found.stream_bytes, seen)
     if problem is not None:
         return replace(state, failures=state.failures + 1, error=problem)
-    return replace(state, probes=state.probes + 1, last_ok=now, error=None)
+    return replace(state, probes=state.probes + 1, last_ok_s=now_s, error=None)
 
 
 def window_s(interval_s: float, timeout_s: float) -> float:
@@ -65,18 +70,18 @@ def window_s(interval_s: float, timeout_s: float) -> float:
 
 
 def why_not_armed(
-    problems: list[str | None], targets: Mapping[str, TargetState], now: float, window: float
+    problems: list[str | None], targets: Mapping[str, TargetState], now_s: float, window: float
 ) -> str | None:
     """Return why the sentinel cannot tell anything now, None if it can.
 
     ``problems``: of capture and latch, None where there is none. One target that is watched is enough: of the others
-    each has its own ``last_ok``.
+    each has its own ``last_ok``. ``now_s``: CLOCK_BOOTTIME.
     """
     for problem in problems:
         if problem is not None:
             return problem
-    ok = [state.last_ok for state in targets.values() if state.last_ok is not None]
-    if ok and now - max(ok) <= window:
+    ok = [state.last_ok_s for state in targets.values() if state.last_ok_s is not None]
+    if ok and now_s - max(ok) <= window:
         return None
     errors = [f"{name}: {state.error}" for name, state in targets.items() if state.error]
     if errors:

@@ -127,6 +127,6 @@ def test_the_largest_status_fits_into_a_line_of_the_socket() -> None:
     from ktls_sentinel.watch import Leak
 
     worst = TargetState(10**9, 10**9, 1e10, "x" * 160, "TLSv1.2", "ECDHE-ECDSA-AES256-GCM-SHA384", 10**12, 10**15)
-    targets = {f"{index:03}".rjust(100, "n"): worst.as_dict() for index in range(config.MAX_TARGETS)}
+    targets = {f"{index:03}".rjust(100, "n"): worst.as_dict(1e10, 1e10) for index in range(config.MAX_TARGETS)}
     leaks = [Leak(1e10, "[" + "f" * 45 + "]:65535", "[" + "f" * 45 + "]:65535", 8191).as_dict()] * MAX_LEAKS
     encode({"ok": True, "version": "x" * 100, "why": "x" * 1000, "targets": targets, "leaks": leaks})

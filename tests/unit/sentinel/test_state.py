@@ -41,7 +41,7 @@ def test_a_download_counts_when_all_of_it_was_seen() -> None:
 def test_a_download_that_was_not_seen_does_not(found: Seen, why: str) -> None:
     before = TargetState(3, 0, 40.0)
     after = took(before, 50.0, DONE, found, "eth0")
-    assert (after.probes, after.failures, after.last_ok) == (3, 1, 40.0)
+    assert (after.probes, after.failures, after.last_ok_s) == (3, 1, 40.0)
     assert why in str(after.error)
 
 
@@ -70,6 +70,11 @@ OK, BAD = TargetState(1, 0, 100.0), TargetState(0, 1, None, "refused")
 )
 def test_armed(problems: list[str | None], targets: dict[str, TargetState], now: float, why: str | None) -> None:
     assert why_not_armed(problems, targets, now, 61.0) == why
+
+
+def test_times_follow_the_wall_clock_of_now() -> None:
+    assert OK.as_dict(5000.0, 130.0)["last_ok"] == 4970.0
+    assert BAD.as_dict(5000.0, 130.0)["last_ok"] is None
 
 
 def test_window() -> None:
@@ -106,7 +111,7 @@ def test_a_target_under_way_is_not_named_again() -> None:
 
 def test_the_page_for_people() -> None:
     base = {"interface": "eth0", "since": 0.0, "now": 110.0, "leaks": [], "armed": True, "why": None}
-    text = cli.render({**base, "targets": {"a": OK.as_dict(), "b": BAD.as_dict()}})
+    text = cli.render({**base, "targets": {"a": OK.as_dict(110.0, 110.0), "b": BAD.as_dict(110.0, 110.0)}})
     assert text.splitlines() == [
         "armed since 1970-01-01T00:00:00Z; interface eth0",
         "a: watched 1 times, last 10 s ago; 0 packets",
