@@ -58,7 +58,20 @@ enum counter { COUNTERS(AS_ENUM) COUNTER_COUNT };
 #define AS_STRING(name) #name,
 static const char counter_names[][ETH_GSTRING_LEN] = { COUNTERS(AS_STRING) };
 
-enum fate { FATE_NORMAL, FATE_CORRUPT, FATE_LEAK, FATE_DROP, FATE_REORDER };
+/* What happens to a packet; when several are due, the first of these. */
+#define FATES(X)	X(leak) X(corrupt) X(drop) X(reorder)
+
+#define AS_FATE(name) FATE_##name,
+enum fate { FATES(AS_FATE) FATE_COUNT, FATE_NORMAL = FATE_COUNT };
+
+#define AS_KNOB(name) #name "_every",
+static const char *const fate_knobs[] = { FATES(AS_KNOB) };
+
+/* Every Nth packet to encrypt, counted from when the knob was turned; 0: never. */
+struct knob {
+	u32 every;
+	atomic_t passed;
+};
 
 struct tlssim {
 	struct net_device *dev;
@@ -69,17 +82,13 @@ struct tlssim {
 	/* Knobs: debugfs writes them at any time. */
 	u32 capacity;
 	u32 refuse_errno;
-	u32 corrupt_every;
-	u32 leak_every;
-	u32 drop_every;
-	u32 reorder_every;
+	struct knob fates[FATE_COUNT];
 
 	/* Sessions on the device now, by direction (enum tls_offload_ctx_dir). */
 	atomic_t sessions[2];
 
-	/* Below: the lock of the only transmit queue. */
-	u64 offered;		/* packets that were to be encrypted */
-	struct sk_buff *held;	/* one that a later packet shall overtake */
+	/* One that a later packet shall overtake; the lock of the only transmit queue is its lock. */
+	struct sk_buff *held;
 	struct delayed_work release;
 };
 
@@ -102,25 +111,18 @@ static void forget_offload(struct sk_buff *skb)
 
 /* Transmit */
 
-static bool due(u64 number, u32 every)
-{
-	return every && number % every == 0;
-}
-
-/* Every Nth packet; when several knobs meet, the first of these. */
 static enum fate next_fate(struct tlssim *sim)
 {
-	u64 number = ++sim->offered;
+	enum fate fate = FATE_NORMAL;
+	int i;
 
-	if (due(number, READ_ONCE(sim->leak_every)))
-		return FATE_LEAK;
-	if (due(number, READ_ONCE(sim->corrupt_every)))
-		return FATE_CORRUPT;
-	if (due(number, READ_ONCE(sim->drop_every)))
-		return FATE_DROP;
-	if (due(number, READ_ONCE(sim->reorder_every)))
-		return FATE_REORDER;
-	return FATE_NORMAL;
+	for (i = FATE_COUNT - 1; i >= 0; i--) {
+		u32 every = READ_ONCE(sim->fates[i].every);
+
+		if (every && (u32)atomic_inc_return(&sim->fates[i].passed) % every == 0)
+			fate = i;
+	}
+	return fate;
 }
 
 /* Whether the core left the encryption of this packet to us. */
@@ -156,7 +158,7 @@ static struct sk_buff *encrypt(struct tlssim *sim, struct sk_buff *skb, enum fat
 		count(sim, C_tx_tls_ooo, 1);
 	session->next_seq = seq + payload;
 
-	if (fate == FATE_LEAK) {
+	if (fate == FATE_leak) {
 		/* As a broken card does it: nothing in the counters of the driver tells. */
 		count_encrypted(sim, skb, payload);
 		count(sim, C_sim_leaked, 1);
@@ -176,11 +178,11 @@ static struct sk_buff *encrypt(struct tlssim *sim, struct sk_buff *skb, enum fat
 		return skb;
 	}
 	count_encrypted(sim, encrypted, payload);
-	if (fate == FATE_CORRUPT) {
+	if (fate == FATE_corrupt) {
 		/* tls_encrypt_skb() made a copy, in one piece: neither the socket nor a file shares it. */
 		encrypted->data[encrypted->len - 1] ^= 0x80;
 		count(sim, C_sim_corrupted, 1);
-	} else if (fate == FATE_DROP) {
+	} else if (fate == FATE_drop) {
 		count(sim, C_sim_dropped, 1);
 		DEV_STATS_INC(sim->dev, tx_dropped);
 		kfree_skb(encrypted);
@@ -236,7 +238,7 @@ static netdev_tx_t tlssim_xmit(struct sk_buff *skb, struct net_device *dev)
 
 	if (ours)
 		fate = next_fate(sim);
-	if (fate == FATE_REORDER && !sim->held) {
+	if (fate == FATE_reorder && !sim->held) {
 		/* Held as plaintext, so that encryption too meets the records in the wrong order. */
 		count(sim, C_sim_reordered, 1);
 		sim->held = skb;
@@ -455,8 +457,31 @@ static int tlssim_iflink(const struct net_device *dev)
 	return sim->lower->ifindex;
 }
 
+static int knob_get(void *data, u64 *value)
+{
+	struct knob *knob = data;
+
+	*value = READ_ONCE(knob->every);
+	return 0;
+}
+
+static int knob_set(void *data, u64 value)
+{
+	struct knob *knob = data;
+
+	if (value > U32_MAX)
+		return -EINVAL;
+	atomic_set(&knob->passed, 0);
+	WRITE_ONCE(knob->every, value);
+	return 0;
+}
+
+DEFINE_DEBUGFS_ATTRIBUTE(knob_file, knob_get, knob_set, "%llu\n");
+
 static void add_knobs(struct tlssim *sim)
 {
+	int i;
+
 	sim->knobs = debugfs_create_dir(sim->dev->name, debugfs_root);
 	if (IS_ERR(sim->knobs)) {
 		netdev_warn(sim->dev, "no knobs: debugfs has no room for this name\n");
@@ -465,10 +490,8 @@ static void add_knobs(struct tlssim *sim)
 	}
 	debugfs_create_u32("capacity", 0600, sim->knobs, &sim->capacity);
 	debugfs_create_u32("refuse_errno", 0600, sim->knobs, &sim->refuse_errno);
-	debugfs_create_u32("corrupt_every", 0600, sim->knobs, &sim->corrupt_every);
-	debugfs_create_u32("leak_every", 0600, sim->knobs, &sim->leak_every);
-	debugfs_create_u32("drop_every", 0600, sim->knobs, &sim->drop_every);
-	debugfs_create_u32("reorder_every", 0600, sim->knobs, &sim->reorder_every);
+	for (i = 0; i < FATE_COUNT; i++)
+		debugfs_create_file_unsafe(fate_knobs[i], 0600, sim->knobs, &sim->fates[i], &knob_file);
 }
 
 static int tlssim_init(struct net_device *dev)
