@@ -65,9 +65,9 @@ class Wire:
         self.listening(port)
         return process
 
-    def listening(self, port: int) -> None:
+    def listening(self, port: int, namespace: str | None = None) -> None:
         for _ in range(200):
-            if f":{port} " in self.run(self.a, "ss", "-Htln").stdout + " ":
+            if f":{port} " in self.run(namespace or self.a, "ss", "-Htln").stdout + " ":
                 return
             time.sleep(0.05)
         raise AssertionError(f"nobody listens on port {port}")
