@@ -114,9 +114,7 @@ class Capture:
         Returns how many there were. What ``frame`` is given is gone when it returns. Raises :class:`KtlsError`:
         no_capture, when the interface went away or down.
         """
-        count = 0
-        while self._ready():
-            count += self._block(frame)
+        count = self._take(frame)
         if count:
             return count
         for _, events in self._poll.poll(timeout_s * 1000):
@@ -125,9 +123,7 @@ class Capture:
                 problem = interface_problem(self.interface)
                 if problem is not None or error:
                     raise KtlsError("no_capture", problem or f"interface {self.interface} went away for a moment")
-        while self._ready():
-            count += self._block(frame)
-        return count
+        return self._take(frame)
 
     def check(self) -> None:
         """Raise :class:`KtlsError` if the interface is gone, another one of that name, or down."""
@@ -143,6 +139,15 @@ class Capture:
         self._view.release()
         self._ring.close()
         self._sock.close()
+
+    def _take(self, frame: Frame) -> int:
+        """Look at what is there, once round the ring at most: under load, too, the caller has other things to do."""
+        count = 0
+        for _ in range(BLOCKS):
+            if not self._ready():
+                break
+            count += self._block(frame)
+        return count
 
     def _ready(self) -> bool:
         status: int = _STATUS.unpack_from(self._ring, self._next * BLOCK_BYTES + _BLOCK_AT)[0]
