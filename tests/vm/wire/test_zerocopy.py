@@ -23,7 +23,7 @@ def told(pair: Pair) -> dict[str, Any]:
     """The story of ``guest/zerocopy.py``, told once."""
     for place in (RIG_GUEST, GUEST):
         pair.put(pair.server, place, f"{PLACE}/stories/{place.relative_to(ROOT)}")
-    command = ["env", f"PYTHONPATH={PLACE}/stories", "python3", "-m", "tests.vm.hw.guest.zerocopy"]
+    command = ["env", f"PYTHONPATH={PLACE}/stories", "python3", "-m", "tests.vm.wire.guest.zerocopy"]
     found: dict[str, Any] = json.loads(pair.run(pair.server, command, timeout_s=120).stdout)
     assert found["complaints"] == []
     return found

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file that changes while a card with TLS offload sends it, on one host's own wire (``tests/vm/rig/guest/wire.py``).
 
-``python3 -m tests.vm.hw.guest.zerocopy`` prints JSON: what the receiver said with zero-copy and without it, for content
-that changes, and for content that cannot. Standard library only.
+``python3 -m tests.vm.wire.guest.zerocopy`` prints JSON: what the receiver said with zero-copy and without it, for
+content that changes, and for content that cannot. Standard library only.
 """
 
 from __future__ import annotations
