@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ktls_host import unixsock
 from ktls_host.jsonsock import Peer, RequestError
 from ktls_sentinel import service
 from ktls_sentinel.config import SentinelConfig, Target
@@ -29,6 +30,16 @@ def test_only_root_or_itself_may_clear(tmp_path: Path) -> None:
     assert len(watching.status()["leaks"]) == 1
     assert watching.clear(Peer(1, os.geteuid(), 1)) == {"cleared": 1}
     assert watching.status()["leaks"] == []
+
+
+def test_its_socket_needs_no_chown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's filter of system calls has none (SystemCallFilter=~@privileged)."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+    unixsock.listening_place(str(tmp_path / "s"), 0o660, None).close()
 
 
 def test_a_part_that_died_or_hangs_ends_the_service(tmp_path: Path) -> None:

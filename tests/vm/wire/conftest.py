@@ -19,7 +19,7 @@ def pair(
     lab_images: Callable[[str], Path], start_lab: StartLab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
     """Return the hosts: a played card on each, the sidecar on the first one."""
-    for image in IMAGES:
+    for image in set(IMAGES):
         lab_images(image)
     scratch = tmp_path_factory.mktemp("hw")
     hosts = Pair(start_lab("hw", hosts=len(IMAGES), image=IMAGES, rig=True), Authority(scratch))

@@ -23,16 +23,15 @@ RIG_GUEST = ROOT / "tests/vm/rig/guest"
 PLACE = "/root/hw"
 PORT = 8443
 CARD = "sim0"
-# The server's kernel and OpenSSL decide what is offloaded; the peer is the oldest Python.
-IMAGES = ("debian13", "debian12")
+IMAGES = ("debian13", "debian13")
 
 SETUP = f"""set -e
 modprobe tls
 mkdir -p {PLACE} /srv/ktls
 cat > {PLACE}/sidecar.json <<'X'
 {{"certificate": "{PLACE}/server.pem", "key": "{PLACE}/server.key", "root": "/srv/ktls", "workers": 1,
-  "listen": [{{"host": "0.0.0.0", "port": {PORT}}}], "control_group": null, "off_flags": [], "zerocopy": true,
-  "control_socket": "{PLACE}/control.sock", "http_socket": null, "access_log": false}}
+  "listen": [{{"host": "0.0.0.0", "port": {PORT}}}], "control_group": null, "off_flags": ["{PLACE}/off"],
+  "zerocopy": true, "control_socket": "{PLACE}/control.sock", "http_socket": null, "access_log": false}}
 X
 cat > {PLACE}/mode.py <<'X'
 import sys, time
@@ -84,7 +83,11 @@ class Pair(Levers):
         self.put(self.server, pair.certificate, f"{PLACE}/server.pem")
         self.put(self.server, pair.key, f"{PLACE}/server.key")
         self.put(self.peer, self.authority.path, f"{PLACE}/ca.pem")
-        assert self.run(self.server, SETUP, timeout_s=120).stdout.strip() == "tx"
+        assert self.run(self.server, SETUP, timeout_s=120).stdout.strip() == "tx", self.log("hw-sidecar")
+
+    def log(self, unit: str) -> str:
+        """What a unit of the server said."""
+        return self.run(self.server, ["journalctl", "-u", unit, "--no-pager", "-o", "cat"]).stdout
 
     def card(self) -> dict[str, int]:
         """Counters of the server's card."""
