@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_content_that_stays_survives_retransmission_uncopied(told: dict[str, Any
     still = told["still"]
     assert still["conf"]["tx"] == "hw" and still["zc"], still
     assert still["right"] and still["error"] is None, still
-    assert still["dropped"] >= 3 and still["ooo"] >= 3, "parts of it were sent again"
+    assert still["dropped"] >= 1 and still["ooo"] >= 1, "parts of it were sent again"
 
 
 def test_content_that_changes_breaks_the_receiver_when_it_is_not_copied(told: dict[str, Any]) -> None:
@@ -41,20 +41,20 @@ def test_content_that_changes_breaks_the_receiver_when_it_is_not_copied(told: di
     assert last["conf"]["tx"] == "hw" and last["zc"], last
     assert last["writer"]["rounds"] > 0 and last["writer"]["errors"] == []
     assert last["dropped"] >= 1, last
-    assert "BAD_RECORD_MAC" in last["error"].upper().replace(" ", "_"), last
+    assert last["error"] and "BAD_RECORD_MAC" in last["alert"].upper().replace(" ", "_"), last
 
 
 def test_content_that_changes_is_only_mixed_when_it_is_copied(told: dict[str, Any]) -> None:
-    for copied in told["copied"]:
-        assert copied["conf"]["tx"] == "hw" and not copied["zc"], copied
-        assert copied["writer"]["rounds"] > 0
-        assert copied["error"] is None and copied["dropped"] >= 3, copied
+    copied = told["copied"]
+    assert copied["conf"]["tx"] == "hw" and not copied["zc"], copied
+    assert copied["writer"]["rounds"] > 0 and copied["writer"]["errors"] == []
+    assert copied["error"] is None and copied["dropped"] >= 1, copied
 
 
 def test_sealed_content_cannot_change(told: dict[str, Any]) -> None:
     sealed = told["sealed"]
     assert "(sealed: " in told["seal"], told["seal"]
-    assert sealed["zc"] and sealed["dropped"] >= 3, sealed
+    assert sealed["zc"] and sealed["dropped"] >= 1, sealed
     assert sealed["writer"]["rounds"] == 0 and sealed["writer"]["errors"] in (["EPERM"], ["EACCES"]), sealed
     assert sealed["right"] and sealed["error"] is None, sealed
 
@@ -78,9 +78,11 @@ def test_the_sidecar_leaves_the_copy_out_for_sealed_files_only(pair: Pair, tmp_p
         finally:
             pair.run(pair.server, ["systemctl", "stop", "hw-writer"], check=False)
     assert "txconf: hw" in seen and "zc_ro_tx" not in seen, seen
-    assert opened["status"] == 0 and opened["size"] == SIZE, opened
+    # What it was sent was authentic, and then the sidecar saw that the file is another, and sent no more of it.
+    assert "unexpected eof" in opened["said"] and "mac" not in opened["said"], opened
+    assert "file_changed" in pair.log("hw-sidecar")
     assert "txconf: hw" in seen_sealed and "zc_ro_tx" in seen_sealed, seen_sealed
-    assert sealed["status"] == 0 and sealed["sha256"] == hashlib.sha256(content).hexdigest(), sealed
+    assert sealed["said"] == "" and sealed["sha256"] == hashlib.sha256(content).hexdigest(), sealed
     refused = pair.run(pair.server, "echo x >> /srv/ktls/sealed.bin", check=False)
     assert refused.returncode != 0 and "not permitted" in refused.stderr.lower(), refused
 
@@ -88,21 +90,15 @@ def test_the_sidecar_leaves_the_copy_out_for_sealed_files_only(pair: Pair, tmp_p
 def download(pair: Pair, name: str) -> tuple[dict[str, Any], str]:
     """Download with curl from the peer, slowly enough for ss on the server; what came, and what ss said."""
     fqdn = pair.lab.host(pair.server).fqdn
-    limit = (
-        f"--tls-max 1.2 --ciphers ECDHE-ECDSA-AES128-GCM-SHA256 --limit-rate 1M --max-time 40 --cacert {PLACE}/ca.pem"
-    )
-    where = f"--connect-to {fqdn}:{PORT}:{pair.address}:{PORT} https://{fqdn}:{PORT}/{name}"
-    unit = f"hw-curl-{os.getpid()}-{name.split('.')[0]}"
-    script = f"curl -sS {limit} -o {PLACE}/{name} {where}; echo $? > {PLACE}/{name}.status"
-    pair.run(pair.peer, ["systemd-run", "--quiet", "--unit", unit, "sh", "-c", script])
-    seen, deadline = "", time.monotonic() + 45
-    while time.monotonic() < deadline:
-        found = pair.run(pair.server, f"ss -tieOnH state established sport = :{PORT}").stdout
-        peers = [line for line in found.splitlines() if pair.lab.host(pair.peer).address in line and "txconf" in line]
-        seen = "\n".join(peers) or seen
-        state = pair.run(pair.peer, f"cat {PLACE}/{name}.status 2>/dev/null || true").stdout.strip()
-        if state:
-            break
-        time.sleep(0.3)
-    digest = pair.run(pair.peer, f"sha256sum {PLACE}/{name}; stat -c %s {PLACE}/{name}", check=False).stdout.split()
-    return {"status": int(state or 99), "sha256": digest[0], "size": int(digest[-1])}, seen
+    argv = ["curl", "-sS", "--tls-max", "1.2", "--limit-rate", "1M", "--max-time", "40", "--cacert", f"{PLACE}/ca.pem"]
+    argv += ["-o", f"{PLACE}/{name}", "--connect-to", f"{fqdn}:{PORT}:{pair.address}:{PORT}"]
+    peer = pair.lab.host(pair.peer).address
+    seen = ""
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(pair.run, pair.peer, [*argv, f"https://{fqdn}:{PORT}/{name}"], check=False)
+        while not done.done():
+            found = pair.run(pair.server, f"ss -tieOnH state established sport = :{PORT}").stdout
+            seen = "\n".join(line for line in found.splitlines() if peer in line and "txconf" in line) or seen
+            time.sleep(0.2)
+    digest = pair.run(pair.peer, ["sha256sum", f"{PLACE}/{name}"]).stdout.split()[0]
+    return {"said": done.result().stderr.strip().lower(), "sha256": digest}, seen
