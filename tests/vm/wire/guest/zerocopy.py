@@ -7,19 +7,30 @@ content that changes, and for content that cannot. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import select
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.vm.rig.guest.wire import NO_FAULTS, Connection, Wire, connection, kernel_complaints, knobs, moved, statistics
+from tests.vm.rig.guest.wire import (
+    NO_FAULTS,
+    TIMEOUT_S,
+    Connection,
+    Wire,
+    connection,
+    kernel_complaints,
+    knobs,
+    moved,
+    statistics,
+)
 
 PLACE = Path("/root/hw")
 SIZE = 1 << 20
@@ -97,7 +108,11 @@ def transfer(wire: Wire, path: Path, zerocopy: bool, write: bool) -> dict[str, A
             try:
                 with open(path, "rb") as file:
                     while at < SIZE:
-                        at += os.sendfile(sock.fileno(), file.fileno(), at, SIZE - at)
+                        # A socket with a time limit does not block; for sendfile(2) that is ours to see to.
+                        if not select.select([], [sock], [], TIMEOUT_S)[1]:
+                            raise TimeoutError(errno.ETIMEDOUT, "the receiver takes nothing")
+                        with contextlib.suppress(BlockingIOError):
+                            at += os.sendfile(sock.fileno(), file.fileno(), at, SIZE - at)
             except OSError as error:
                 told["sender"] = errno.errorcode.get(error.errno or 0, str(error))
             reader.join()
@@ -119,7 +134,7 @@ def alert(wired: Connection) -> str:
     return ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def sealed(path: Path) -> Iterator[str]:
     """``path`` as ktls-publish seals it; gives the seal."""
     said = subprocess.run(
@@ -129,9 +144,8 @@ def sealed(path: Path) -> Iterator[str]:
     try:
         yield said.stdout.strip()
     finally:
-        subprocess.run(
-            ["python3", "-IS", f"{PLACE}/ktls.pyz", "publish", "--remove", f"{path}.sealed"], check=True, timeout=60
-        )
+        argv = ["python3", "-IS", f"{PLACE}/ktls.pyz", "publish", "--remove", f"{path}.sealed"]
+        subprocess.run(argv, capture_output=True, check=True, timeout=60)
 
 
 def main() -> dict[str, Any]:
