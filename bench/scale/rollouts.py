@@ -8,6 +8,8 @@ import hashlib
 import http.server
 import json
 import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +55,7 @@ def sizes(hosts: int, waves: int) -> list[int]:
 def rollout(job: Job, scratch: Path) -> Cost:
     """``playbooks/rollout.yml`` with a plan; every host has the phase and keeps it afterwards."""
     with _fleet(job, scratch) as (hosts, inventory):
+        _release(scratch / "ktls-agent")
         path = scratch / "plan.yml"
         plan_file.save(_plan(job, hosts, inventory), path)
         cost = _ansible(job, scratch, "rollout", inventory, str(ROOT / "playbooks/rollout.yml"), path)
@@ -116,6 +119,7 @@ def _fleet(job: Job, scratch: Path) -> Iterator[tuple[Hosts, Path]]:
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_user": "root",
             "ansible_become": False,
+            "ktls_agent_command": str(scratch / "ktls-agent"),
         }
         yield hosts, hosts.inventory(scratch / "inventory.json", hosts.names, common)
 
@@ -143,6 +147,16 @@ def _kept(hosts: Hosts) -> None:
             raise BenchError(
                 f"{name} is on {status['phase']}, its order {status['order']}: the run did not do its work"
             )
+
+
+def _release(path: Path) -> None:
+    """The agent's command line as a host has it: the release. Raises BenchError: it cannot be built."""
+    argv = [sys.executable, str(ROOT / "agent/build.py"), "--output", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"the release cannot be built: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
 
 
 def _agent(hosts: Hosts, name: str) -> None:
