@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 #: The agent's command line on a host.
@@ -75,6 +75,9 @@ class HostAction(ActionBase):
                 "error_code": "cut_off",
                 "msg": f"{host} cannot be reached: {why}",
             }
+        except AnsibleError as error:
+            # No way to become root, say. An answer like any other, or nobody would hear of it but the log.
+            answer = _failed("failed", " ".join(str(error).split()))
         if answer.get("failed") and answer.get("msg"):
             answer["msg"] = f"{host}: {answer['msg']}"
         return answer
