@@ -23,6 +23,7 @@ from ktls_control.rollout import store
 from ktls_host import drift
 from ktls_host.jsonsock import call
 
+from . import sshd
 from .cost import Cost, run
 from .hosts import GROUP, ROOT, Hosts, environment, serve
 
@@ -35,6 +36,7 @@ class Job:
     """One measurement: a way, and how many hosts in how many waves.
 
     :param soak_s: seconds that each wave waits, the same for the rollout and the naive playbook.
+    :param sshd: path of an sshd, to reach the hosts over SSH; "": ``connection: local``.
     """
 
     hosts: int
@@ -42,6 +44,7 @@ class Job:
     forks: int
     soak_s: float
     timeout_s: float
+    sshd: str = ""
 
 
 def sizes(hosts: int, waves: int) -> list[int]:
@@ -113,15 +116,22 @@ WAYS = {"rollout": rollout, "naive": naive, "pings": pings}
 
 @contextlib.contextmanager
 def _fleet(job: Job, scratch: Path) -> Iterator[tuple[Hosts, Path]]:
+    """Fake agents, and an inventory of them. With an sshd, what runs on a host is none of Ansible's descendants."""
+    common = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_user": "root", "ansible_become": False}
+    common["ktls_agent_command"] = str(scratch / "ktls-agent")
+    inventory = scratch / "inventory.json"
     with serve(scratch / "hosts", job.hosts) as hosts:
-        common = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_user": "root",
-            "ansible_become": False,
-            "ktls_agent_command": str(scratch / "ktls-agent"),
-        }
-        yield hosts, hosts.inventory(scratch / "inventory.json", hosts.names, common)
+        if not job.sshd:
+            yield hosts, hosts.inventory(inventory, {**common, "ansible_connection": "local"})
+            return
+        with sshd.serve(hosts, scratch, job.sshd) as server:
+            reach = {
+                "ansible_port": sshd.PORT,
+                "ansible_ssh_common_args": f"-F {server.config}",
+                "ansible_ssh_private_key_file": str(server.key),
+                "ansible_control_path_dir": str(scratch / "cp"),
+            }
+            yield hosts, hosts.inventory(inventory, {**common, **reach}, addresses=True)
 
 
 def _given(scratch: Path, variables: dict[str, Any]) -> Path:
