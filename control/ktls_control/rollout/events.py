@@ -18,7 +18,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "soak_started": ("wave", "min_s", "max_s"),
     # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, error?}}
     # failed?: {name: why}: hosts that count as failed from now on
-    "observed": ("wave", "hosts", "e_value?", "failed?"),
+    # interim?: what the judge said so far, as in verdict, without its hosts
+    "observed": ("wave", "hosts", "interim?", "failed?"),
     # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why
     "verdict": ("wave", "outcome", "verdict", "recheck"),
     # on: approval, paused, inconclusive, freeze; until? seconds since the epoch

@@ -35,6 +35,7 @@ class WaveState:
     """One wave; ``waiting`` says what it waits for (``approval``, ``paused``, ``inconclusive``, ``freeze``).
 
     :param held_from: what it did before it waited, and does again when it has.
+    :param interim: what the judge said last while the wave soaks; None before, and when there is a verdict.
     """
 
     number: int
@@ -50,6 +51,7 @@ class WaveState:
     soak: tuple[float, float] = (0.0, 0.0)
     lease_s: float = 0.0
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    interim: dict[str, Any] | None = None
 
 
 @dataclass
@@ -141,7 +143,7 @@ def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 def _soak_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave = state.wave(event["wave"])
-    wave.state, wave.since, wave.soak_started = "soaking", at, at
+    wave.state, wave.since, wave.soak_started, wave.interim = "soaking", at, at, None
     wave.soak = (event["min_s"], event["max_s"])
 
 
@@ -157,6 +159,8 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
             host.lease_until = at + float(seen["lease_left_s"])
         if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])
+    if event.get("interim"):
+        wave.interim = {**event["interim"], "at": at}
     for name, why in event.get("failed", {}).items():
         host = wave.hosts[name]
         host.state, host.since, host.info = "failed", at, str(why)
@@ -166,7 +170,7 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
 def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave = state.wave(event["wave"])
     wave.verdicts.append({**event["verdict"], "at": at, "recheck": event["recheck"]})
-    wave.state, wave.since = "judged", at
+    wave.state, wave.since, wave.interim = "judged", at, None
     for name, host in wave.hosts.items():
         why = event["verdict"].get("hosts", {}).get(name)
         if host.state in ("soaking", "judged"):
