@@ -227,6 +227,7 @@ def build(config: AgentConfig) -> Daemon:
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
+        tls12_consent=config.tls12_consent,
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()

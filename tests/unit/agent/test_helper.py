@@ -120,7 +120,7 @@ def test_verbs_are_fixed_and_the_agent_is_the_only_other_peer() -> None:
     assert {name: set(serve.verbs_of(name)) for name in serve.NAMES} == {
         "lease": {"arm", "disarm"},
         "module": {"load", "unload"},
-        "nic": {"off", "restore", "status"},
+        "nic": {"off", "on", "back", "restore", "status"},
     }
     assert 0 in serve.allowed_uids()
     assert len(serve.allowed_uids()) <= 2
