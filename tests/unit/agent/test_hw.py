@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from ktls_host.errors import KtlsError
 from .conftest import Host, drained, order
 
 
-def play(tmp_path: Path, scenario: Callable[[Host], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(Host(tmp_path)), 20))  # type: ignore[arg-type]
+def play(tmp_path: Path, scenario: Callable[[Host], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(Host(tmp_path)), 20))
 
 
 async def started(host: Host, consent: bool = False) -> Agent:
