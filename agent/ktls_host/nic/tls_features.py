@@ -79,10 +79,10 @@ def cards() -> tuple[TlsCard, ...]:
                 if not _has(blocks, list(numbers.values())):
                     continue
                 on = {direction: _is_on(blocks, number) for direction, number in numbers.items()}
-                driver = _driver(sock, name)
+                driver = driver_of(name) or ""
                 found.append(TlsCard(name, driver, on.get("tx", False), on.get("rx", False), _is_up(sock, name)))
             except OSError as error:
-                if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
+                if error.errno != errno.ENODEV:
                     raise
     return tuple(sorted(found, key=lambda card: card.name))
 
