@@ -13,10 +13,13 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 ROOT, AGENT, SIDECAR = "/srv/ktls", "/etc/ktls/agent.json", "/etc/ktls/sidecar.json"
 CARD = "sim0"
+SIZE = 16 << 20
+CARELESS, TLS = 9443, "/etc/ktls/tls"
 
 
 def run(*argv: str) -> str:
@@ -37,6 +40,8 @@ def change(path: str, **keys: Any) -> None:
 def prepare(size: str) -> dict[str, Any]:
     """Make the file to serve, give consent, and have the evidence come quickly."""
     data = random.Random(7).randbytes(int(size))
+    if os.path.exists(f"{ROOT}/sealed"):
+        run("chattr", "-i", f"{ROOT}/sealed")
     for name in ("object", "sealed"):
         with open(f"{ROOT}/{name}", "wb") as file:
             file.write(data)
@@ -56,7 +61,7 @@ def get(name: str, address: str, port: str, path: str = "/object", seconds: str 
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     raw.settimeout(60)
     raw.connect((address, int(port)))
-    sha, got, started = hashlib.sha256(), 0, time.monotonic()
+    sha, got, started, error = hashlib.sha256(), 0, time.monotonic(), ""
     with context.wrap_socket(raw, server_hostname=name) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
         data = b""
@@ -64,19 +69,18 @@ def get(name: str, address: str, port: str, path: str = "/object", seconds: str 
             data += sock.recv(65536)
         head, _, body = data.partition(b"\r\n\r\n")
         match = re.search(rb"(?i)content-length: (\d+)", head)
-        assert head.startswith(b"HTTP/1.1 200") and match, head
-        length = int(match[1])
-        while True:
-            sha.update(body)
-            got += len(body)
-            late = started + float(seconds) * got / length - time.monotonic()
-            if late > 0:
-                time.sleep(min(late, 1.0))
-            if got >= length:
-                break
-            body = sock.recv(65536)
-            if not body:
-                break
+        assert b" 200 " in head[:16], head
+        length = int(match[1]) if match else SIZE
+        try:
+            while got < length and body:
+                sha.update(body)
+                got += len(body)
+                late = started + float(seconds) * got / length - time.monotonic()
+                if late > 0:
+                    time.sleep(min(late, 1.0))
+                body = sock.recv(65536) if got < length else b""
+        except (ssl.SSLError, OSError) as failure:
+            error = str(getattr(failure, "reason", None) or failure)
         cipher = sock.cipher()
         took = time.monotonic() - started
         return {
@@ -84,6 +88,8 @@ def get(name: str, address: str, port: str, path: str = "/object", seconds: str 
             "cipher": cipher and cipher[0],
             "sha256": sha.hexdigest(),
             "whole": got == length,
+            "got": got,
+            "error": error,
             "seconds": round(took, 1),
         }
 
@@ -123,6 +129,47 @@ def off_without_agent() -> dict[str, Any]:
     run("sh", "-c", "systemctl mask --runtime --now ktls-agent; ktls-off somebody typed it")
     with open("/run/ktls/revert", encoding="utf-8") as file:
         return {"record": file.read().splitlines()}
+
+
+def rewrite(path: str, stop: Callable[[], bool]) -> int:
+    """Write other bytes over a file again and again, in place; return how often."""
+    times = 0
+    with open(path, "r+b", buffering=0) as file:
+        while not stop():
+            times += 1
+            file.seek(0)
+            for _ in range(16):
+                file.write(bytes([times % 256]) * (SIZE // 16))
+    return times
+
+
+def careless() -> dict[str, Any]:
+    """A server that sends pages uncopied of a file that somebody writes to: once, until the client has gone."""
+    place = os.path.dirname(__file__)
+    with open(f"{place}/careless", "wb") as file:
+        file.write(bytes(SIZE))
+    server = subprocess.Popen(
+        ["openssl", "s_server", "-accept", str(CARELESS), "-cert", f"{TLS}/cert.pem", "-key", f"{TLS}/key.pem", "-tls1_2",
+          "-cipher", "ECDHE+AESGCM", "-ktls", "-sendfile", "-zerocopy_sendfile", "-WWW", "-naccept", "1"],
+        cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    times = rewrite(f"{place}/careless", lambda: server.poll() is not None or time.monotonic() > end)
+    server.kill()
+    server.wait()
+    return {"rewritten": times}
+
+
+def disturb(seconds: str) -> dict[str, Any]:
+    """Write over the file that the sidecar serves, and try the same with the sealed one."""
+    end = time.monotonic() + float(seconds)
+    times = rewrite(f"{ROOT}/object", lambda: time.monotonic() > end)
+    refused = ""
+    try:
+        rewrite(f"{ROOT}/sealed", lambda: True)
+    except OSError as error:
+        refused = str(error.strerror)
+    return {"rewritten": times, "refused": refused}
 
 
 if __name__ == "__main__":
