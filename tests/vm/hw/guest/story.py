@@ -149,8 +149,8 @@ def careless() -> dict[str, Any]:
     with open(f"{place}/careless", "wb") as file:
         file.write(bytes(SIZE))
     server = subprocess.Popen(
-        ["openssl", "s_server", "-accept", str(CARELESS), "-cert", f"{TLS}/cert.pem", "-key", f"{TLS}/key.pem", "-tls1_2",
-          "-cipher", "ECDHE+AESGCM", "-ktls", "-sendfile", "-zerocopy_sendfile", "-WWW", "-naccept", "1"],
+        ["openssl", "s_server", "-accept", str(CARELESS), "-cert", f"{TLS}/cert.pem", "-key", f"{TLS}/key.pem",
+         "-tls1_2", "-cipher", "ECDHE+AESGCM", "-ktls", "-sendfile", "-zerocopy_sendfile", "-WWW", "-naccept", "1"],
         cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 60
