@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ktls_host.nic.tls_features import TlsCard
 
 _LOG = logging.getLogger(__name__)
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S, LOOK_FOR_SOME_EVERY_S = 5.0, 60.0
 LOOK_TIMEOUT_S = 5.0
 _KINDS = ("hw", "tls12_gcm", "total")
 
@@ -60,7 +60,7 @@ class HwPart:
         """Look again and again."""
         while True:
             await self.refresh()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S if self._cards else LOOK_FOR_SOME_EVERY_S)
 
     async def refresh(self) -> None:
         """Look once. A kernel that hangs is left alone until it answers."""
@@ -88,8 +88,10 @@ class HwPart:
         rows = status.get("by")
         number = 0.0
         for row in rows if isinstance(rows, list) else ():
+            if not isinstance(row, dict) or row.get("path") not in ("userspace", "ktls_rx"):
+                continue
             if row.get("protocol") == "TLSv1.2" and measure.is_gcm(str(row.get("cipher"))):
-                number += row["bytes_total"] if row.get("path") in ("userspace", "ktls_rx") else 0
+                number += int(row.get("bytes_total") or 0)
         fresh = self._pid is not None and status.get("pid") != self._pid
         self._pid = status.get("pid")
         self._totals.add("sidecar", {"tls12_gcm": number}, fresh=fresh)
