@@ -20,13 +20,16 @@ _FEATURE = re.compile(r"->(features|hw_features)\s*\|=\s*NETIF_F_HW_TLS_(TX|RX)\
 _COUNTER = re.compile(r"\b((?:tx|rx|hw)_tls_[a-z_]+)")
 _CIPHER = re.compile(r"case TLS_CIPHER_(\w+):")
 _PLACES = ("drivers/net", "drivers/infiniband/ulp", "net")
-#: Where each driver's counters and ciphers are.
+#: Where each driver's counters are; and its ciphers, beside those of a full TLS engine (chtls), which is another matter.
 _DIRECTORIES = {
     "mlx5_core": "drivers/net/ethernet/mellanox/mlx5/core",
     "nfp": "drivers/net/ethernet/netronome/nfp",
     "cxgb4": "drivers/net/ethernet/chelsio",
     "funeth": "drivers/net/ethernet/fungible/funeth",
 }
+
+
+_CIPHERS = {"cxgb4": "drivers/net/ethernet/chelsio/inline_crypto/ch_ktls"}
 
 
 def look(tree: Path) -> dict[str, Any]:
@@ -41,13 +44,16 @@ def look(tree: Path) -> dict[str, Any]:
             features[name] = found
     drivers = {}
     for driver, directory in _DIRECTORIES.items():
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (tree / directory).rglob("*.[ch]")]
-        tls = [text for text in texts if "tls" in text.lower()]
         drivers[driver] = {
-            "counters": sorted({name for text in tls for name in _COUNTER.findall(text)}),
-            "ciphers": sorted({name for text in tls for name in _CIPHER.findall(text)}),
+            "counters": _named(tree / directory, _COUNTER),
+            "ciphers": _named(tree / _CIPHERS.get(driver, directory), _CIPHER),
         }
     return {"set_tlsdev_ops": sets, "features": features, "drivers": drivers}
+
+
+def _named(directory: Path, what: re.Pattern[str]) -> list[str]:
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in directory.rglob("*.[ch]"))
+    return sorted({name for text in texts for name in what.findall(text)})
 
 
 if __name__ == "__main__":
