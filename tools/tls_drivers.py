@@ -20,7 +20,7 @@ _FEATURE = re.compile(r"->(features|hw_features)\s*\|=\s*NETIF_F_HW_TLS_(TX|RX)\
 _COUNTER = re.compile(r"\b((?:tx|rx|hw)_tls_[a-z_]+)")
 _CIPHER = re.compile(r"case TLS_CIPHER_(\w+):")
 _PLACES = ("drivers/net", "drivers/infiniband/ulp", "net")
-#: Where each driver's counters are; and its ciphers, beside those of a full TLS engine (chtls), which is another matter.
+#: Where each driver's counters are; and its ciphers, without those of a full TLS engine (chtls).
 _DIRECTORIES = {
     "mlx5_core": "drivers/net/ethernet/mellanox/mlx5/core",
     "nfp": "drivers/net/ethernet/netronome/nfp",
