@@ -51,9 +51,9 @@ class Pair:
         told: dict[str, Any] = json.loads(self.shell(host, f"python3 {PLACE}/story.py {verb} {' '.join(arguments)}"))
         return told
 
-    def download(self, *arguments: str, port: int = PORT) -> Download:
+    def download(self, *arguments: str) -> Download:
         """Begin a download on the peer, over the network between the hosts."""
-        script = f"python3 {PLACE}/story.py get {self.name} {self.address} {port} {' '.join(arguments)}"
+        script = f"python3 {PLACE}/story.py get {self.name} {self.address} {PORT} {' '.join(arguments)}"
         return Download(self.fleet.lab.ssh_argv(self.peer, script))
 
     def card(self) -> dict[str, Any]:

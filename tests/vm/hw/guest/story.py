@@ -13,13 +13,11 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 ROOT, AGENT, SIDECAR = "/srv/ktls", "/etc/ktls/agent.json", "/etc/ktls/sidecar.json"
 CARD = "sim0"
 SIZE = 16 << 20
-CARELESS, TLS = 9443, "/etc/ktls/tls"
 
 
 def run(*argv: str) -> str:
@@ -129,47 +127,6 @@ def off_without_agent() -> dict[str, Any]:
     run("sh", "-c", "systemctl mask --runtime --now ktls-agent; ktls-off somebody typed it")
     with open("/run/ktls/revert", encoding="utf-8") as file:
         return {"record": file.read().splitlines()}
-
-
-def rewrite(path: str, stop: Callable[[], bool]) -> int:
-    """Write other bytes over a file again and again, in place; return how often."""
-    times = 0
-    with open(path, "r+b", buffering=0) as file:
-        while not stop():
-            times += 1
-            file.seek(0)
-            for _ in range(16):
-                file.write(bytes([times % 256]) * (SIZE // 16))
-    return times
-
-
-def careless() -> dict[str, Any]:
-    """A server that sends pages uncopied of a file that somebody writes to: once, until the client has gone."""
-    place = os.path.dirname(__file__)
-    with open(f"{place}/careless", "wb") as file:
-        file.write(bytes(SIZE))
-    server = subprocess.Popen(
-        ["openssl", "s_server", "-accept", str(CARELESS), "-cert", f"{TLS}/cert.pem", "-key", f"{TLS}/key.pem",
-         "-tls1_2", "-cipher", "ECDHE+AESGCM", "-ktls", "-sendfile", "-zerocopy_sendfile", "-WWW", "-naccept", "1"],
-        cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    end = time.monotonic() + 60
-    times = rewrite(f"{place}/careless", lambda: server.poll() is not None or time.monotonic() > end)
-    server.kill()
-    server.wait()
-    return {"rewritten": times}
-
-
-def disturb(seconds: str) -> dict[str, Any]:
-    """Write over the file that the sidecar serves, and try the same with the sealed one."""
-    end = time.monotonic() + float(seconds)
-    times = rewrite(f"{ROOT}/object", lambda: time.monotonic() > end)
-    refused = ""
-    try:
-        rewrite(f"{ROOT}/sealed", lambda: True)
-    except OSError as error:
-        refused = str(error.strerror)
-    return {"rewritten": times, "refused": refused}
 
 
 if __name__ == "__main__":
