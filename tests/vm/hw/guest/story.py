@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import random
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -38,8 +40,6 @@ def change(path: str, **keys: Any) -> None:
 def prepare(size: str) -> dict[str, Any]:
     """Make the file to serve, give consent, and have the evidence come quickly."""
     data = random.Random(7).randbytes(int(size))
-    if os.path.exists(f"{ROOT}/sealed"):
-        run("chattr", "-i", f"{ROOT}/sealed")
     for name in ("object", "sealed"):
         with open(f"{ROOT}/{name}", "wb") as file:
             file.write(data)
@@ -48,8 +48,16 @@ def prepare(size: str) -> dict[str, Any]:
     change(SIDECAR, zerocopy=True)
     # Whoever keeps evidence has the old interval.
     run("sh", "-c", "systemctl stop ktls-diag.service; systemctl restart ktls-sidecar ktls-agent")
-    run("chattr", "+i", f"{ROOT}/sealed")
+    seal(f"{ROOT}/sealed")
     return {"sha256": hashlib.sha256(data).hexdigest()}
+
+
+def seal(path: str) -> None:
+    """Make a file immutable: FS_IOC_SETFLAGS with FS_IMMUTABLE_FL (include/uapi/linux/fs.h)."""
+    fd = os.open(path, os.O_RDONLY)
+    flags = fcntl.ioctl(fd, 0x80086601, bytes(8))
+    fcntl.ioctl(fd, 0x40086602, struct.pack("=I4x", struct.unpack_from("=I", flags)[0] | 0x10))
+    os.close(fd)
 
 
 def get(name: str, address: str, port: str, path: str = "/object", seconds: str = "0") -> dict[str, Any]:
