@@ -167,6 +167,7 @@ class Agent:
         self._cards_owed = False  # network cards may not be what the state wants
         self._cards_at_s = float("-inf")
         self._cards_lock = asyncio.Lock()
+        self._cards_coming: Order | None = None  # its datapath waits for them
         self._lease_kept = False  # a revert could not reach the datapath: the other guardian goes on
 
     # Life
@@ -431,6 +432,8 @@ class Agent:
             self._keeping = self._task(self._disk.run(self._keep_lease))  # a disk that hangs holds up nothing else
         try:
             answer = await self.sidecar_status()
+            if self._cards_coming is not None and self._cards_coming == self.state.order and self.state.wanted == HW:
+                return  # the watch is not to be before the cards
             if answer.get("mode") != self.state.wanted:
                 _LOG.warning("the sidecar is in %s, wanted is %s", answer.get("mode"), self.state.wanted)
                 await self._sync()
@@ -637,12 +640,15 @@ class Agent:
 
     async def _cards_on(self, order: Order) -> str:
         """Switch the cards on for ``order``; return why that cannot be, or nothing."""
+        self._cards_coming = order
         async with self._cards_lock:
             try:
                 await self._levers.offload_on()
                 problem = ""
             except KtlsError as error:
                 problem = f"no network card can be switched on for TLS: {error.message}"
+            finally:
+                self._cards_coming = None
         if self.state.order != order or self.state.status != "pending":
             # Its revert may have been at the cards before we were.
             self._owe_cards()

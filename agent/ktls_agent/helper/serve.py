@@ -102,8 +102,9 @@ def _line(connection: socket.socket) -> bytes:
 
 def _refuse_unheard(connection: socket.socket) -> None:
     """Raise if whoever asked has left meanwhile: it was killed, or has given this up."""
+    connection.setblocking(False)  # with a time limit Python would wait for it, and call that an error
     try:
-        gone = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        gone = connection.recv(1, socket.MSG_PEEK) == b""
     except (BlockingIOError, InterruptedError):
         gone = False
     except OSError:

@@ -424,6 +424,8 @@ def test_on_is_not_done_for_somebody_who_has_left() -> None:
             ours.close()
             serve.converse(theirs, "nic", table, US)
     assert done == ["off"]
+    assert ask(b'{"verb": "on"}\n', table=table) == {"ok": True}, "and for one who waits it is"
+    assert done == ["off", "on"]
 
 
 def test_nic_off_does_not_wait_for_a_record_or_an_edited_rule(cards: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

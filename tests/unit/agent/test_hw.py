@@ -142,6 +142,11 @@ def test_a_card_that_comes_on_after_its_order_has_gone_is_given_back(tmp_path: P
         agent._levers._call = slow
         ordering = asyncio.ensure_future(agent.order(order(phase="hw")))
         await going.wait()
+        host.now += 2
+        agent.tick()
+        while agent._watching is None or not agent._watching.done():
+            await asyncio.sleep(0)
+        assert "hw" not in host.sidecar.calls, "the watch was before the cards"
         if ends == "cancel":
             await agent.cancel("o1", 1)
         else:

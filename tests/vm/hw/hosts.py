@@ -68,7 +68,7 @@ class Pair:
         """Order, and confirm."""
         epoch = self.agent("status")["epoch"] + 1
         status = self.fleet.order(self.server, phase, epoch, lease_s=600, identity=identity)
-        assert status.get("order") == "pending", (status.get("error"), self.agent("status"))
+        assert status.get("order") == "pending", status.get("error")
         if confirm:
             status = self.agent("confirm", "--id", identity, "--epoch", str(epoch))
             assert status.get("order") == "committed", status

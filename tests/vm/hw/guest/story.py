@@ -105,7 +105,7 @@ def card() -> dict[str, Any]:
     features = {
         name: state.split()[0]
         for name, _, state in (line.strip().partition(": ") for line in run("ethtool", "-k", CARD).splitlines())
-        if name.startswith("tls-hw")
+        if name in ("tls-hw-tx-offload", "tls-hw-rx-offload")
     }
     counters = {
         name: int(value)
