@@ -9,7 +9,7 @@ from .errors import KtlsError
 
 AGENT_SOCKET = "/run/ktls-agent/agent.sock"
 STATES = ("observed", "ordered", "confirmed", "extended", "cancelled", "reverted", "switched_off", "cleared")
-PHASES = ("userspace", "tx", "rx")
+PHASES = ("userspace", "tx", "rx", "hw")
 
 
 class Wish(NamedTuple):
