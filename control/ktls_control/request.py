@@ -13,7 +13,7 @@ from .errors import ControlError
 
 PHASES = ("userspace", "tx", "rx", "hw")
 #: Phases that this release can bring a host to.
-SUPPORTED = ("userspace", "tx", "rx")
+SUPPORTED = PHASES
 #: What has to fit into the lease besides the soak: connecting, ordering, reading, confirming (seconds).
 LEASE_MARGIN_S = 30.0
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machines that watch the wire during phase ``hw``, as a rollout needs them: clean, leak or blind, and why.
+
+What they say is judged by :mod:`ktls_control.sentinel`; here is who is asked when, and what an answer means to a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+from ..errors import ControlError
+from ..inventory import Host, host_from_vars
+
+#: clean: probes of every host were seen and no plaintext. leak: plaintext was. blind: nobody can say.
+Sight = Literal["clean", "leak", "blind", "none"]
+#: What a run without a sentinel says of itself.
+WITHOUT = "nobody watches the wire: the plan says --without-sentinel"
+#: Seconds between two questions, at least, and how long a sentinel that is not ready is waited for before a wave.
+ASK_S, READY_S = 2.0, 60.0
+
+
+class Judge(Protocol):
+    """What is used of :mod:`ktls_control.sentinel`."""
+
+    def ask(self, hosts: Sequence[Host]) -> Mapping[str, Mapping[str, Any]]:
+        """Status of each sentinel, by name."""
+
+    def judge(
+        self, statuses: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], since: float, now: float
+    ) -> tuple[str, str]:
+        """``clean``, ``leak`` or ``blind``, and why."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What the sentinels said. :param at: seconds since the epoch, control node."""
+
+    sight: Sight
+    why: str
+    at: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the journal has it."""
+        return {"sight": self.sight, "why": self.why}
+
+
+class Sentinels:
+    """:param hosts: their connection variables, by name; none: nobody watches.
+
+    Tests put a fake in its place.
+    """
+
+    def __init__(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._hosts = [host_from_vars(name, variables) for name, variables in hosts.items()]
+
+    def look(self, names: Sequence[str], since: float, now: float) -> Sighting:
+        """What they saw of ``names`` since ``since`` (both in seconds since the epoch, control node)."""
+        if not self._hosts:
+            return Sighting("none", WITHOUT, now)
+        judge = _judge()
+        if judge is None:
+            return Sighting("blind", "this release has no sentinel", now)
+        try:
+            sight, why = judge.judge(judge.ask(self._hosts), names, since, now)
+        except ControlError as error:
+            return Sighting("blind", error.message, now)
+        return Sighting(cast(Sight, sight) if sight in ("clean", "leak") else "blind", why, now)
+
+    def standing(self, names: Sequence[str], now: float = 0.0) -> Sighting:
+        """Whether they could watch ``names`` if these were ordered now; what was there to see is not asked."""
+        if not self._hosts:
+            return Sighting("none", WITHOUT, now)
+        judge = _judge()
+        if judge is None:
+            return Sighting("blind", "this release has no sentinel", now)
+        try:
+            return ready(judge.ask(self._hosts), [host.name for host in self._hosts], names, now)
+        except ControlError as error:
+            return Sighting("blind", error.message, now)
+
+
+def ready(
+    statuses: Mapping[str, Mapping[str, Any]], sentinels: Sequence[str], names: Sequence[str], now: float
+) -> Sighting:
+    """Clean when between them the sentinels are armed for every host, and no leak is latched. Pure."""
+    leaks = [f"{name} has seen plaintext" for name, status in statuses.items() if status.get("leaks")]
+    if leaks:
+        why = f"{'; '.join(leaks)}: find out why, then clear it there (ktls-sentinel clear)"
+        return Sighting("leak", why, now)
+    armed = [name for name in sentinels if _armed(statuses.get(name))]
+    if not armed:
+        said = [f"{name}: {_why(statuses.get(name))}" for name in sentinels]
+        return Sighting("blind", f"no sentinel is armed: {'; '.join(said)}", now)
+    watched = {host for name in armed for host in (statuses[name].get("targets") or {})}
+    missing = [name for name in names if name not in watched]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        return Sighting("blind", f"no armed sentinel watches {', '.join(missing[:5])}{more}", now)
+    return Sighting("clean", f"armed: {', '.join(armed)}", now)
+
+
+def _armed(status: Mapping[str, Any] | None) -> bool:
+    return bool(status) and status is not None and status.get("ok") is True and status.get("armed") is True
+
+
+def _why(status: Mapping[str, Any] | None) -> str:
+    if not status:
+        return "no answer"
+    error = status.get("error")
+    said = error.get("message") if isinstance(error, Mapping) else error
+    return " ".join(str(status.get("why") or said or "not armed").split())
+
+
+def _judge() -> Judge | None:
+    try:
+        return cast(Judge, importlib.import_module("..sentinel", __package__))
+    except ImportError:
+        return None
