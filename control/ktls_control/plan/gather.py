@@ -17,40 +17,15 @@ from ..judge.model import HostSeries
 from ..judge.wire import host_series
 from ..preflight import Unanswered, host_row
 from ..reach import Reach, Reply
-from ..request import PHASES, check_phase
-from ..rollout.sentinels import Sentinels
+from ..request import check_phase
+from ..rollout.sentinels import Sentinels, members
 from ..rollout.store import fleet_name, state_dir
 from ..verbs import preflight
-from . import cards, drills
+from . import drills
 from .build import Ask, Seen
 from .policy import KEY, Policy, parse
 from .policy import load as load_policy
 from .waves import score
-
-#: Phases that agents take an order for.
-PLANNED = PHASES
-
-
-def check(phase: str) -> str:
-    """:raises ControlError: ``no_phase`` or ``unknown_phase``."""
-    return check_phase(phase, need_support=True)
-
-
-def sentinels(phase: str, inventory: str, without_sentinel: bool) -> list[Host]:
-    """The machines that watch the wire during phase ``hw``.
-
-    :raises ControlError: ``no_sentinel`` when there are none, and nobody said that there need be none.
-    """
-    if phase != "hw" or without_sentinel:
-        return []
-    try:
-        found = load(inventory, cards.SENTINELS)
-    except ControlError as error:
-        if error.code not in ("no_group", "no_hosts"):
-            raise
-        found = []
-    cards.hardware(phase, [host.name for host in found], without_sentinel)
-    return found
 
 
 def _watching(hosts: Sequence[Host], names: Sequence[str]) -> tuple[str, ...]:
@@ -97,9 +72,9 @@ def look(
     :param quiet: show progress on a terminal only.
     :param without_sentinel: phase ``hw`` needs nobody who watches the wire.
     """
-    check(phase)
+    check_phase(phase)
     hosts = load(inventory, group, limit)
-    watching = sentinels(phase, inventory, without_sentinel)
+    watching = members(phase, inventory, without_sentinel)
     policy = policy_of(policy_file, hosts, inventory)
     fleet = fleet_name(inventory, group)
     recorded = drills.load(state_dir() / fleet, phase)

@@ -66,7 +66,7 @@ def make(
             version=plan_file.VERSION,
             id=f"{PREFIX}{request.digest(asked)[:12]}",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
-            phase=request.check_phase(phase, need_support=True),
+            phase=request.check_phase(phase),
             inventory=inventory,
             group=group,
             limit=None,

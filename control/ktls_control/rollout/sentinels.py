@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 from ..errors import ControlError
-from ..inventory import Host, host_from_vars
+from ..inventory import Host, host_from_vars, load
+from ..plan import cards
 
 #: clean: probes of every host were seen and no plaintext. leak: plaintext was. blind: nobody can say.
 Sight = Literal["clean", "leak", "blind", "none"]
@@ -80,6 +81,23 @@ class Sentinels:
             return ready(judge.ask(self._hosts), [host.name for host in self._hosts], names, now)
         except ControlError as error:
             return Sighting("blind", error.message, now)
+
+
+def members(phase: str, inventory: str, without_sentinel: bool) -> list[Host]:
+    """The machines of an inventory that watch the wire, for ``phase``; none where it needs none.
+
+    :raises ControlError: ``no_sentinel`` when there are none, and nobody said that there need be none.
+    """
+    if phase != "hw" or without_sentinel:
+        return []
+    try:
+        found = load(inventory, cards.SENTINELS)
+    except ControlError as error:
+        if error.code not in ("no_group", "no_hosts"):
+            raise
+        found = []
+    cards.hardware(phase, [host.name for host in found], without_sentinel)
+    return found
 
 
 def ready(
