@@ -48,7 +48,7 @@ def test_the_tree_shows_card_and_sentinel_while_a_wave_soaks(leaked: tuple[Path,
     first = next(place for place, event in enumerate(events) if event["event"] == "verdict")
     text = drawn(run, events[: first + 1])
     assert "sentinel clean" in text
-    assert "card 3.0 MB of 3.0 MB · 0.0% in software" in text or "card " in text and "% in software" in text, text
+    assert "card 3.0 MB of 3.0 MB · 0.0% in software" in text or ("card " in text and "% in software" in text), text
     text = drawn(run, events)
     assert "plaintext on the wire: it is leak: all 3 hosts of the fleet are off" in text
     assert "sentinel leak: it is leak" in text
