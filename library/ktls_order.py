@@ -31,7 +31,7 @@ options:
   phase:
     description: The phase to order. Needed for O(state=ordered).
     type: str
-    choices: [userspace, tx, rx]
+    choices: [userspace, tx, rx, hw]
   id:
     description:
       - The name of the rollout that orders.
@@ -60,7 +60,7 @@ options:
       - While the order is pending, not every new connection takes O(phase), so that both can be compared on this host.
       - It ends with the confirmation, before which every new connection takes the phase, and with whatever takes the
         order back.
-      - For O(state=ordered) of V(tx) and V(rx).
+      - For O(state=ordered) of V(tx), V(rx) and V(hw).
     type: dict
     suboptions:
       method:

@@ -10,7 +10,7 @@ from .errors import KtlsError
 
 AGENT_SOCKET = "/run/ktls-agent/agent.sock"
 STATES = ("observed", "ordered", "confirmed", "extended", "cancelled", "reverted", "switched_off", "cleared")
-PHASES = ("userspace", "tx", "rx")
+PHASES = ("userspace", "tx", "rx", "hw")
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def _put(path: Path, data: Mapping[str, Any]) -> None:
 REACH = (
     "ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
     "ansible_ssh_extra_args", "ansible_connection", "ktls_reach", "ktls_agent_socket", "ktls_probe_url",
+    "ktls_sentinel_socket",
     "ktls_sidecar_server_name", "ktls_sidecar_ca_dir",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ What they say is judged by :mod:`ktls_control.sentinel`; here is who is asked wh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -30,7 +30,7 @@ class Judge(Protocol):
         """Status of each sentinel, by name."""
 
     def judge(
-        self, statuses: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], since: float, now: float
+        self, statuses: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], since: float, now: float
     ) -> tuple[str, str]:
         """``clean``, ``leak`` or ``blind``, and why."""
 
@@ -103,11 +103,15 @@ def members(phase: str, inventory: str, without_sentinel: bool) -> list[Host]:
 def ready(
     statuses: Mapping[str, Mapping[str, Any]], sentinels: Sequence[str], names: Sequence[str], now: float
 ) -> Sighting:
-    """Clean when between them the sentinels are armed for every host, and no leak is latched. Pure."""
+    """Clean when all sentinels answer, between them are armed for every host, and no leak is latched. Pure."""
     leaks = [f"{name} has seen plaintext" for name, status in statuses.items() if status.get("leaks")]
     if leaks:
         why = f"{'; '.join(leaks)}: find out why, then clear it there (ktls-sentinel clear)"
         return Sighting("leak", why, now)
+    silent = [name for name in sentinels if (statuses.get(name) or {}).get("ok") is not True]
+    if silent:
+        # It may hold a leak that nobody has read.
+        return Sighting("blind", "; ".join(f"{name}: {_why(statuses.get(name))}" for name in silent), now)
     armed = [name for name in sentinels if _armed(statuses.get(name))]
     if not armed:
         said = [f"{name}: {_why(statuses.get(name))}" for name in sentinels]
@@ -121,7 +125,7 @@ def ready(
 
 
 def _armed(status: Mapping[str, Any] | None) -> bool:
-    return bool(status) and status is not None and status.get("ok") is True and status.get("armed") is True
+    return (status or {}).get("armed") is True
 
 
 def _why(status: Mapping[str, Any] | None) -> str:

@@ -24,11 +24,12 @@ def status(*targets: str, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("statuses", "sight", "words"),
     [
-        ({"s1": status("a", "b")}, "clean", "armed: s1"),
         ({"s1": status("a"), "s2": status("b")}, "clean", "armed: s1, s2"),
         ({"s1": status("a", "b"), "s2": status(armed=False)}, "clean", "armed: s1"),
-        ({"s1": status("a")}, "blind", "no armed sentinel watches b"),
-        ({"s1": status("a", "b", armed=False, why="no CAP_NET_RAW")}, "blind", "s1: no CAP_NET_RAW"),
+        ({"s1": status("a"), "s2": status()}, "blind", "no armed sentinel watches b"),
+        ({"s1": status("a", armed=False, why="no CAP_NET_RAW"), "s2": status(armed=False)}, "blind", "no CAP_NET_RAW"),
+        # Silence may hide a leak, whoever else sees the host.
+        ({"s1": status("a", "b")}, "blind", "s2: no answer"),
         ({"s1": {"ok": False, "error": {"message": "unreachable"}}}, "blind", "s1: unreachable"),
         ({}, "blind", "s1: no answer; s2: no answer"),
         ({"s1": status("a", "b"), "s2": status(leaks=[{"at": 1}])}, "leak", "s2 has seen plaintext"),
