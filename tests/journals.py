@@ -155,15 +155,20 @@ class Story:
                 "ktls": int(sent * share * (1 - drained)),
                 "share": round(share * (1 - drained), 5),
             }
-        e_value = round(math.exp(self.chance.gauss(-0.4, 0.4)), 4)
         extra: dict[str, Any] = {"failed": failed} if failed else {}
-        self.journal.add("observed", wave=number, hosts=hosts, e_value=e_value, **extra)
+        self.journal.add("observed", wave=number, hosts=hosts, **extra)
 
     def soak(self, number: int, seconds: float, looks: int = 6, *, cut_off: Sequence[str] = ()) -> None:
         """A soak with its looks; nothing else happens."""
         for look in range(1, looks + 1):
             self.journal.at += seconds / looks
             self.observe(number, seconds * look / looks, cut_off=cut_off if look > looks // 2 else ())
+
+    def interim(self, number: int, e_value: float) -> None:
+        """What the judge says in the middle of a soak."""
+        metric = _metric("cpu", -0.012, 0.05, self.plan.gates.cpu_margin, "switchback, sign flips of pairs", 4)
+        verdict = WaveVerdict("inconclusive", ("cpu: 4 pairs of blocks",), (metric,), e_value, (1.0, e_value))
+        self.journal.add("observed", wave=number, hosts={}, interim=json.loads(json.dumps(asdict(verdict))))
 
     def judge(
         self,

@@ -114,6 +114,8 @@ class RolloutProgress:
             host = wave.hosts.get(name)
             if host and host.state in ("soaking", "judged"):
                 host.info = str(seen.get("error") or _numbers(self.verdicts.get(name, {})))
+        if event.get("interim"):
+            wave.note = f"{wave.note.partition('; so far')[0]}; so far {event['interim']['outcome']}"
         for name, why in event.get("failed", {}).items():
             said += self._fail(event, name, str(why))
         return said

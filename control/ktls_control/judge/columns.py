@@ -58,11 +58,14 @@ def of(series: Sequence[HostSeries], ordered_at: Sequence[float]) -> Columns:
     at, seconds, arm, washout, block, cpu, sent, connections, errors, probes = fields
     ends = np.array(at, dtype=float)
     probes_each = np.fromiter(map(len, probes), int, len(samples))
+    # Times from the wire may be infinite; such samples are judged by what is made of them later.
+    with np.errstate(invalid="ignore"):
+        since = ends - np.repeat(np.asarray(ordered_at, dtype=float), counts)
     return Columns(
         names=tuple(one.host for one in series),
         host=np.repeat(np.arange(len(series)), counts),
         at=ends,
-        since=ends - np.repeat(np.asarray(ordered_at, dtype=float), counts),
+        since=since,
         seconds=np.array(seconds, dtype=float),
         arm=np.fromiter(map(_ARM.__getitem__, arm), int, len(samples)),
         washout=np.array(washout, dtype=bool),

@@ -801,7 +801,11 @@ class Eyes:
             return "pass"
         if len(series) < len(names):
             return "inconclusive"
-        return judging.judge(engine.plan, planned, series, engine.others(self._number), {}).outcome
+        verdict = judging.judge(engine.plan, planned, series, engine.others(self._number), {})
+        # For those who watch; what single hosts say of themselves is in other looks.
+        so_far = {**judging.as_fields(verdict), "hosts": {}}
+        engine.write("observed", wave=self._number, hosts={}, interim=so_far)
+        return verdict.outcome
 
 
 def _told(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, hw?, error?}}; hw: a
     # judge.hardware.Moved as a dict, since the order
     # failed?: {name: why}: hosts that count as failed from now on
-    "observed": ("wave", "hosts", "e_value?", "failed?"),
+    # interim?: what the judge said so far, as in verdict, without its hosts
+    "observed": ("wave", "hosts", "interim?", "failed?"),
     # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why;
     # sentinel: of phase hw, sight and why
     "verdict": ("wave", "outcome", "verdict", "recheck", "sentinel?"),

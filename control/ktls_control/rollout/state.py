@@ -39,6 +39,7 @@ class WaveState:
 
     :param held_from: what it did before it waited, and does again when it has.
     :param sentinel: of phase ``hw``: ``sight`` and ``why``, and ``at``, as they were said last; empty: not asked yet.
+    :param interim: what the judge said last while the wave soaks; None before, and when there is a verdict.
     """
 
     number: int
@@ -55,6 +56,7 @@ class WaveState:
     lease_s: float = 0.0
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     sentinel: dict[str, Any] = field(default_factory=dict)
+    interim: dict[str, Any] | None = None
 
 
 @dataclass
@@ -153,7 +155,7 @@ def _host_ordered(state: RunState, event: Mapping[str, Any], at: float) -> None:
 
 def _soak_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave = state.wave(event["wave"])
-    wave.state, wave.since, wave.soak_started = "soaking", at, at
+    wave.state, wave.since, wave.soak_started, wave.interim = "soaking", at, at, None
     wave.soak = (event["min_s"], event["max_s"])
 
 
@@ -169,6 +171,8 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
             host.lease_until = at + float(seen["lease_left_s"])
         if seen.get("error") and host.state not in ("failed", "unreachable"):
             host.info = str(seen["error"])
+    if event.get("interim"):
+        wave.interim = {**event["interim"], "at": at}
     for name, why in event.get("failed", {}).items():
         host = wave.hosts[name]
         host.state, host.since, host.info = "failed", at, str(why)
@@ -199,7 +203,7 @@ def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave.verdicts.append({**event["verdict"], "at": at, "recheck": event["recheck"]})
     if event.get("sentinel"):
         wave.sentinel = {**event["sentinel"], "at": at}
-    wave.state, wave.since = "judged", at
+    wave.state, wave.since, wave.interim = "judged", at, None
     for name, host in wave.hosts.items():
         why = event["verdict"].get("hosts", {}).get(name)
         if host.state in ("soaking", "judged"):

@@ -55,7 +55,7 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Phases]:
             began, min_s, looks = at, float(event["min_s"]), []
         elif not found or found[-1].number != event.get("wave"):
             continue
-        elif name == "observed":
+        elif name == "observed" and not event.get("interim"):
             looks.append(at - began - found[-1].waiting_s)
         elif name == "verdict":
             took = at - began - found[-1].waiting_s

@@ -461,9 +461,10 @@ def _event(event: Mapping[str, Any]) -> str:
     name = event["event"]
     if name == "observed":
         lost = [host for host, seen in event["hosts"].items() if not seen.get("reachable", True)]
-        e_value = f", E = {words.e_value(event['e_value'])}" if event.get("e_value") is not None else ""
+        if so_far := event.get("interim"):
+            return f"wave {event['wave']}: so far {'; '.join([so_far['outcome'], *verdicts.numbers(so_far)])}"
         told = f", not reached: {', '.join(lost[:8])}{'…' if len(lost) > 8 else ''}" if lost else ""
-        return f"wave {event['wave']}: {len(event['hosts']):,} hosts{told}{e_value}"
+        return f"wave {event['wave']}: {len(event['hosts']):,} hosts{told}"
     if name == "verdict":
         sight = f", sentinel {event['sentinel']['sight']}" if event.get("sentinel") else ""
         return f"wave {event['wave']}: {event['outcome']}{sight}"

@@ -196,9 +196,13 @@ def _cards(state: RunState) -> Iterable[_Row]:
 def _judged(state: RunState) -> Iterable[_Row]:
     """The last verdict of each wave that has one."""
     for wave in state.waves:
+        labels = {"wave": str(wave.number)}
+        newest = wave.interim or (wave.verdicts[-1] if wave.verdicts else {})
+        if newest.get("e_value") is not None:
+            yield _Row("ktls_rollout_e_value", labels, float(newest["e_value"]))
         if not wave.verdicts:
             continue
-        verdict, labels = wave.verdicts[-1], {"wave": str(wave.number)}
+        verdict = wave.verdicts[-1]
         metrics = list(verdict.get("metrics") or ())
         for name, outcome in [("", verdict["outcome"]), *((one["name"], one["outcome"]) for one in metrics)]:
             for possible in OUTCOMES:
@@ -210,8 +214,6 @@ def _judged(state: RunState) -> Iterable[_Row]:
                 if one.get(key) is not None:
                     yield _Row("ktls_rollout_effect_ratio", {**of, "bound": bound}, float(one[key]))
             yield _Row("ktls_rollout_margin_ratio", of, float(one["margin"]))
-        if verdict.get("e_value") is not None:
-            yield _Row("ktls_rollout_e_value", labels, float(verdict["e_value"]))
 
 
 def _escape(value: str, *, quotes: bool = True) -> str:

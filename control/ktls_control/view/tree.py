@@ -185,7 +185,13 @@ def _wave(view: View, wave: WaveState, width: int, last: bool) -> list[Text]:
     else:
         live = sum(host.state in ("soaking", "judged") and host.lost is None for host in wave.hosts.values())
         chips.append(Text(f"{done or live:,}/{len(wave.hosts):,} {doing}"))
-    if wave.verdicts:
+    if wave.interim:
+        word, _colour = _OUTCOMES[wave.interim["outcome"]]
+        chips.append(Text(f"so far: {word}", "dim"))
+        chips += [
+            Text(number, "dim") for number in verdicts.numbers(wave.interim, verdicts.limit(wave.interim, view.plan))
+        ]
+    elif wave.verdicts:
         verdict = wave.verdicts[-1]
         word, colour = _OUTCOMES[verdict["outcome"]]
         chips.append(Text(word, colour))
@@ -197,16 +203,16 @@ def _wave(view: View, wave: WaveState, width: int, last: bool) -> list[Text]:
     if wave.waiting == "approval":
         chips.append(Text("p promotes it", "bold yellow"))
     found = _flow(chips, width, "└─ " if last else "├─ ", "   " if last else "│  ")
-    if view.details and wave.verdicts:
+    said = wave.interim or (wave.verdicts[-1] if wave.verdicts else None)
+    if view.details and said:
         inner = "   " if last else "│  "
-        for text in _explain(wave):
+        for text in _explain(said):
             found += _flow([Text(text)], width, f"{inner}  · ", f"{inner}    ")
     return found
 
 
-def _explain(wave: WaveState) -> list[str]:
-    """Every number and reason behind the last verdict."""
-    verdict = wave.verdicts[-1]
+def _explain(verdict: verdicts.Verdict) -> list[str]:
+    """Every number and reason behind a verdict."""
     found = verdicts.reasons(verdict) + [verdicts.explained(metric) for metric in verdicts.metrics(verdict)]
     if path := verdicts.path(verdict):
         found.append(f"E-value of errors: {' '.join(words.e_value(value) for value in path[-20:])}")

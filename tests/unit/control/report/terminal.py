@@ -19,6 +19,13 @@ from typing import Any
 
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 _PATIENCE_S = 20.0
+# Ctrl-C as a shell gives it to its jobs: tests in the background of a script inherit that it is ignored.
+_MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ktls_control.cli import main
+sys.exit(main())
+"""
 
 
 class Terminal:
@@ -29,7 +36,7 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = self.settings()
         self.raw = b""
-        argv = [sys.executable, "-m", "ktls_control.cli", "status", "--watch", "--run", str(run_dir), *options]
+        argv = [sys.executable, "-c", _MAIN, "status", "--watch", "--run", str(run_dir), *options]
         self.process = subprocess.Popen(
             argv, stdin=self.slave, stdout=self.slave, stderr=self.slave, env={**os.environ, "TERM": "xterm-256color"}
         )

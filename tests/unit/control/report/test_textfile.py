@@ -53,6 +53,17 @@ def test_a_failed_run(stories: Stories, tmp_path: Path) -> None:
     assert key("lease_left_seconds") not in found
 
 
+def test_the_e_value_of_a_soak_is_there_before_its_verdict(tmp_path: Path) -> None:
+    story = journals.begin(tmp_path / "run", journals.plan_of([1, 2]))
+    story.open(1)
+    story.soak(1, 100, 2)
+    assert key("e_value", wave="1") not in fed(story, tmp_path)
+    story.interim(1, 0.62)
+    found = fed(story, tmp_path)
+    assert found[key("e_value", wave="1")] == pytest.approx(0.62)
+    assert not [name for name, _labels in found if name == "ktls_rollout_verdict"], "it is not a verdict"
+
+
 def test_a_run_under_way(stories: Stories, tmp_path: Path) -> None:
     found = fed(stories("soaking"), tmp_path)
     assert found[key("state", state="running")] == 1

@@ -48,6 +48,22 @@ def test_it_fits_and_the_keys_stay(stories: Stories, name: str, width: int, heig
             assert len(drawn) <= height
 
 
+def test_what_the_judge_says_so_far_is_shown_until_there_is_a_verdict(tmp_path: Path) -> None:
+    story = journals.begin(tmp_path, journals.plan_of([1, 2]))
+    story.open(1)
+    story.soak(1, 100, 2)
+    story.interim(1, 0.62)
+    story.soak(1, 100, 2)
+    drawn = "\n".join(draw(story, 300, details=True))
+    assert "so far: INCONCLUSIVE" in drawn
+    assert "E=0.62" in drawn
+    assert "cpu: 4 pairs of blocks" in drawn
+    story.judge(1)
+    drawn = "\n".join(draw(story, 300))
+    assert "so far" not in drawn
+    assert "PASS" in drawn
+
+
 @pytest.mark.parametrize("height", [10, 24, 60])
 @pytest.mark.parametrize("width", [40, 100])
 def test_a_large_fleet_fits_too(large: journals.Story, width: int, height: int) -> None:
@@ -70,8 +86,8 @@ def test_hosts_that_are_not_well_are_named_in_a_large_wave(large: journals.Story
 def test_it_says_what_matters(stories: Stories) -> None:
     drawn = "\n".join(draw(stories("soaking"), 130))
     assert "epoch 42  phase tx  wave 2/3  ◔ soaking 5m37s/10m00s  lease 14:23" in drawn
-    assert "CPU/byte -18.0% [-21.0,-15.0]" in drawn
-    assert "errors E=0.88 (aborts at 40)" in drawn
+    assert "CPU/byte -17.5% [-20.5,-14.5]" in drawn
+    assert "errors E=0.75 (aborts at 40)" in drawn
     assert "still needs 4m23s" in drawn
     assert "⚠ web-08  unreachable 2m19s · reverts by itself in" in drawn
     assert "5/6 soaking" in drawn

@@ -58,6 +58,8 @@ def test_the_judge_ends_a_soak_early_or_asks_for_all_of_it(
     said = world.playbook(plan)
     assert said == "ok" if outcomes == ("pass",) else "the judge says" in said
     assert least <= soaked(events_of(world, plan)) <= most
+    told = [event["interim"]["outcome"] for event in events_of(world, plan) if event.get("interim")]
+    assert told == [*outcomes, *outcomes[-1:] * (len(told) - len(outcomes))], "for those who watch"
     assert {len(one.samples) for series in judge.asked[:-1] for one in series} == {20}, "all pages of the series"
 
 
