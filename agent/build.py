@@ -28,7 +28,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-PACKAGES = ("ktls_host", "ktls_agent", "ktls_sidecar")
+PACKAGES = ("ktls_host", "ktls_agent", "ktls_sidecar", "ktls_sentinel")
 VENDORED = "h11"
 # -I: no environment variables, no user site; -S: no site-packages either. Everything is in the zipapp.
 SHEBANG = b"#!/usr/bin/python3 -IS\n"

@@ -11,7 +11,7 @@ def main() -> int:
     """Dispatch on the program's name, else on the first argument. Imports only what the chosen part needs."""
     name = os.path.basename(sys.argv[0])
     arguments = sys.argv[1:]
-    if name in ("ktls-agent", "ktls-sidecar", "ktls-publish"):
+    if name in ("ktls-agent", "ktls-sidecar", "ktls-publish", "ktls-sentinel"):
         part = name[len("ktls-") :]
     elif arguments:
         part = arguments.pop(0)
@@ -34,12 +34,16 @@ def main() -> int:
         from ktls_sidecar.publish import main as publish
 
         return publish(arguments)
+    if part == "sentinel":
+        from ktls_sentinel.cli import main as sentinel
+
+        return sentinel(arguments)
     if part == "release" and len(arguments) == 1:
         return _release(arguments[0])
     if part == "version" and not arguments:
         sys.stdout.write(_meta())
         return 0
-    usage = "usage: ktls.pyz agent|sidecar|publish ARGUMENTS... | version | release PATH"
+    usage = "usage: ktls.pyz agent|sidecar|publish|sentinel ARGUMENTS... | version | release PATH"
     print(usage, file=sys.stdout if part in ("help", "-h", "--help") else sys.stderr)
     return 0 if part in ("help", "-h", "--help") else 2
 

@@ -24,10 +24,10 @@ options:
     choices: [present, absent]
     default: present
   components:
-    description: Which parts. Both live in one file, and each call leaves the other's configuration alone.
+    description: Which parts. All live in one file, and each call leaves the configuration of the others alone.
     type: list
     elements: str
-    choices: [agent, sidecar]
+    choices: [agent, sidecar, sentinel]
     default: [agent, sidecar]
   artefact:
     description: A release file on the control node. Left out, one is built from the source tree. Only the action plugin
@@ -47,6 +47,9 @@ options:
     type: dict
   sidecar_config:
     description: The content of C(/etc/ktls/sidecar.json). Needed with component V(sidecar).
+    type: dict
+  sentinel_config:
+    description: The content of C(/etc/ktls/sentinel.json). Needed with component V(sentinel).
     type: dict
   purge:
     description: With O(state=absent), also remove keys and certificates, the agent's state and the probe file.
@@ -166,7 +169,7 @@ def main() -> None:
             "components": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["agent", "sidecar"],
+                "choices": ["agent", "sidecar", "sentinel"],
                 "default": ["agent", "sidecar"],
             },
             "artefact": {"type": "path"},
@@ -175,6 +178,7 @@ def main() -> None:
             "sha256": {"type": "str"},
             "agent_config": {"type": "dict"},
             "sidecar_config": {"type": "dict"},
+            "sentinel_config": {"type": "dict"},
             "purge": {"type": "bool", "default": False},
             "remove_users": {"type": "bool", "default": False},
             "wait_s": {"type": "float", "default": 60.0},

@@ -30,8 +30,11 @@ from .probe_object import probe_bytes
 LIB = "/usr/local/lib/ktls"
 CURRENT = f"{LIB}/current"
 STARTED = f"{LIB}/started.json"
-COMPONENTS = ("agent", "sidecar")
+COMPONENTS = ("agent", "sidecar", "sentinel")
+SERVING = ("agent", "sidecar")
+"""What a host that serves has; the sentinel is for a machine beside it."""
 PYTHON = "/usr/bin/python3"
+SENTINEL_CA = "/etc/ktls/sentinel-ca.pem"
 PROBE_NAME = "ktls-probe.bin"
 KEEP_VERSIONS = 2  # the one in force and the one before it
 
@@ -56,6 +59,7 @@ _UNITS = {
         "ktls-pull.service",
     ),
     "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
+    "sentinel": ("ktls-sentinel.service",),
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
 _OPTIONAL = frozenset({"ktls-sidecar.socket", "ktls-pull.service"})
@@ -65,7 +69,11 @@ _BY_SOCKET = frozenset({"ktls-diag.service", *(f"ktls-{name}-helper@.service" fo
 _BY_AGENT = frozenset({"ktls-lease.timer", "ktls-lease.service"})
 # Enabled, and left to the next boot.
 _AT_BOOT = frozenset({"ktls-boot.service"})
-_COMMANDS = {"agent": ("ktls-agent",), "sidecar": ("ktls-sidecar", "ktls-publish")}
+_COMMANDS = {
+    "agent": ("ktls-agent",),
+    "sidecar": ("ktls-sidecar", "ktls-publish"),
+    "sentinel": ("ktls-sentinel",),
+}
 _USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
 _LEVERS = "/var/lib/ktls-levers"
 # What share/ktls.tmpfiles.conf makes.
@@ -91,9 +99,10 @@ class DesiredRelease:
     src: str | None = None
     version: str | None = None
     sha256: str | None = None
-    components: tuple[str, ...] = COMPONENTS
+    components: tuple[str, ...] = SERVING
     agent_config: dict[str, Any] | None = None
     sidecar_config: dict[str, Any] | None = None
+    sentinel_config: dict[str, Any] | None = None
     purge: bool = False
     remove_users: bool = False
     wait_s: float = 60.0
@@ -257,7 +266,7 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         found = _leftovers(desired, root)
         return Installed(_current(root), versions, ages, services=services, leftovers=found, users=users)
     source, share = _source(desired, versions, root)
-    expected = (*_SHARED, *(f"share/{unit}" for unit in _units(desired)))
+    expected = (*_shared(desired), *(f"share/{unit}" for unit in _units(desired)))
     missing = [name for name in expected if source and name not in share]
     if missing:
         raise _bad(str(source), f"has no {missing[0]}")
@@ -284,12 +293,12 @@ def _check(desired: DesiredRelease) -> None:
         raise KtlsError("bad_request", f"state {desired.state!r}: use present or absent")
     odd = set(desired.components) - set(COMPONENTS)
     if odd or not desired.components:
-        raise KtlsError("bad_request", f"components: use one or both of {', '.join(COMPONENTS)}")
+        raise KtlsError("bad_request", f"components: use some of {', '.join(COMPONENTS)}")
     if desired.state == "absent":
         return
     if not _VERSION.match(desired.version or "") or not _SHA256.match(desired.sha256 or ""):
         raise KtlsError("bad_request", "give the version and the sha256 of the release, as agent/build.py prints them")
-    for name, config in (("agent", desired.agent_config), ("sidecar", desired.sidecar_config)):
+    for name, config in _configs(desired).items():
         if name in desired.components and not isinstance(config, dict):
             raise KtlsError("bad_request", f"component {name} needs {name}_config")
     if "sidecar" in desired.components and not str((desired.sidecar_config or {}).get("root", "")).startswith("/"):
@@ -348,14 +357,22 @@ def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
     paths = [f"/etc/systemd/system/{unit}" for unit in _units(desired)]
     paths += [f"/etc/ktls/{component}.json" for component in desired.components]
     paths += [link for link, _ in _links(desired)]
-    if set(desired.components) == set(COMPONENTS):
+    others = [name for name in COMPONENTS if name not in desired.components]
+    alone = not any(os.path.lexists(_under(root, f"/etc/systemd/system/{_UNITS[name][-1]}")) for name in others)
+    if "sentinel" in desired.components:
+        paths += [SENTINEL_CA]
+        if desired.purge:
+            paths += ["/var/lib/ktls-sentinel", "/var/lib/private/ktls-sentinel"]
+    if alone:
+        paths += [LIB]
+    if set(SERVING) <= set(desired.components):
         paths += [path for path, _ in _SHARED.values()]
-        paths += [LIB, "/run/ktls-agent", "/run/ktls-levers.lock"]
+        paths += ["/run/ktls-agent", "/run/ktls-levers.lock"]
         with contextlib.suppress(OSError):
             if not os.listdir(_under(root, _LEVERS)):  # the levers' records go with the levers
                 paths += [_LEVERS]
         if desired.purge:
-            paths += ["/etc/ktls", "/var/lib/ktls", "/var/lib/ktls-pull", "/run/ktls"]
+            paths += ["/etc/ktls" if alone else "/etc/ktls/tls", "/var/lib/ktls", "/var/lib/ktls-pull", "/run/ktls"]
     if desired.purge and "sidecar" in desired.components:
         paths += [path for path in [_probe_path(desired)] if path]
     return tuple(path for path in paths if os.path.lexists(_under(root, path)))
@@ -386,9 +403,10 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     ]
     # Without the artefact (check mode before the copy) its own files are not known: assume the usual.
     unknown = installed.source is None
-    if unknown or installed.users != _USERS or "/etc/sysusers.d/ktls.conf" in changed:
+    serving = bool(_shared(desired))
+    if serving and (unknown or installed.users != _USERS or "/etc/sysusers.d/ktls.conf" in changed):
         steps.append(Step("run", "systemd-sysusers", "make users", ("systemd-sysusers", "/etc/sysusers.d/ktls.conf")))
-    if unknown or installed.made_missing or "/etc/tmpfiles.d/ktls.conf" in changed:
+    if serving and (unknown or installed.made_missing or "/etc/tmpfiles.d/ktls.conf" in changed):
         argv = ("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/ktls.conf")
         steps.append(Step("run", "systemd-tmpfiles", "make directories", argv))
     if installed.current != version:
@@ -500,7 +518,18 @@ def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
 def _socket(desired: DesiredRelease, component: str) -> str:
     if component == "agent":
         return str((desired.agent_config or {}).get("socket", "/run/ktls-agent/agent.sock"))
+    if component == "sentinel":
+        return str((desired.sentinel_config or {}).get("socket", "/run/ktls-sentinel/sentinel.sock"))
     return str((desired.sidecar_config or {}).get("control_socket", "/run/ktls-sidecar/control.sock"))
+
+
+def _shared(desired: DesiredRelease) -> dict[str, tuple[str, int]]:
+    """Return what agent and sidecar share: users, directories, the off switch. A sentinel has no use for them."""
+    return _SHARED if set(desired.components) & set(SERVING) else {}
+
+
+def _configs(desired: DesiredRelease) -> dict[str, dict[str, Any] | None]:
+    return {"agent": desired.agent_config, "sidecar": desired.sidecar_config, "sentinel": desired.sentinel_config}
 
 
 def _probe_path(desired: DesiredRelease) -> str | None:
@@ -510,13 +539,13 @@ def _probe_path(desired: DesiredRelease) -> str | None:
 
 def _specs(desired: DesiredRelease, share: dict[str, bytes]) -> list[FileSpec]:
     """Return the files that we own under the names on the host, in the order in which they are written."""
-    specs = [FileSpec(path, share[name], mode) for name, (path, mode) in _SHARED.items() if name in share]
+    specs = [FileSpec(path, share[name], mode) for name, (path, mode) in _shared(desired).items() if name in share]
     specs += [
         FileSpec(f"/etc/systemd/system/{unit}", share[f"share/{unit}"])
         for unit in _units(desired)
         if f"share/{unit}" in share
     ]
-    configs = {"agent": desired.agent_config, "sidecar": desired.sidecar_config}
+    configs = _configs(desired)
     specs += [
         FileSpec(f"/etc/ktls/{name}.json", (json.dumps(configs[name], indent=2, sort_keys=True) + "\n").encode())
         for name in COMPONENTS

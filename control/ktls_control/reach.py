@@ -35,7 +35,7 @@ _ARGUMENT = re.compile(r"[A-Za-z0-9._:+-]+")
 # One line a question, "NUMBER VERB OPTIONS"; after its output "@NUMBER STATUS". One line, for any login shell.
 _LOOP = (
     's=; [ "$(id -u)" = 0 ] || s="sudo -n"; set -f; while read -r n line; do '
-    f'$s "${{KTLS_OFF_PREFIX:-}}{AGENT}" $line </dev/null 2>&1; c=$?; echo; echo "@$n $c"; done'
+    '$s "${{KTLS_OFF_PREFIX:-}}{program}" $line </dev/null 2>&1; c=$?; echo; echo "@$n $c"; done'
 )
 
 
@@ -71,6 +71,8 @@ class Reach:
     """Asks hosts, at most ``pool`` at a time, each within ``timeout_s`` seconds. Use as a context manager.
 
     :param keep: sessions that stay open between questions; the others are opened anew.
+    :param program: what is asked over SSH; ``socket``: the variable of a host with the path of its socket, and that
+        path where there is none.
     """
 
     def __init__(
@@ -80,7 +82,11 @@ class Reach:
         pool: int = DEFAULT_POOL,
         timeout_s: float = 20.0,
         keep: int = DEFAULT_KEEP,
+        program: str = AGENT,
+        socket: tuple[str, str] = ("ktls_agent_socket", AGENT_SOCKET),
     ) -> None:
+        self._loop = _LOOP.format(program=program)
+        self._socket = socket
         self._hosts = {host.name: host for host in hosts}
         self._pool, self._timeout_s, self._keep = pool, timeout_s, keep
         self._sessions: dict[str, _Session] = {}
@@ -114,7 +120,7 @@ class Reach:
 
     def _ask_here(self, host: Host, request: dict[str, Any]) -> Reply:
         try:
-            data = call(str(host.vars.get("ktls_agent_socket", AGENT_SOCKET)), request, self._timeout_s)
+            data = call(str(host.vars.get(*self._socket)), request, self._timeout_s)
         except KtlsError as error:
             lost = error.code in ("unreachable", "timeout")
             return Reply(host.name, None, f"{host.name}: {error.message}", error.code, not lost, time.time())
@@ -143,7 +149,7 @@ class Reach:
 
     def _open(self, name: str) -> None:
         self._drop(name)
-        argv = openssh.argv(self._hosts[name], ["sh", "-c", _LOOP])
+        argv = openssh.argv(self._hosts[name], ["sh", "-c", self._loop])
         try:
             child = self._children.start(name, argv, time.monotonic() + self._timeout_s)
         except OSError as error:

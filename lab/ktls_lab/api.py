@@ -43,7 +43,7 @@ from ktls_lab.errors import LabError
 from ktls_lab.paths import DEFAULT_LAB, check_lab_name, lab_dir
 from ktls_lab.state import HostState, LabState
 
-__all__ = ["FAULTS", "Lab", "LabError", "build_image", "down", "keep", "manifest", "up"]
+__all__ = ["FAULTS", "RIG_INTERFACE", "Lab", "LabError", "build_image", "down", "keep", "manifest", "up"]
 
 FAULTS = ("link-down", "link-up", "power-cut", "freeze", "thaw", "reboot")
 DEFAULT_IMAGE = "debian13"
@@ -51,6 +51,7 @@ MIB_PER_HOST_ON_DISK = 600
 IDENTITY_TIMEOUT_S = 30.0
 SSH_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 5
+RIG_INTERFACE = "sim0"
 
 Say = Callable[[str], None]
 manifest = content.manifest
@@ -216,6 +217,20 @@ class Lab:
                 monitor.execute("cont")
         if kind == "thaw":
             self._set_clock(machine)
+
+    def add_rig(self, name: str) -> None:
+        """Put a played card with TLS offload, RIG_INTERFACE, over the private network card of host ``name``.
+
+        It takes the private address over and comes again with each boot. Doing it twice is no harm.
+
+        Raises:
+            LabError: the host's image has no rig, or the kernel does not take the module.
+        """
+        done = self.ssh(name, "touch /etc/ktls-lab/rig && /usr/local/lib/ktls-lab/net && sync")
+        if done.returncode != 0:
+            words = " ".join(done.stderr.split()) or "no reason given"
+            message = f"{name}: cannot set up the offload rig of image {self._state.host(name).image}: {words}"
+            raise LabError(message)
 
     def down(self) -> None:
         """End the lab and remove all of it; also :func:`down`."""
@@ -401,11 +416,14 @@ def up(
     image: str | Sequence[str] = DEFAULT_IMAGE,
     say: Say = _silent,
     kept: Path | None = None,
+    *,
+    rig: bool = False,
 ) -> Lab:
     """Start a lab of ``hosts`` VMs and return it when each lets us log in over ssh.
 
     ``image`` is one image for all, or a list with one for each host. What the cache lacks is made first.
     With ``kept``, where :func:`keep` has put a lab, its hosts go on from there; they must be as many, of these images.
+    ``rig`` as :meth:`Lab.add_rig` on each.
     When it fails, or is interrupted, nothing is left running.
 
     Raises:
@@ -417,6 +435,11 @@ def up(
         raise LabError(message)
     if state.exists(check_lab_name(name)):
         raise state.busy(name)
+    without = [wish for wish in dict.fromkeys(wanted) if rig and not images.load(wish).rig]
+    if without:
+        able = [image for image in images.names(opt_in=True) if images.load(image).rig]
+        message = f"image {without[0]} has no offload rig (rig: true in its definition): choose of {', '.join(able)}"
+        raise LabError(message)
     prepared = {wish: _prepare(wish, say) for wish in dict.fromkeys(wanted)}
     _check_room(len(wanted), sum(prepared[wish][0].image.memory_mib for wish in wanted), lab_dir(name).parent)
     started = time.monotonic()
@@ -459,6 +482,10 @@ def up(
                 shutil.copytree(kept / kept_labs.CA, lab.ca_dir)
             disks = {own.name: kept / own.name / "disk.qcow2" for own in identities}
         _start_all(lab, identities, disks, port, say, known=kept is not None)
+        if rig:
+            for own in identities:
+                lab.add_rig(own.name)
+            say(f"lab {name}: a played card with TLS offload, {RIG_INTERFACE}, is on the private network of each host")
     except LabError as error:
         # What the message points to moves with the logs.
         message = str(error).replace(str(lab_dir(name)), str(_keep_logs(name)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktls_lab import apt, cache, customize, rebuild, tools
+from ktls_lab import apt, cache, customize, rebuild, rig, tools
 from ktls_lab.errors import LabError
 from ktls_lab.images import Image
 from ktls_lab.paths import cache_dir
@@ -50,7 +50,8 @@ class BuiltImage:
 def locate(image: Image) -> BuiltImage:
     """Where the image is, or would be, in the cache."""
     rebuilt = [rebuild.ingredients()] if image.rebuild else []
-    digest = image.digest(BUILDER_VERSION, customize.ingredients(), *rebuilt)
+    rigged = [rig.ingredients()] if image.rig else []
+    digest = image.digest(BUILDER_VERSION, customize.ingredients(), *rebuilt, *rigged)
     return BuiltImage(image, cache_dir() / "images" / f"{image.name}-{digest}")
 
 
@@ -141,6 +142,8 @@ def _build(image: Image, place: Path, log: Path, say: Say) -> None:
                 version = found[0].name.partition("-")[2]
             shutil.copyfile(tree / "var/lib/dpkg/status", place / "dpkg-status")
             customize.customize(tree)
+            if image.rig:
+                rig.install(rig.ensure(image, version, options, steps, say), version, tree, steps)
             say(f"image {image.name}: making the disk")
             raw = place / "base.raw"
             disk = ["-t", "ext4", "-L", "ktls-lab", "-E", "root_owner=0:0", "-d", str(tree)]

@@ -43,6 +43,11 @@ def add_verbs(verbs: Subparsers) -> None:
         metavar="NAME",
         help=f"image of the hosts (default {api.DEFAULT_IMAGE}); repeat it to give each host its own",
     )
+    up.add_argument(
+        "--rig",
+        action="store_true",
+        help=f"put {api.RIG_INTERFACE}, a played network card with TLS offload, over each host's private one",
+    )
     up.set_defaults(func=_guarded(_up))
 
     status = verbs.add_parser("status", help="show the labs and their hosts")
@@ -136,7 +141,7 @@ def _up(options: argparse.Namespace) -> int:
     wanted = options.image or [api.DEFAULT_IMAGE]
     hosts = options.hosts or (len(wanted) if len(wanted) > 1 else 3)
     with _progress() as say:
-        lab = api.up(options.name, hosts, wanted[0] if len(wanted) == 1 else wanted, say)
+        lab = api.up(options.name, hosts, wanted[0] if len(wanted) == 1 else wanted, say, rig=options.rig)
     _print_lab(_lab_status(lab.name))
     return 0
 

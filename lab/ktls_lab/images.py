@@ -7,7 +7,8 @@ taken from, for backports); ``packages``; ``extra_packages``; ``memory_mib``; ``
 of the kernel, OpenSSL and Python versions, for tests); ``extends`` (name of the image whose keys are inherited);
 ``opt_in`` (true: only built when it is named); ``rebuild`` (list of Debian source packages of these sources that are
 built again with other configure arguments and installed in place of Debian's: ``source`` its name; ``configure`` one
-variable of its debian/rules, and what is added to it; ``packages`` the binary packages that are installed).
+variable of its debian/rules, and what is added to it; ``packages`` the binary packages that are installed);
+``rig`` (true: with the kernel module of ``lab/tlssim``, which plays a card with TLS offload).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ktls_lab.errors import LabError
 from ktls_lab.paths import IMAGE_DEFINITIONS
 
 _REQUIRED = ("description", "suite", "sources", "kernel_package", "packages", "memory_mib", "disk_mib", "expect")
-_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from", "opt_in", "rebuild")
+_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from", "opt_in", "rebuild", "rig")
 _EXPECT = ("kernel", "openssl", "python")
 _REBUILD = ("source", "configure", "packages")
 # These go into shell commands and a makefile of the build.
@@ -86,10 +87,12 @@ class Image:
     expect: Expect
     opt_in: bool = False
     rebuild: tuple[Rebuild, ...] = ()
+    rig: bool = False
 
     def digest(self, *ingredients: bytes) -> str:
         """16 hex digits over what decides the image's content: the definition and the builder's ingredients."""
-        words = {"description", "expect", "opt_in"} | (set() if self.rebuild else {"rebuild"})
+        words = {"description", "expect", "opt_in"}
+        words |= {key for key in ("rebuild", "rig") if not getattr(self, key)}
         definition = {key: value for key, value in asdict(self).items() if key not in words}
         sha = hashlib.sha256(json.dumps(definition, sort_keys=True).encode())
         for part in ingredients:
@@ -147,6 +150,7 @@ def load(name: str, directory: Path = IMAGE_DEFINITIONS) -> Image:
         expect=_expect(where, raw["expect"]),
         opt_in=_flag(where, raw, "opt_in"),
         rebuild=_rebuilds(where, raw.get("rebuild", [])),
+        rig=_flag(where, raw, "rig"),
     )
 
 

@@ -34,6 +34,7 @@ def host_vars(lab: LabState, name: str) -> dict[str, Any]:
         "ktls_lab_name": lab.name,
         "ktls_lab_image": host.image,
         "ktls_lab_address": host.address,
+        "ktls_sentinel_address": host.address,
         "ktls_lab_ssh_config": str(directory / sshfiles.SSH_CONFIG),
     }
 

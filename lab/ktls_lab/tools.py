@@ -19,9 +19,11 @@ PACKAGE_OF = {
     "setpriv": "util-linux",
     "unshare": "util-linux",
     "cp": "coreutils",
+    "chroot": "coreutils",
+    "mount": "mount",
 }
 RUN_TOOLS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "cp")
-BUILD_TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare")
+BUILD_TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "chroot", "mount")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

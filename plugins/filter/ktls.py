@@ -12,6 +12,7 @@ from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.preflight 
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.preflight_events import registered
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.preflight_text import lines, plain
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import check_phase
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.sentinel_targets import share, target
 from jinja2 import TemplateError
 
 #: Ansible indents a list of lines by eight and puts quotes around each.
@@ -48,6 +49,16 @@ def ktls_preflight(hostvars: Mapping[str, Any], phase: str, hosts: Sequence[str]
     }
 
 
+def ktls_sentinel_targets(
+    hostvars: Mapping[str, Any], hosts: Sequence[str], sentinels: Sequence[str], me: str
+) -> list[dict[str, Any]]:
+    """``targets`` of the sentinel ``me``: its share of ``hosts``, with address, port and name from their variables."""
+    try:
+        return [target(name, hostvars[name]) for name in share(hosts, sentinels, me)]
+    except ControlError as error:
+        raise AnsibleFilterError(error.message) from error
+
+
 def _address(variables: Mapping[str, Any]) -> str | None:
     """One host whose address is a broken template must not cost the others their report."""
     try:
@@ -57,8 +68,13 @@ def _address(variables: Mapping[str, Any]) -> str | None:
 
 
 class FilterModule:
-    """Filters ``ktls.fleet.ktls_listen``, ``ktls.fleet.ktls_reason`` and ``ktls.fleet.ktls_preflight``."""
+    """Filters ``ktls_listen``, ``ktls_reason``, ``ktls_preflight`` and ``ktls_sentinel_targets`` of ``ktls.fleet``."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """:returns: filters by name."""
-        return {"ktls_listen": ktls_listen, "ktls_reason": ktls_reason, "ktls_preflight": ktls_preflight}
+        return {
+            "ktls_listen": ktls_listen,
+            "ktls_reason": ktls_reason,
+            "ktls_preflight": ktls_preflight,
+            "ktls_sentinel_targets": ktls_sentinel_targets,
+        }

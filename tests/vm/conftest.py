@@ -36,16 +36,20 @@ def lab_images() -> Callable[[str], Path]:
 def start_lab() -> Iterator[StartLab]:
     """Return a starter of labs with a name of their own: ``start_lab("suffix", hosts=1, image="debian13")``.
 
-    ``kept``: go on from a lab that was kept there (:mod:`tests.vm.deployed`).
+    ``kept``: go on from a lab that was kept there (:mod:`tests.vm.deployed`). ``rig``: each host has a played card.
     """
     started: list[str] = []
 
     def start(
-        suffix: str, hosts: int = 1, image: str | Sequence[str] = api.DEFAULT_IMAGE, kept: Path | None = None
+        suffix: str,
+        hosts: int = 1,
+        image: str | Sequence[str] = api.DEFAULT_IMAGE,
+        kept: Path | None = None,
+        rig: bool = False,
     ) -> api.Lab:
         name = f"{PREFIX}-{suffix}"
         started.append(name)
-        lab = api.up(name, hosts, image, print, kept)
+        lab = api.up(name, hosts, image, print, kept, rig=rig)
         lab.share_logins = True
         return lab
 

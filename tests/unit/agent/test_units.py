@@ -33,6 +33,7 @@ EXPOSURE = {
     "ktls-agent.service": 10,
     "ktls-diag.service": 20,
     "ktls-pull.service": 15,
+    "ktls-sentinel.service": 20,
     "ktls-sidecar.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import collections
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from ktls_lab import api, apt, build, images, tools
+from ktls_lab import api, apt, build, images, rig, tools
 from ktls_lab.cli import main
 from ktls_lab.errors import LabError
 from ktls_lab.paths import cache_dir
 
 GOOD_DEBOOTSTRAP = """
 for tree; do case "$tree" in */tree) break;; esac; done
-mkdir -p "$tree/boot" "$tree/var/lib/dpkg" "$tree/etc/machine"
+mkdir -p "$tree/boot" "$tree/var/lib/dpkg" "$tree/etc/machine" "$tree/usr/bin" "$tree/proc"
 echo kernel > "$tree/boot/vmlinuz-6.12.1"; echo initrd > "$tree/boot/initrd.img-6.12.1"
 echo status > "$tree/var/lib/dpkg/status"
 """
@@ -27,6 +28,14 @@ mkdir -p "$tree/build"
 for name in libgnutls30t64 libgnutls-dane0t64 gnutls-bin libgnutls28-dev; do
     echo "$name" > "$tree/build/${name}_3.8.9-3+ktls1_amd64.deb"
 done
+"""
+# chroot: what make makes, and depmod, which finds what is there.
+GOOD_CHROOT = """
+for tree; do case "$tree" in */tree) break;; esac; done
+case "$*" in
+*modules*) cat "$tree/tlssim/tlssim.c" > "$tree/tlssim/tlssim.ko";;
+*depmod*) ls "$tree/usr/lib/modules/6.12.1/extra";;
+esac
 """
 GOOD_APT = """
 [ -f "$APT_CONFIG" ] || exit 8
@@ -42,7 +51,7 @@ esac
 
 @pytest.fixture
 def stand_ins(tmp_path: Path, labs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory of scripts that PATH has first: mmdebstrap, mke2fs, qemu-img, apt-get, unshare."""
+    """Return a directory of scripts that PATH has first: mmdebstrap, mke2fs, qemu-img, apt-get, unshare, chroot."""
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
@@ -52,6 +61,9 @@ def stand_ins(tmp_path: Path, labs: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     stand_in(directory, "mmdebstrap", GOOD_DEBOOTSTRAP)
     # The real one needs a real root; tests/vm/gnutls shows what it is for.
     stand_in(directory, "unshare", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    stand_in(directory, "chroot", GOOD_CHROOT)
+    for name in ("mount", "chown"):
+        stand_in(directory, name, "")
     stand_in(directory, "apt-get", GOOD_APT)
     stand_in(directory, "mke2fs", 'for word; do case "$word" in *.raw) echo disk > "$word";; esac; done')
     stand_in(directory, "qemu-img", 'for last; do :; done; echo qcow2 > "$last"')
@@ -135,6 +147,34 @@ def test_missing_tools_are_named_with_the_command(
 def test_building_needs_root(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert "needs root" in failure()
+
+
+def test_the_rig_is_built_once_and_put_into_the_image(stand_ins: Path) -> None:
+    """Its source decides the image; an image that is made again for another reason takes it from the cache."""
+    calls, kept, said = stand_ins / "calls", stand_ins / "modules", list[str]()
+    stand_in(stand_ins, "mmdebstrap", f'echo "$*" >> {calls}\n{GOOD_DEBOOTSTRAP}')
+    stand_in(stand_ins, "mke2fs", f'while [ "$1" != -d ]; do shift; done; cp -r "$2/usr/lib" {kept}; echo disk > "$3"')
+    built = build.ensure(images.load("debian13"), said.append)
+    module = kept / "modules/6.12.1/extra/tlssim.ko"
+    assert module.read_bytes() == (rig.SOURCE / "tlssim.c").read_bytes()
+    assert (kept / "ktls-lab/tlssim").read_text(encoding="ascii") == "6.12.1\n"
+    image, headers = calls.read_text(encoding="utf-8").splitlines()
+    assert "--variant=apt" in image and "linux-headers" not in image
+    assert "--variant=extract" in headers and "--include=linux-headers-6.12.1,make," in headers
+    assert not list(built.directory.parents[1].glob("modules/*/tree")), "headers and compiler stay"
+    built.directory.rename(built.directory.with_name("old"))
+    shutil.rmtree(kept)
+    build.ensure(images.load("debian13"), said.append)
+    assert module.is_file()
+    assert len(calls.read_text(encoding="utf-8").splitlines()) == 3
+    assert len([line for line in said if "building the offload rig" in line]) == 1
+
+
+def test_a_rig_that_does_not_compile(stand_ins: Path) -> None:
+    stand_in(stand_ins, "chroot", "echo 'tlssim.c:1: error: no' >&2; exit 2")
+    words = failure()
+    assert "exit status 2" in words and "tlssim.c:1: error: no" in words
+    assert not list(cache_dir().glob("modules/[!.]*"))
 
 
 def rebuilding(stand_ins: Path, build_tree: str = GOOD_BUILD, apt_get: str = GOOD_APT) -> Path:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ktls_lab import apt, build, customize, images, rebuild, tools
+from ktls_lab import api, apt, build, customize, images, rebuild, rig, tools
 from ktls_lab.errors import LabError
 
 GOOD = """
@@ -97,6 +98,7 @@ def test_extends_inherits_and_overrides(tmp_path: Path) -> None:
         (GOOD.replace('kernel: "6.12"', "kernel: 6.12"), "expect needs exactly"),
         (GOOD.replace(', python: "3.13"', ""), "expect needs exactly"),
         (GOOD + "opt_in: 1\n", "opt_in must be true or false"),
+        (GOOD + "rig: maybe\n", "rig must be true or false"),
         (GOOD + "rebuild: gnutls28\n", "rebuild must be a list"),
         (GOOD + REBUILD.replace("    packages: [libgnutls30t64]\n", ""), "each rebuild needs exactly"),
         (GOOD + REBUILD + "    colour: red\n", "each rebuild needs exactly"),
@@ -160,6 +162,34 @@ def test_digest_of_an_image_with_something_rebuilt(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(rebuild, "BUILDER_VERSION", b"next")
     again = [build.locate(image).directory for image in loaded]
     assert [old == new for old, new in zip(places, again)] == [True, True, False, False, False]
+
+
+def test_digest_of_an_image_with_the_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, base=GOOD, rigged=GOOD + "rig: true\n", without=GOOD + "rig: false\n")
+    base, rigged, without = (
+        replace(images.load(name, tmp_path), name="base") for name in ("base", "rigged", "without")
+    )
+    assert base.digest(b"x") == without.digest(b"x") != rigged.digest(b"x")
+    places = [build.locate(image).directory for image in (base, rigged)]
+    changed = tmp_path / "tlssim"
+    shutil.copytree(rig.SOURCE, changed)
+    with (changed / "tlssim.c").open("a", encoding="utf-8") as source:
+        source.write("/* changed */\n")
+    monkeypatch.setattr(rig, "SOURCE", changed)
+    again = [build.locate(image).directory for image in (base, rigged)]
+    assert [old == new for old, new in zip(places, again)] == [True, False]
+
+
+def test_the_images_with_the_rig() -> None:
+    assert {name: images.load(name).rig for name in images.names(opt_in=True)} == {
+        "debian12": True,
+        "debian13": True,
+        "debian13-backports": True,
+        "debian13-bench": False,
+        "debian13-gnutls": False,
+    }
+    with pytest.raises(LabError, match=r"image debian13-bench has no offload rig .* choose of debian12, debian13"):
+        api.up("rigless", 1, "debian13-bench", rig=True)
 
 
 def test_source_packages_are_believed_only_when_signed_by_debian() -> None:

@@ -100,7 +100,7 @@ class FakeSystem(release.System):
         return "".join(f"{key}={value}\n" for key, value in state.items())
 
     def call(self, socket_path: str, request: dict[str, Any]) -> dict[str, Any]:
-        unit = "ktls-agent.service" if "agent" in socket_path else "ktls-sidecar.service"
+        unit = next(f"ktls-{name}.service" for name in ("agent", "sentinel", "sidecar") if name in socket_path)
         if unit == self.hang or unit not in self.active:
             raise KtlsError("unreachable", f"cannot connect to {socket_path}")
         return {"ok": True, "version": self.versions[unit]}

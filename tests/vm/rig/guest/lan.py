@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hosts on the lab's private network: ``openssl s_server`` behind a played card, and curl on another host.
+
+``python3 -m guest.lan serve SIZE`` serves one download and tells what kernel and card did; ``python3 -m guest.lan fetch
+ADDRESS`` downloads and looks at its own wire meanwhile. Both print JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .wire import GCM128, Watcher, certificate, content, moved, run, statistics, tls_stat, until
+
+CARD, LOWER, PORT = "sim0", "eth1", 9443
+PLACE = Path("/root/rig")
+
+
+def serve(size: str) -> dict[str, Any]:
+    """Serve ``object`` once, by sendfile; look at the connection until it ends."""
+    pem = certificate(PLACE)
+    (PLACE / "object").write_bytes(content(int(size)))
+    tls, card = tls_stat(), statistics(CARD)
+    server = subprocess.Popen(
+        ["openssl", "s_server", "-accept", str(PORT), "-cert", str(pem), "-key", str(pem), "-tls1_2", "-cipher", GCM128,
+         "-ktls", "-sendfile", "-WWW", "-naccept", "1"],
+        cwd=PLACE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    seen: set[str] = set()
+    deadline = time.monotonic() + 50
+    while server.poll() is None and time.monotonic() < deadline:
+        words = run("ss", "-tienH", "state", "established", "sport", "=", f":{PORT}").split()
+        seen |= {second for first, second in zip(words, words[1:]) if first == "txconf:"}
+        time.sleep(0.02)
+    if server.poll() is None:
+        server.kill()
+    output = server.communicate()[0]
+    until(lambda: (now := statistics(CARD))["tx_tls_ctx"] == now["tx_tls_del"])
+    return {
+        "conf": sorted(seen),
+        "tls": moved(tls, tls_stat()),
+        "card": moved(card, statistics(CARD)),
+        "output": output[-500:],
+        "features": [line.strip() for line in run("ethtool", "-k", CARD).splitlines() if "tls-hw" in line],
+    }
+
+
+def fetch(address: str) -> dict[str, Any]:
+    """Download the object. The certificate is the server's own, handed over by the test."""
+    watcher = Watcher(LOWER, here=True)
+    command = ["curl", "-sS", "--tlsv1.2", "--tls-max", "1.2", "--cacert", str(PLACE / "peer.pem"), "--max-time", "30"]
+    command += ["--retry", "40", "--retry-connrefused", "--retry-delay", "1", "--retry-max-time", "40"]
+    command += ["--connect-to", f"rig.test:{PORT}:{address}:{PORT}", f"https://rig.test:{PORT}/object"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=90)
+    return {
+        "status": done.returncode,
+        "error": done.stderr.decode(errors="replace"),
+        "size": len(done.stdout),
+        "sha256": hashlib.sha256(done.stdout).hexdigest(),
+        "seen": watcher.end(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({"serve": serve, "fetch": fetch}[sys.argv[1]](sys.argv[2])))
