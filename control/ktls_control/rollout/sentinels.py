@@ -6,33 +6,22 @@ What they say is judged by :mod:`ktls_control.sentinel`; here is who is asked wh
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
+from .. import sentinel
 from ..errors import ControlError
 from ..inventory import Host, host_from_vars, load
 from ..plan import cards
 
 #: clean: probes of every host were seen and no plaintext. leak: plaintext was. blind: nobody can say.
 Sight = Literal["clean", "leak", "blind", "none"]
+Statuses = Mapping[str, Mapping[str, Any]]
 #: What a run without a sentinel says of itself.
 WITHOUT = "nobody watches the wire: the plan says --without-sentinel"
 #: Seconds between two questions, at least, and how long a sentinel that is not ready is waited for before a wave.
 ASK_S, READY_S = 2.0, 60.0
-
-
-class Judge(Protocol):
-    """What is used of :mod:`ktls_control.sentinel`."""
-
-    def ask(self, hosts: Sequence[Host]) -> Mapping[str, Mapping[str, Any]]:
-        """Status of each sentinel, by name."""
-
-    def judge(
-        self, statuses: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], since: float, now: float
-    ) -> tuple[str, str]:
-        """``clean``, ``leak`` or ``blind``, and why."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +48,18 @@ class Sentinels:
 
     def look(self, names: Sequence[str], since: float, now: float) -> Sighting:
         """What they saw of ``names`` since ``since`` (both in seconds since the epoch, control node)."""
-        if not self._hosts:
-            return Sighting("none", WITHOUT, now)
-        judge = _judge()
-        if judge is None:
-            return Sighting("blind", "this release has no sentinel", now)
-        try:
-            sight, why = judge.judge(judge.ask(self._hosts), names, since, now)
-        except ControlError as error:
-            return Sighting("blind", error.message, now)
-        return Sighting(cast(Sight, sight) if sight in ("clean", "leak") else "blind", why, now)
+        return self._asked(lambda statuses: Sighting(*sentinel.judge(statuses, names, since, now), now), now)
 
     def standing(self, names: Sequence[str], now: float = 0.0) -> Sighting:
         """Whether they could watch ``names`` if these were ordered now; what was there to see is not asked."""
+        sentinels = [host.name for host in self._hosts]
+        return self._asked(lambda statuses: ready(statuses, sentinels, names, now), now)
+
+    def _asked(self, judge: Callable[[Statuses], Sighting], now: float) -> Sighting:
         if not self._hosts:
             return Sighting("none", WITHOUT, now)
-        judge = _judge()
-        if judge is None:
-            return Sighting("blind", "this release has no sentinel", now)
         try:
-            return ready(judge.ask(self._hosts), [host.name for host in self._hosts], names, now)
+            return judge(sentinel.ask(self._hosts))
         except ControlError as error:
             return Sighting("blind", error.message, now)
 
@@ -100,9 +81,7 @@ def members(phase: str, inventory: str, without_sentinel: bool) -> list[Host]:
     return found
 
 
-def ready(
-    statuses: Mapping[str, Mapping[str, Any]], sentinels: Sequence[str], names: Sequence[str], now: float
-) -> Sighting:
+def ready(statuses: Statuses, sentinels: Sequence[str], names: Sequence[str], now: float) -> Sighting:
     """Clean when all sentinels answer, between them are armed for every host, and no leak is latched. Pure."""
     leaks = [f"{name} has seen plaintext" for name, status in statuses.items() if status.get("leaks")]
     if leaks:
@@ -134,10 +113,3 @@ def _why(status: Mapping[str, Any] | None) -> str:
     error = status.get("error")
     said = error.get("message") if isinstance(error, Mapping) else error
     return " ".join(str(status.get("why") or said or "not armed").split())
-
-
-def _judge() -> Judge | None:
-    try:
-        return cast(Judge, importlib.import_module("..sentinel", __package__))
-    except ImportError:
-        return None

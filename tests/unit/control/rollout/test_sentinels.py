@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from ktls_control import sentinel
 from ktls_control.errors import ControlError
 from ktls_control.judge.model import WaveVerdict
-from ktls_control.rollout import sentinels
 from ktls_control.rollout.machine import with_wire
 from ktls_control.rollout.sentinels import WITHOUT, Sentinels, Sighting, ready
 
@@ -42,40 +41,28 @@ def test_who_could_watch(statuses: dict[str, Any], sight: str, words: str) -> No
     assert (found.sight, words in found.why) == (sight, True), found
 
 
-class Module:
-    """In place of ``ktls_control.sentinel``."""
+@pytest.mark.parametrize("sight", ["clean", "leak", "blind"])
+def test_what_was_seen_is_for_the_sentinels_own_judge(sight: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
 
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.asked: list[Any] = []
+    def judge(*given: Any) -> tuple[str, str]:
+        asked.append(given)
+        return sight, "why"
 
-    def ask(self, hosts: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
-        self.asked.append([host.name for host in hosts])
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return {"s1": status("a")}
-
-    def judge(self, statuses: Any, hosts: Any, since: float, now: float) -> tuple[str, str]:
-        self.asked.append((dict(statuses), list(hosts), since, now))
-        return (str(self.answer), "why")
+    monkeypatch.setattr(sentinel, "ask", lambda hosts: {host.name: status("a") for host in hosts})
+    monkeypatch.setattr(sentinel, "judge", judge)
+    assert Sentinels({"s1": {}}).look(["a"], 3.0, 9.0) == Sighting(sight, "why", 9.0)  # type: ignore[arg-type]
+    assert asked == [({"s1": status("a")}, ["a"], 3.0, 9.0)]
+    assert Sentinels({"s1": {}}).standing(["a", "b"], 9.0).sight == "blind"
 
 
-@pytest.mark.parametrize(
-    ("answer", "sight"),
-    [("clean", "clean"), ("leak", "leak"), ("blind", "blind"), ("perhaps", "blind"), ("none", "blind"),
-     (ControlError("cut_off", "s1 unreachable"), "blind")],
-)  # fmt: skip
-def test_only_clean_is_clean(answer: Any, sight: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Module(answer)
-    monkeypatch.setattr(sentinels, "_judge", lambda: module)
-    assert Sentinels({"s1": {}}).look(["a"], 3.0, 9.0).sight == sight
-    assert module.asked[0] == ["s1"]
+def test_nobody_who_watches_is_said_and_a_question_that_fails_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(_hosts: Any) -> Any:
+        raise ControlError("bad_inventory", "no address")
 
-
-def test_nobody_who_watches_is_said_and_a_release_without_one_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Sentinels({}).look(["a"], 0.0, 1.0) == Sighting("none", WITHOUT, 1.0)
-    monkeypatch.setattr(sentinels, "_judge", lambda: None)
-    assert Sentinels({"s1": {}}).look(["a"], 0.0, 1.0).sight == "blind"
+    monkeypatch.setattr(sentinel, "ask", ask)
+    assert Sentinels({}).look(["a"], 0.0, 1.0) == Sentinels({}).standing(["a"], 1.0) == Sighting("none", WITHOUT, 1.0)
+    assert Sentinels({"s1": {}}).look(["a"], 0.0, 1.0) == Sighting("blind", "no address", 1.0)
     assert Sentinels({"s1": {}}).standing(["a"]).sight == "blind"
 
 
