@@ -108,6 +108,7 @@ def hardware(phase: str, sentinels: Sequence[str], without_sentinel: bool) -> Ha
             "no_sentinel",
             f"phase hw needs a sentinel, which sees plaintext on the wire if a card or driver leaks it, and the "
             f"inventory has none: put a machine beside the hosts into group {SENTINELS} and set it up "
-            "(playbooks/sentinel.yml, docs/sentinel.md), or say --without-sentinel (-e ktls_without_sentinel=true), which is recorded",
+            "(playbooks/sentinel.yml, docs/sentinel.md), or say --without-sentinel (-e ktls_without_sentinel=true), "
+            "which is recorded",
         )
     return Hardware(tuple(sentinels))

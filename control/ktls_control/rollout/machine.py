@@ -206,6 +206,8 @@ def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
         f"{check.name}: {check.detail}"
         for check in verdict.checks
         if check.outcome == "fail"
+        # Only what was on is off now: right after an order it may not be known to be on yet.
+        and (check.name != "features" or hardware.features_on(before))
         and (check.name in _INSTANT or (check.name == "kernel" and check.detail.startswith("TlsDecryptError")))
     ]
     card = hardware.moved(before, now) if phase == "hw" else None

@@ -85,7 +85,7 @@ class FakeHost:
         """The card, and traffic of others that it encrypts while the phase is on."""
         if "no card" in self.faults:
             return None
-        if self.mode == "hw" and "no traffic" not in self.faults:
+        if self.features and "no traffic" not in self.faults:
             for name, count in (("encrypted", 40_000), ("sent", 39_000), ("installed", 1)):
                 self.card[name] += count * (name != "encrypted" or "card frozen" not in self.faults)
         card = self.card

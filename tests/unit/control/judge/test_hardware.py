@@ -68,7 +68,11 @@ def test_a_card_that_works_passes() -> None:
         ({"encrypted": 0}, "card", "stale: the card encrypted 0 bytes, and connections called hw sent 10000000"),
         ({"encrypted": 7_900_000, "stale": 3}, "card", "3 connections are stale"),
         ({"hw": 0, "installed": 0, "encrypted": 0, "eligible": 0, "software": 40}, "card", "nothing is offloaded"),
-        ({"installed": 30, "software": 10, "hw": 7_500_000}, "fallback", "the card refuses sessions"),
+        (
+            {"installed": 30, "software": 10, "hw": 75_000_000, "eligible": 100_000_000, "encrypted": 76_000_000},
+            "fallback",
+            "the card refuses sessions",
+        ),
         ({"decrypt": 1}, "decrypt", "1 errors of decryption"),
         ({"drops": 2}, "anomalies", "drops 2, resync 0 in 40 sessions"),
         ({"resync": 9}, "anomalies", "resync 9"),
@@ -85,6 +89,13 @@ def test_what_was_never_offered_to_a_card_is_not_its_refusal() -> None:
     assert verdict(after(installed=40, software=60, total=60_000_000)) == ("pass", {})
 
 
+def test_a_quiet_host_that_downloads_from_itself_is_not_called_full() -> None:
+    quiet = after(installed=10, software=10, hw=2_500_000, eligible=5_000_000, encrypted=2_600_000)
+    outcome, bad = verdict(quiet)
+    assert (outcome, list(bad)) == ("inconclusive", ["fallback"])
+    assert "too few to tell them from the host's downloads from itself" in bad["fallback"]
+
+
 def test_stale_connections_are_named_though_the_card_encrypts_enough() -> None:
     found = judge_host("hw", BEFORE, after(encrypted=9_000_000, stale=2), GatePolicy())
     assert found.outcome == "pass"
@@ -94,7 +105,8 @@ def test_stale_connections_are_named_though_the_card_encrypts_enough() -> None:
 def test_margins_are_the_plans() -> None:
     assert verdict(after(encrypted=7_000_000), card_share=0.6)[0] == "pass"
     assert verdict(after(drops=2), anomalies=0.05)[0] == "pass"
-    assert verdict(after(installed=30, software=10, hw=7_500_000), fallback=0.3)[0] == "pass"
+    assert verdict(after(installed=30, software=10, hw=75 * MILLION, eligible=100 * MILLION,
+                         encrypted=80 * MILLION), fallback=0.3)[0] == "pass"  # fmt: skip
 
 
 def without(path: str) -> dict[str, Any]:

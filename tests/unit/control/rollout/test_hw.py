@@ -78,7 +78,7 @@ def test_a_card_that_fails_in_the_middle_of_a_soak_takes_its_wave_back(
 
 
 def test_a_full_card_fails_at_the_gate(state_dir: Path) -> None:
-    plan = hw_plan((1, 1), soak=Soak(60, 120, 0, 1), lease_s=300.0)
+    plan = hw_plan((1, 1), soak=Soak(120, 600, 0, 15_000_000), lease_s=900.0)
     world = world_of(state_dir, plan)
     _from_soak(world, "h1", "full", 40.0)
     said = world.playbook(plan)
@@ -86,6 +86,39 @@ def test_a_full_card_fails_at_the_gate(state_dir: Path) -> None:
     full_from_the_start = world_of(state_dir / "b", plan)
     full_from_the_start.hosts["h1"].faults.add("full")
     assert "card: nothing is offloaded" in full_from_the_start.playbook(plan)
+
+
+def test_a_feature_that_is_known_to_be_on_a_little_late_is_not_missed(state_dir: Path) -> None:
+    plan = hw_plan((1,), soak=Soak(10, 30, 0, 1))
+    world = world_of(state_dir, plan)
+    host = world.hosts["h1"]
+    hw, ordered = host.hw, world.now
+
+    def late() -> dict[str, Any]:
+        found = hw()
+        if world.now < ordered + 5:
+            found["interfaces"][0]["tx_on"] = False
+        return found
+
+    host.hw = late  # type: ignore[method-assign]
+    assert world.playbook(plan) == "ok"
+
+
+def test_a_feature_that_somebody_switches_off_fails_at_once(state_dir: Path) -> None:
+    plan = hw_plan((1,), soak=Soak(600, 1800, 0, 1), lease_s=900.0)
+    world = world_of(state_dir, plan)
+    host = world.hosts["h1"]
+    hw, ordered = host.hw, world.now
+
+    def off() -> dict[str, Any]:
+        found = hw()
+        if world.now > ordered + 60:
+            found["interfaces"][0]["tx_on"] = False
+        return found
+
+    host.hw = off  # type: ignore[method-assign]
+    assert "features: TLS transmit offload is off: eth1" in world.playbook(plan)
+    assert world.now < ordered + 200
 
 
 def test_an_agent_that_says_nothing_of_cards_does_not_pass(state_dir: Path) -> None:
