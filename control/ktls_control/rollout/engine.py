@@ -451,8 +451,8 @@ class Engine:
         """
         self.journal.free_reserve()
         with suppress(ControlError):
-            self._saw(number, watched)
             self.write("control", verb="off", by=SENTINEL, why=watched.why)
+            self._saw(number, watched)
         self._fleet_off(watched.why)
         raise StopError(self._off_words(), "off", touched=self.touched(number))
 
@@ -508,7 +508,7 @@ class Engine:
         began = self.clock()
         while True:
             watched: Sighting = self.sentinels.standing(planned.hosts, self.clock())
-            if watched.sight == "leak" and any(wave.state == "promoted" for wave in self.state.waves):
+            if watched.sight == "leak" and (touched or any(wave.state == "promoted" for wave in self.state.waves)):
                 self._leak(number, watched)
             if watched.sight in ("clean", "none"):
                 return

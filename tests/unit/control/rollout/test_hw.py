@@ -223,6 +223,8 @@ def test_a_leak_takes_all_hosts_of_all_waves_back(state_dir: Path, moment: str) 
     assert asked == [("off", "sentinel")]
     assert order.index("control" if moment != "approval" else "fleet_off") < order.index("run_ended")
     assert order.index("fleet_off") < order.index("run_ended")
+    judged = [one["wave"] for one in named(world, plan, "verdict")]
+    assert judged == {"soak": [1], "gate": [1], "approval": [1, 2], "open": [1]}[moment], "nobody waits for the gate"
     aborted = world.playbook(plan)
     assert aborted != "ok", "the same plan does not start again"
 
@@ -258,6 +260,31 @@ def test_off_that_cannot_be_done_still_takes_the_wave_back(state_dir: Path, monk
     assert named(world, plan, "fleet_off")[0]["ok"] is False
 
 
+def test_plaintext_that_was_seen_while_nobody_drove_the_run_switches_off_too(state_dir: Path) -> None:
+    plan = hw_plan((1, 1))
+    world = world_of(state_dir, plan)
+
+    def on_event(name: str) -> None:
+        if name == "soak_started":
+            world.on_event = lambda _name: None
+            world.sentinel.armed = "leak"
+            raise KilledError(name)
+
+    world.on_event = on_event
+    with pytest.raises(KilledError):
+        world.playbook(plan)
+    assert "plaintext on the wire" in world.playbook(plan)
+    assert world.offs == ["sentinel: it is leak"], "the first wave had its order"
+
+
+def test_plaintext_before_anybody_had_an_order_is_no_reason_for_an_off(state_dir: Path) -> None:
+    plan = hw_plan((1, 1))
+    world = world_of(state_dir, plan)
+    world.sentinel.armed = "leak"
+    assert "sentinel leak: it is leak" in world.playbook(plan)
+    assert (world.offs, world.hosts["h1"].asked) == ([], [])
+
+
 @pytest.mark.parametrize("at", ["off", "sentinel", "control", "fleet_off", "wave_reverting"])
 def test_whoever_resumes_after_a_leak_does_what_is_left_of_the_off(state_dir: Path, at: str) -> None:
     plan = hw_plan((1, 1))
@@ -281,3 +308,5 @@ def test_whoever_resumes_after_a_leak_does_what_is_left_of_the_off(state_dir: Pa
     assert state_of(world, plan).outcome == "off"
     done = [one for one in events_of(world, plan) if one["event"] == "fleet_off"]
     assert len(done) == 1 and done[0]["ok"]
+    opened = [one["wave"] for one in events_of(world, plan) if one["event"] == "wave_opened"]
+    assert opened == [1, 2], "nobody is ordered anew"
