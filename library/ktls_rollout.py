@@ -62,7 +62,8 @@ options:
     default: 180.0
   without_sentinel:
     description:
-      - Let phase V(hw) begin though no machine of group C(ktls_sentinels) watches the wire for plaintext. It is recorded.
+      - Let phase V(hw) begin though no machine of group C(ktls_sentinels) watches the wire for plaintext.
+      - It is recorded.
       - For a rollout without O(plan); a plan says so itself.
     type: bool
     default: false
