@@ -9,9 +9,12 @@ module: ktls_drill
 short_description: Switch kTLS on and off again on a host, and show that it is as it was
 version_added: 0.1.0
 description:
-  - Orders V(tx) with a short lease, has the agent prove it, switches off with C(ktls-off) as a person on the host
+  - Orders O(phase) with a short lease, has the agent prove it, switches off with C(ktls-off) as a person on the host
     would, waits until no connection is kTLS, takes its off flag down, and compares files, module and network cards
     with what they were. Tries what new keys (KeyUpdate) do to kernel TLS on this host.
+  - With O(phase=hw) the network card has to show by its own byte counters that it encrypts; afterwards its features and
+    the versions that clients negotiate must be as before. Its own download never comes to a card, so others have to
+    download meanwhile. Where C(ktls_probe_url) is set for the host, the control node does, and checks what it gets.
   - A drill that fails leaves the host on userspace TLS. One that dies is taken back by the lease.
   - On the control node the result is kept for C(ktls plan), in C(drills.json) of the fleet; the agent keeps it too.
 author:
@@ -29,6 +32,15 @@ options:
     default: 60.0
   drain_s:
     description: How many seconds the connections that took kTLS may take to end.
+    type: float
+    default: 60.0
+  phase:
+    description: The phase that is tried.
+    type: str
+    choices: [tx, hw]
+    default: tx
+  card_s:
+    description: How many seconds the card may take to encrypt something, with O(phase=hw).
     type: float
     default: 60.0
   keyupdate:
@@ -86,6 +98,8 @@ drill:
       nothing was touched.
     - C(durations) in seconds. C(enable_s) until kTLS was proved, C(off_s) until new connections were userspace,
       C(drained_s) until no connection was kTLS, C(total_s).
+    - Of O(phase=hw) C(card) is what the card did since the order, C(protocol) what the agent's download negotiates, and
+      C(durations.card_s) how long the card's bytes took.
     - C(keyupdate) says for each direction what kinds of new keys do, over all ciphers that the kernel takes.
     - C(compared) is the number of things compared, C(differences) what is not as it was, C(left) what the host is left
       in where that is not what it was.
@@ -125,6 +139,8 @@ def main() -> None:
             "force": {"type": "bool", "default": False},
             "lease_s": {"type": "float", "default": 60.0},
             "drain_s": {"type": "float", "default": 60.0},
+            "phase": {"type": "str", "choices": ["tx", "hw"], "default": "tx"},
+            "card_s": {"type": "float", "default": 60.0},
             "keyupdate": {"type": "bool", "default": True},
             "fleet": {"type": "str"},
             "group": {"type": "str", "default": "ktls_hosts"},
@@ -136,7 +152,7 @@ def main() -> None:
     )
     if module.check_mode:
         module.exit_json(changed=False, skipped=True, msg="a drill shows only what really ran")
-    wanted = {name: module.params[name] for name in ("force", "lease_s", "drain_s", "keyupdate")}
+    wanted = {name: module.params[name] for name in ("force", "lease_s", "drain_s", "keyupdate", "phase", "card_s")}
     host = Host(*(module.params[name] for name in ("socket", "sidecar_socket", "off_command")))
     result = drill(host, Wish(f"drill-{uuid.uuid4().hex[:12]}", **wanted))
     if not result.ok:

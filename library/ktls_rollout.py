@@ -60,6 +60,13 @@ options:
     description: Seconds after which an order reverts unless it is confirmed.
     type: float
     default: 180.0
+  without_sentinel:
+    description:
+      - Let phase V(hw) begin though no machine of group C(ktls_sentinels) watches the wire for plaintext.
+      - It is recorded.
+      - For a rollout without O(plan); a plan says so itself.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: The same steps over a directory that is thrown away. Nothing is waited for or judged.

@@ -73,7 +73,10 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     deploy.set_defaults(func=_deploy)
 
     rollout = verbs.add_parser("rollout", parents=[fleet], help="bring the fleet to a phase, wave by wave")
-    rollout.add_argument("--phase", required=True, help="userspace, tx or rx")
+    rollout.add_argument("--phase", required=True, help="userspace, tx, rx or hw")
+    rollout.add_argument(
+        "--without-sentinel", action="store_true", help="phase hw though nobody watches the wire; the report says so"
+    )
     rollout.add_argument("--waves", type=Path, help="file with waves, soak and gates (see playbooks/vars/waves.yml)")
     rollout.add_argument("--clear-off", action="store_true", help="take down the off flag of an earlier `ktls off`")
     rollout.add_argument("--check", action="store_true", help="change nothing, show what would change")
@@ -227,6 +230,8 @@ def _rollout(arguments: argparse.Namespace) -> int:
     from .verbs import rollout
 
     variables: dict[str, Any] = {"ktls_clear_off": arguments.clear_off}
+    if arguments.without_sentinel:
+        variables["ktls_without_sentinel"] = True
     if arguments.waves:
         if not arguments.waves.is_file():
             raise ControlError(

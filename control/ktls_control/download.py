@@ -46,11 +46,14 @@ class _NamedConnection(http.client.HTTPSConnection):
             raise
 
 
-def fetch(url: str, ca_file: str | None, server_name: str | None = None, timeout_s: float = 30.0) -> Download:
+def fetch(
+    url: str, ca_file: str | None, server_name: str | None = None, timeout_s: float = 30.0, *, card: bool = False
+) -> Download:
     """Download ``url`` and hash it.
 
     :param ca_file: PEM file of the authority to trust; None for the system's.
     :param server_name: name to verify and to ask for (SNI, Host); None for the one in the URL.
+    :param card: offer nothing but what a network card can encrypt: TLS 1.2 with AES-GCM.
     :returns: a failed :class:`Download` instead of raising, for any network, TLS or HTTP failure.
     """
     parts = urlsplit(url)
@@ -61,6 +64,9 @@ def fetch(url: str, ca_file: str | None, server_name: str | None = None, timeout
     digest, size = hashlib.sha256(), 0
     try:
         context = ssl.create_default_context(cafile=ca_file)
+        if card:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers("ECDHE+AESGCM")
         connection = _NamedConnection(host, port, name, context, timeout_s)
         try:
             connection.request("GET", parts.path or "/", headers={"Host": name, "Connection": "close"})

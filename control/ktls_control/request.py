@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from .errors import ControlError
 
 PHASES = ("userspace", "tx", "rx", "hw")
-#: Phases that this release can bring a host to.
-SUPPORTED = ("userspace", "tx", "rx")
 #: What has to fit into the lease besides the soak: connecting, ordering, reading, confirming (seconds).
 LEASE_MARGIN_S = 30.0
 
@@ -50,7 +48,7 @@ def check(request: Request) -> None:
     if not request.hosts:
         raise ControlError("empty_group", f"group {request.group!r} of the inventory has no hosts: add some")
     if request.verb in ("rollout", "preflight"):
-        check_phase(request.phase, need_support=request.verb == "rollout")
+        check_phase(request.phase)
     if request.waves is not None:
         _check_waves(request.waves)
     if request.lease_s is not None and request.soak_max_s is not None:
@@ -63,15 +61,13 @@ def check(request: Request) -> None:
             )
 
 
-def check_phase(phase: str | None, *, need_support: bool) -> str:
-    """:raises ControlError: ``no_phase``, ``unknown_phase`` or ``unsupported_phase``."""
-    choices = ", ".join(SUPPORTED)
+def check_phase(phase: str | None) -> str:
+    """:raises ControlError: ``no_phase`` or ``unknown_phase``."""
+    choices = ", ".join(PHASES)
     if not phase:
         raise ControlError("no_phase", f"which phase? name one with -e ktls_phase=PHASE ({choices})")
     if phase not in PHASES:
-        raise ControlError("unknown_phase", f"there is no phase {phase!r}: choose one of {', '.join(PHASES)}")
-    if need_support and phase not in SUPPORTED:
-        raise ControlError("unsupported_phase", f"phase {phase!r} is not in this release: choose one of {choices}")
+        raise ControlError("unknown_phase", f"there is no phase {phase!r}: choose one of {choices}")
     return phase
 
 

@@ -265,6 +265,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
     from .rollout import journal
     from .rollout.state import fold
+    from .view import cards
 
     events = journal.read(run.journal)
     state = fold(events)
@@ -287,6 +288,8 @@ def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
         "info": host.info,
         "facts": dict(plan.hosts[name].facts),
         "seen": host.seen,
+        "sentinel": wave.sentinel or None,
+        "fleet_off": state.fleet_off,
         "verdict": verdict,
         "events": own,
         "rechecks": [{"at": at, "why": why} for at, why in rechecks],
@@ -297,6 +300,15 @@ def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
         f"  wave {wave.number} ({wave.name}) of {len(state.waves)}: {wave.state}, attempt {wave.attempt}",
         f"  planned as: {', '.join(f'{key} {value}' for key, value in found['facts'].items()) or 'unknown'}",
     ]
+    if wave.sentinel:
+        lines.append(f"  sentinel, {_clock(wave.sentinel['at'])}: {wave.sentinel['sight']}: {wave.sentinel['why']}")
+    if state.fleet_off:
+        said = state.fleet_off["hosts"].get(name) or {"off": False, "error": "not among the hosts that were asked"}
+        how = "switched off" if said["off"] else f"NOT switched off: {said.get('error')}"
+        lines.append(f"  {how}, with the whole fleet: {state.fleet_off['why']}")
+    card = host.seen.get("hw")
+    if card:
+        lines.append(f"  card: {', '.join(cards.chips(card))}")
     if verdict:
         own_words = (verdict.get("hosts") or {}).get(name)
         lines.append(f"  gate of its wave, {_clock(verdict['at'])}: {verdict['outcome']}")

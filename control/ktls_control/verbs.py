@@ -22,6 +22,7 @@ from .progress import RolloutProgress
 from .request import check_phase
 from .rollout import control
 from .rollout.follow import Follower
+from .rollout.sentinels import members
 from .rollout.store import Run
 from .screen import RolloutScreen
 
@@ -44,8 +45,9 @@ def rollout(
 
     :returns: 0 when every host of every wave passed its gate and was confirmed, else 1.
     """
-    check_phase(phase, need_support=True)
+    check_phase(phase)
     load(inventory, group, limit)
+    members(phase, inventory, bool(variables.get("ktls_without_sentinel")))
     run = PlaybookRun(
         "rollout",
         str(Path(inventory).resolve()),
@@ -140,7 +142,7 @@ def preflight(
     :param hosts: those of the inventory, where they have been read already.
     :raises ControlError: ``run_failed`` when the playbook asked no host, or failed though every host is ready.
     """
-    check_phase(phase, need_support=False)
+    check_phase(phase)
     hosts = load(inventory, group, limit) if hosts is None else hosts
     variables = {"ktls_group": group, "ktls_phase": phase, "ktls_preflight_load_module": load_module}
     run = PlaybookRun("preflight", str(Path(inventory).resolve()), variables, log, limit)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.plan.cards import SENTINELS
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import lock
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.begin import Wanted, begin
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.engine import Engine
@@ -30,6 +31,7 @@ _ARGUMENTS = {
     "min_bytes": {"type": "int", "default": 1_000_000},
     "min_share": {"type": "float", "default": 0.99},
     "lease_s": {"type": "float", "default": 180.0},
+    "without_sentinel": {"type": "bool", "default": False},
 }
 _PR_SET_PDEATHSIG = 1
 
@@ -70,6 +72,8 @@ class ActionModule(ActionBase):
                 arguments["min_bytes"],
                 arguments["min_share"],
                 arguments["lease_s"],
+                tuple((task_vars.get("groups") or {}).get(SENTINELS) or ()),
+                arguments["without_sentinel"],
             ),
             variables=lambda name: hostvars[name],
             pid=main,

@@ -38,7 +38,7 @@ def ktls_preflight(hostvars: Mapping[str, Any], phase: str, hosts: Sequence[str]
     :returns: ``lines`` to show, worst first, ``summary`` in one line, and ``all_ready``.
     """
     try:
-        check_phase(phase, need_support=False)
+        check_phase(phase)
     except ControlError as error:
         raise AnsibleFilterError(error.message) from error
     fleet = summarise(phase, registered(hostvars, hosts, variable, _address))

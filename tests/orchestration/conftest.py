@@ -83,12 +83,13 @@ class Fleet:
         path = self.inventory.parent / "plan.yml"
         plan_file.save(
             Plan(
-                version=plan_file.VERSION, id=changes.get("id", "test"), created="2026-11-26T00:00:00Z", phase="tx",
+                version=plan_file.VERSION, id=changes.get("id", "test"), created="2026-11-26T00:00:00Z",
+                phase=changes.get("phase", "tx"),
                 inventory=str(self.inventory), group="ktls_hosts", limit=None,
                 fleet=store.fleet_name(str(self.inventory), "ktls_hosts"), epoch_floor=0,
                 lease_s=changes.get("lease_s", 60.0), failure_budget=changes.get("failure_budget", 0),
                 hosts={name: PlannedHost(facts) for name in names}, refused={}, waves=tuple(waves),
-                gates=Gates(method="none", on_inconclusive="fail"),
+                gates=Gates(method="none", on_inconclusive="fail"), hardware=changes.get("hardware"),
             ),
             path,
         )  # fmt: skip
@@ -214,5 +215,13 @@ def _inventory(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                 }
                 for name in names
             }
-        }
+        },
+        "ktls_sentinels": {
+            "hosts": {
+                fakefleet.EYE: {
+                    "ktls_reach": "socket",
+                    "ktls_sentinel_socket": str(directory / fakefleet.EYE / "sentinel.sock"),
+                }
+            }
+        },
     }

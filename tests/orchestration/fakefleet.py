@@ -17,6 +17,9 @@ from typing import Any
 
 from ktls_host.jsonsock import Peer, RequestError, serve_unix
 
+#: The machine that watches the wire.
+EYE = "eye1"
+
 
 @dataclass
 class FakeAgent:
@@ -27,6 +30,8 @@ class FakeAgent:
     ``hash``: the probe sees a wrong hash.
     ``errors``: sidecar errors rise. ``leak``: two per cent of the bytes go by userspace. ``idle``: no traffic.
     ``refuse``: orders are refused. ``lease``: orders expire at once. ``upgraded``: the kernel is another one.
+    ``frozen``: its network card counts no byte any more. ``full``: the card takes no session. ``tls13``: nothing
+    consents to TLS 1.2, and nobody negotiates it.
     """
 
     directory: Path
@@ -45,6 +50,9 @@ class FakeAgent:
     ordered_at: float | None = None
     experiment: dict[str, Any] | None = None
     samples: list[tuple[float, str, int]] = field(default_factory=list)
+    card: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("encrypted", "hw", "eligible", "installed", "software"), 0)
+    )
 
     def fault(self, name: str) -> bool:
         """A fault is on while its file exists."""
@@ -110,13 +118,38 @@ class FakeAgent:
     def _traffic(self) -> None:
         if self.fault("idle"):
             return
-        path = "ktls_tx" if self.phase == "tx" else "userspace"
+        path = "ktls_tx" if self.phase in ("tx", "hw") else "userspace"
+        self._card()
         leaked = 20_000 if self.fault("leak") and path == "ktls_tx" else 0
         self.bytes[path] += 1_000_000 - leaked
         self.bytes["userspace"] += leaked
         self.sessions += path == "ktls_tx"
         self.errors += self.fault("errors")
         self.samples.append((time.monotonic(), "on" if path == "ktls_tx" else "off", 1_000_000))
+
+    def _card(self) -> None:
+        """A million bytes on one new connection."""
+        card = self.card
+        card["eligible"] += 0 if self.fault("tls13") else 1_000_000
+        if self.phase != "hw":
+            return
+        if self.fault("full") or self.fault("tls13"):
+            card["software"] += 1
+            return
+        card["installed"] += 1
+        card["hw"] += 1_000_000
+        card["encrypted"] += 0 if self.fault("frozen") else 1_010_000
+
+    def _hw(self) -> dict[str, Any]:
+        card = self.card
+        nic = {"name": "eth1", "driver": "mlx5_core", "tx_on": self.phase == "hw", "rx_on": False, "up": True}
+        return {
+            "tls12_consent": not self.fault("tls13"), "interfaces": [{**nic, "counters": {}}],
+            "encrypted_bytes": card["encrypted"], "installed": card["installed"], "software": card["software"],
+            "open": {"hw": int(self.phase == "hw"), "stale": int(self.fault("frozen"))},
+            "sent": {"hw": card["hw"], "tls12_gcm": card["eligible"], "total": sum(self.bytes.values())},
+            "anomalies": {"resync": 0, "drops": 0, "ooo": 0, "decrypt": 0},
+        }  # fmt: skip
 
     def _series(self, request: dict[str, Any]) -> dict[str, Any]:
         """What each request brought is one sample. A real agent's are of equal length."""
@@ -145,7 +178,7 @@ class FakeAgent:
         return "6.13.0-fake" if self.fault("upgraded") else "6.12.0-fake"
 
     def _status(self) -> dict[str, Any]:
-        tx = self.phase == "tx"
+        tx = self.phase in ("tx", "hw")
         return {
             "ok": True,
             "schema": 1,
@@ -162,7 +195,13 @@ class FakeAgent:
             "stuck": False,
             "lapsed": False,
             "off": {"flag": self.flag, "age_s": 1.0 if self.flag else None, "reason": None},
-            "tls_stat": {"TlsTxSw": self.sessions, "TlsCurrTxSw": int(tx), "TlsDecryptError": 0},
+            "tls_stat": {
+                "TlsTxSw": self.sessions,
+                "TlsTxDevice": self.card["installed"],
+                "TlsCurrTxSw": int(tx),
+                "TlsDecryptError": 0,
+            },
+            "hw": self._hw(),
             "tls_stat_available": True,
             "connections": {"ktls_tx": int(tx), "userspace": int(not tx)},
             "bytes": dict(self.bytes),
@@ -188,6 +227,29 @@ class FakeAgent:
         }
 
 
+@dataclass
+class FakeSentinel:
+    """A machine that watches the wire of ``names``. Faults: ``plaintext`` (it has seen some), ``unarmed``."""
+
+    directory: Path
+    names: list[str]
+
+    def handle(self, request: dict[str, Any], _peer: Peer) -> dict[str, Any]:
+        """One request of a sentinel's protocol."""
+        if request.get("verb") != "status":
+            raise RequestError("bad_verb", "it is asked for its status")
+        now = time.time()
+        armed = not (self.directory / "unarmed").exists()
+        leak = {"at": now, "src": "192.0.2.1:8443", "dst": "192.0.2.9:40000", "block": 7}
+        target = {"probes": 9, "last_ok": now, "error": None, "tls": "TLSv1.2", "packets": 90, "payload_bytes": 9000}
+        return {
+            "ok": True, "version": "fake", "armed": armed, "why": None if armed else "no target is watched",
+            "interface": "eth1", "since": now - 60, "now": now, "interval_s": 1.0,
+            "targets": dict.fromkeys(self.names, target),
+            "leaks": [leak] if (self.directory / "plaintext").exists() else [],
+        }  # fmt: skip
+
+
 def cut(directory: Path) -> None:
     """Cut a host off: for Ansible by its connection, for everybody else by its socket."""
     (directory / "cut").touch()
@@ -208,6 +270,8 @@ async def serve(base: Path, names: list[str]) -> None:
         directory = base / name
         directory.mkdir(parents=True, exist_ok=True)
         await serve_unix(str(directory / "agent.sock"), FakeAgent(directory).handle, mode=0o600)
+    (base / EYE).mkdir(exist_ok=True)
+    await serve_unix(str(base / EYE / "sentinel.sock"), FakeSentinel(base / EYE, names).handle, mode=0o600)
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -47,6 +47,27 @@ def test_each_host_is_drilled_for_itself_and_the_plan_can_read_it(
     assert "web1" not in record.load(place)
 
 
+@pytest.mark.parametrize("fleet", [2], indirect=True)
+def test_a_drill_of_hw_orders_hw_and_is_kept_apart(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KTLS_STATE_DIR", str(tmp_path / "state"))
+    fleet.fault("web2", "refuse")
+    done = fleet.playbook("drill", "-e", "ktls_drill_keyupdate=false", "-e", "ktls_drill_phase=hw")
+    assert done.returncode != 0
+    place = tmp_path / "state" / fleet_name(str(fleet.inventory), "ktls_hosts")
+    kept = record.load(place, "hw")
+    # The counters of this machine's kernel do not move: what a fake agent says of itself proves nothing.
+    assert {name: (one["phase"], one["code"]) for name, one in kept.items()} == {
+        "web1": ("hw", "drill_enable"),
+        "web2": ("hw", "no_ktls"),
+    }, done.stdout
+    assert record.load(place) == {}
+    order = fleet.requests("web1", "order")[0]["order"]
+    assert (order["phase"], order["lease_s"]) == ("hw", 120.0)
+    assert fleet.states() == {"web1": "userspace", "web2": "userspace"}
+
+
 def test_check_mode_touches_and_keeps_nothing(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KTLS_STATE_DIR", str(tmp_path / "state"))
     done = fleet.playbook("drill", "--check", "--limit", "localhost,web1")

@@ -9,8 +9,9 @@ from typing import Any, Optional
 
 from ..errors import KtlsError
 
-STEPS = ("look", "keyupdate", "enable", "off", "drain", "undone", "probe", "clear", "compare")
-"""In their order. ``look``: whether there may be a drill at all; nothing was touched when it ends there."""
+STEPS = ("look", "keyupdate", "enable", "card", "off", "drain", "undone", "probe", "clear", "compare")
+"""In their order. ``look``: whether there may be a drill at all; nothing was touched when it ends there. ``card``: of
+phase ``hw`` only."""
 Times = dict[str, Optional[float]]  # evaluated at run time, where Python 3.9 has no X | None
 
 
@@ -23,7 +24,8 @@ class Wish:
     """``force``: also where an order is pending or kTLS is committed, which the drill takes away.
 
     ``lease_s``: how long the order may be in force if this process dies. ``drain_s``: how long the connections of the
-    drill may take to end. ``keyupdate``: try new keys on this host's kernel and OpenSSL.
+    drill may take to end. ``keyupdate``: try new keys on this host's kernel and OpenSSL. ``phase``: ``tx`` or ``hw``;
+    ``card_s``: of ``hw``, how long its card may take to encrypt something.
     """
 
     id: str
@@ -31,6 +33,8 @@ class Wish:
     lease_s: float = 60.0
     drain_s: float = 60.0
     keyupdate: bool = True
+    phase: str = "tx"
+    card_s: float = 60.0
 
 
 @dataclass
@@ -40,8 +44,11 @@ class Result:
     ``refused``: there was no drill, and nothing was touched.
 
     ``durations``, in seconds: ``enable_s`` (ordered and proved), ``off_s`` (from the start of ktls-off until new
-    connections are userspace), ``drained_s`` (until no connection of the sidecar is kTLS), ``total_s``. ``left``: what
-    the host is left in, where that is not what it was.
+    connections are userspace), ``drained_s`` (until no connection of the sidecar is kTLS), ``total_s``; of phase ``hw``
+    ``card_s`` (from the proof of kTLS until the card had encrypted enough). ``left``: what the host is left in, where
+    that is not what it was.
+
+    ``card``: what the card did, ``protocol``: what the agent's own download negotiated before and after. Of ``hw``.
     """
 
     id: str
@@ -57,6 +64,9 @@ class Result:
     compared: int = 0
     differences: tuple[str, ...] = ()
     left: str = ""
+    phase: str = "tx"
+    card: Mapping[str, Any] | None = None
+    protocol: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

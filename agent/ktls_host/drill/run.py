@@ -14,11 +14,12 @@ from typing import Any, Protocol
 from ..errors import KtlsError
 from ..proof.openssl import Proof
 from ..tls_stat import open_contexts as _open
+from . import card
 from .model import DrillError, Result, Wish
 from .snapshot import Snapshot, differences
 from .updates import BREAKS, summary
 
-_USERSPACE, _TX = "userspace", "tx"
+_USERSPACE, _HW = "userspace", "hw"
 _ORDER_S = 90.0  # helpers have to start, and the agent tests itself; slow on an emulated host
 _OFF_S, _UNDONE_S, _QUIET_S = 60.0, 120.0, 15.0
 _QUICK_S, _POLL_S = 0.05, 0.2
@@ -72,7 +73,7 @@ def drill(host: Host, wish: Wish) -> Result:
 
 class _Run:
     def __init__(self, host: Host, wish: Wish) -> None:
-        self.result = Result(wish.id)
+        self.result = Result(wish.id, phase=wish.phase)
         self.step = "look"
         self._host = host
         self._wish = wish
@@ -80,6 +81,7 @@ class _Run:
         self._before: Snapshot = {}
         self._others = False  # the kernel had TLS contexts before
         self._off_at = 0.0
+        self._ordered: Mapping[str, Any] = {}
 
     def all(self) -> None:
         """Raises :class:`KtlsError`; :attr:`step` says where."""
@@ -91,7 +93,12 @@ class _Run:
         self._before = self._host.snapshot()
         self._others = _open(self._host.tls_stat()) > 0
         self.step = "enable"
+        if self._wish.phase == _HW:
+            self.result.protocol = self._protocol()
         self._enable(status)
+        if self._wish.phase == _HW:
+            self.step = "card"
+            self._card()
         self.step = "off"
         self._switch_off()
         self.step = "drain"
@@ -121,6 +128,8 @@ class _Run:
             raise DrillError("stuck", "a revert is stuck: repair it, then `ktls-agent clear` as root")
         if not isinstance(sidecar, dict):
             raise DrillError("sidecar_unreachable", f"the sidecar does not answer: {status.get('sidecar_error')}")
+        if self._wish.phase == _HW and not card.interfaces(status):
+            raise DrillError("drill_card", "no interface of this host can offload TLS: see preflight for phase hw")
         held = order == "pending" or (order == "committed" and phase != _USERSPACE) or status.get("phase") != _USERSPACE
         if held and not self._wish.force:
             what = f"order {status.get('order_id')} ({phase}) is {order}"
@@ -147,18 +156,54 @@ class _Run:
         held = status.get("order") == "pending"
         # The host's own number: a rollout that is planned or under way is not fenced off by a drill.
         epoch = max(1, int(status.get("epoch") or 0) + held)
-        order = {"id": self._wish.id, "epoch": epoch, "phase": _TX, "lease_s": self._wish.lease_s, "plan_sha256": _PLAN}
-        sessions = self._host.tls_stat().get("TlsTxSw", 0)
+        phase = self._wish.phase
+        lease_s = self._wish.lease_s + (self._wish.card_s if phase == _HW else 0.0)
+        order = {"id": self._wish.id, "epoch": epoch, "phase": phase, "lease_s": lease_s, "plan_sha256": _PLAN}
+        sessions = self._sessions()
         started = self._host.monotonic()
         answer = self._host.agent(_ORDER_S, verb="order", order=order)
         self._took("enable_s", started)
+        self._ordered = answer
         probe = answer.get("probe") or {}
-        if (answer.get("order"), answer.get("phase"), answer.get("tested")) != ("pending", _TX, True):
+        if (answer.get("order"), answer.get("phase"), answer.get("tested")) != ("pending", phase, True):
             raise DrillError("drill_enable", f"the order is {answer.get('order')}, the phase {answer.get('phase')}")
         if not (probe.get("ok") and probe.get("sha256_ok") and probe.get("ktls_tx") is True):
             raise DrillError("drill_enable", f"the self-test does not prove kTLS: {probe.get('error') or 'userspace'}")
-        if self._host.tls_stat().get("TlsTxSw", 0) <= sessions:
+        if self._sessions() <= sessions:
             raise DrillError("drill_enable", "TlsTxSw did not move: the kernel opened no transmit session")
+
+    def _sessions(self) -> int:
+        found = self._host.tls_stat()
+        return found.get("TlsTxSw", 0) + found.get("TlsTxDevice", 0)
+
+    def _card(self) -> None:
+        """Not what connections are called, but what the card says that it has encrypted."""
+        started = self._host.monotonic()
+
+        def worked() -> bool:
+            status = self._host.agent(verb="status")
+            found = card.seen(self._ordered, status)
+            self.result.card = found.as_dict()
+            off = [name for name, on in card.interfaces(status).items() if not on]
+            told.append(found.words + (f"; TLS transmit offload is off on {', '.join(off)}" if off else ""))
+            return found.proved
+
+        told = [""]
+        try:
+            self._until(self._wish.card_s, _POLL_S, f"the card encrypts {card.ENOUGH_BYTES} bytes", worked)
+        except DrillError as error:
+            if not told[-1]:
+                raise
+            raise DrillError(
+                error.code,
+                f"{error.message}; seen: {told[-1]}; somebody has to download by TLS 1.2 with AES-GCM meanwhile: "
+                "clients, a sentinel, or the control node (ktls_probe_url)",
+            ) from error
+        self._took("card_s", started)
+
+    def _protocol(self) -> str:
+        probe = self._host.agent(_ORDER_S, verb="probe").get("probe") or {}
+        return str(probe.get("protocol") or "")
 
     def _switch_off(self) -> None:
         started = self._off_at = self._host.monotonic()
@@ -197,6 +242,11 @@ class _Run:
             raise DrillError("drill_probe", f"a download after off failed: {probe.get('error')}")
         if probe.get("ktls_tx") is not False:
             raise DrillError("drill_probe", "a download after off is not shown to be userspace TLS")
+        if self.result.protocol and probe.get("protocol") != self.result.protocol:
+            raise DrillError(
+                "drill_probe",
+                f"versions are not as they were: {self.result.protocol} before, {probe.get('protocol')} now",
+            )
 
     def _drain(self) -> None:
         def gone() -> bool:
@@ -225,7 +275,10 @@ class _Run:
 
     def _compare(self) -> None:
         after = self._host.snapshot()
-        if any(" tls-hw-" in line.split(":")[0] for line in differences(self._before, after)):
+        # Of hw that is the revert's own work, and what the drill is for.
+        if self._wish.phase != _HW and any(
+            " tls-hw-" in line.split(":")[0] for line in differences(self._before, after)
+        ):
             self._host.restore_cards()  # an order switches TLS features of cards off; no revert switches them on
             after = self._host.snapshot()
         self.result.compared = len(self._before)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``drills.json`` of a fleet: the last drill of each host, which ``ktls plan`` asks for.
 
-``{"hosts": {HOST: {"at", "passed", "detail", "refused", ...}}}``. ``at`` is the control node's time, so that no host's
+``{"hosts": {HOST: {"at", "passed", "detail", "refused", ...}}, "hw": {HOST: {...}}}``; ``hw``: drills of that phase,
+which say nothing for or against the others. ``at`` is the control node's time, so that no host's
 clock makes a drill fresh. A drill that was refused (the host is in use) is not kept: the last one stays.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from ..errors import ControlError
 
 FILE = "drills.json"
-_KEPT = ("step", "code", "durations", "keyupdate", "host", "left", "compared", "differences")
+_KEPT = ("phase", "card", "step", "code", "durations", "keyupdate", "host", "left", "compared", "differences")
 _MOST_DIFFERENCES = 20
 
 
@@ -45,9 +46,9 @@ def keep(fleet: Path, host: str, found: Mapping[str, Any]) -> None:
         fleet.mkdir(mode=0o750, parents=True, exist_ok=True)
         with open(fleet / f".{FILE}.lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            hosts = load(fleet)
-            hosts[host] = dict(found)
-            _replace(fleet / FILE, json.dumps({"schema": 1, "hosts": hosts}, sort_keys=True) + "\n")
+            drills = {"hosts": load(fleet), "hw": load(fleet, "hw")}
+            drills["hw" if found.get("phase") == "hw" else "hosts"][host] = dict(found)
+            _replace(fleet / FILE, json.dumps({"schema": 1, **drills}, sort_keys=True) + "\n")
     except OSError as error:
         raise ControlError(
             "no_state_dir",
@@ -55,15 +56,17 @@ def keep(fleet: Path, host: str, found: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load(fleet: Path) -> dict[str, dict[str, Any]]:
+def load(fleet: Path, phase: str = "tx") -> dict[str, dict[str, Any]]:
     """Drills by host; none when nobody ever drilled.
 
+    :param phase: ``hw`` has its own.
     :raises ControlError: ``bad_drills``.
     """
     path = fleet / FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): dict(found) for name, found in data["hosts"].items()}
+        drills = {str(name): dict(found) for name, found in data["hosts"].items()}
+        return drills if phase != "hw" else {str(name): dict(found) for name, found in data.get("hw", {}).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -29,6 +29,19 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser], fleet
         action="store_true",
         help="also where an order is in force: it is taken away, and the host stays on userspace TLS",
     )
+    drill.add_argument(
+        "--phase",
+        choices=("tx", "hw"),
+        default="tx",
+        help="hw: the network card has to encrypt, by its own count (docs/hardware-offload.md; default: %(default)s)",
+    )
+    drill.add_argument(
+        "--card",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="phase hw: for the card to encrypt something (default: %(default)s)",
+    )
     drill.add_argument("--at-once", type=int, default=10, metavar="N", help="hosts at a time (default: %(default)s)")
     drill.add_argument(
         "--drain",
@@ -56,6 +69,7 @@ def _main(arguments: argparse.Namespace) -> int:
             "ktls_drill_force": arguments.force,
             "ktls_drill_throttle": arguments.at_once,
             "ktls_drill_drain_s": arguments.drain,
+            **({"ktls_drill_phase": "hw", "ktls_drill_card_s": arguments.card} if arguments.phase == "hw" else {}),
         },
         quiet=arguments.json,
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+from . import hardware
+from .check import Check as Check
+from .check import Outcome as Outcome
 
-#: Which path the bytes of a phase have to take.
-PATH_OF_PHASE: Mapping[str, str] = {"userspace": "userspace", "tx": "ktls_tx", "rx": "ktls_tx_rx"}
+#: Which path the bytes of a phase have to take. Of ``hw`` that is the kernel; what the card did, :mod:`.hardware` asks.
+PATH_OF_PHASE: Mapping[str, str] = {"userspace": "userspace", "tx": "ktls_tx", "rx": "ktls_tx_rx", "hw": "ktls_tx"}
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,12 @@ class GatePolicy:
 
     :param min_share: smallest share of bytes that must take the phase's path, 0 to 1.
     :param min_bytes: application bytes that must have been served before the share means anything.
+    :param card: what is asked of the card in phase ``hw``.
     """
 
     min_share: float = 0.99
     min_bytes: int = 1_000_000
-
-
-@dataclass(frozen=True)
-class Check:
-    """One named question of the gate and its answer."""
-
-    name: str
-    outcome: Outcome
-    detail: str
+    card: hardware.Margins = field(default_factory=hardware.Margins)
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,8 @@ def judge_host(
         checks.append(_kernel_check(phase, before, after, _trial(after)))
     if phase == "tx":
         checks.append(_receive_check(after))
+    if phase == "hw":
+        checks += hardware.checks(before, after, policy.card)
     if outside is not None:
         checks.append(
             Check("outside", "pass", "content hash matches")
@@ -106,7 +103,12 @@ def judge_host(
         on_path / total if total else None,
         on_path,
         total,
-        {"epoch": after.get("epoch"), "tls_stat": after.get("tls_stat"), "sockets": after.get("sockets")},
+        {
+            "epoch": after.get("epoch"),
+            "tls_stat": after.get("tls_stat"),
+            "sockets": after.get("sockets"),
+            **({"hw": hardware.moved(before, after).as_dict()} if phase == "hw" else {}),
+        },
     )
 
 
@@ -220,6 +222,8 @@ def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Che
 def _kernel_check(phase: str, before: Mapping[str, Any], after: Mapping[str, Any], trial: bool) -> Check:
     """The kernel's own counters have to agree with what the sidecar says of itself."""
     first, last = before.get("tls_stat") or {}, after.get("tls_stat") or {}
+    if phase == "hw":
+        return _hw_kernel_check(first, last)
     wanted = {"TlsTxSw": "transmit"} if phase == "tx" else {"TlsTxSw": "transmit", "TlsRxSw": "receive"}
     if any(name not in last for name in wanted):
         return Check("kernel", "inconclusive", "/proc/net/tls_stat could not be read")
@@ -232,6 +236,18 @@ def _kernel_check(phase: str, before: Mapping[str, Any], after: Mapping[str, Any
             return Check("kernel", "inconclusive", f"{name} did not move, maybe for the experiment's sake")
         if count <= 0:
             return Check("kernel", "fail", f"{name} did not move: the kernel opened no {wanted[name]} session")
+    return Check("kernel", "pass", ", ".join(f"{name} +{count}" for name, count in opened.items()))
+
+
+def _hw_kernel_check(first: Mapping[str, Any], last: Mapping[str, Any]) -> Check:
+    if "TlsTxSw" not in last or "TlsTxDevice" not in last:
+        return Check("kernel", "inconclusive", "/proc/net/tls_stat could not be read")
+    errors = last.get("TlsDecryptError", 0) - first.get("TlsDecryptError", 0)
+    if errors > 0:
+        return Check("kernel", "fail", f"TlsDecryptError +{errors}")
+    opened = {name: last[name] - first.get(name, 0) for name in ("TlsTxDevice", "TlsTxSw")}
+    if sum(opened.values()) <= 0:
+        return Check("kernel", "inconclusive", "the kernel opened no transmit session")
     return Check("kernel", "pass", ", ".join(f"{name} +{count}" for name, count in opened.items()))
 
 

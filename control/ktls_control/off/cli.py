@@ -74,12 +74,19 @@ def add_arguments(off: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Everything back to userspace TLS, now. See the module for the exit status."""
-    return _Off(arguments).run()
+    return Off(arguments).run()
 
 
-class _Off:
-    def __init__(self, arguments: argparse.Namespace) -> None:
+class Off:
+    """One off, as its options ask for it.
+
+    :param by: who asks; None: the operator who sits here.
+    :param quiet: nothing is shown while it runs.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, *, by: str | None = None, quiet: bool = False) -> None:
         self._asked = arguments
+        self._by, self._quiet = by, quiet
         self._started = _process_started()
         self._shown = 0.0
         self._history: History | None = None
@@ -88,6 +95,16 @@ class _Off:
         self._published = Published()
 
     def run(self) -> int:
+        """Carry it out and report it; the exit status."""
+        return self._report(*self._perform())
+
+    def perform(self) -> dict[str, Any]:
+        """Carry it out; what ``--json`` prints."""
+        results, source = self._perform()
+        took = latency.fleet(results)
+        return self._document(results, took, source, self._status(results, source))
+
+    def _perform(self) -> tuple[list[OffResult], Source]:
         asked = self._asked
         known = runs(asked.inventory, asked.group)
         # First, since it takes no time: nothing is to be ordered any more while hosts are being switched off.
@@ -113,15 +130,14 @@ class _Off:
             self._clear()
         if self._publisher:
             self._published = self._publisher.wait(_PUBLISH_MORE_S)
-        results = [self._with_outlook(off.results[name], known) for name in off.hosts]
-        return self._report(results, targets.source)
+        return [self._with_outlook(off.results[name], known) for name in off.hosts], targets.source
 
     def _stop_rollout(self, newest: Run | None) -> None:
         if newest is None or not newest.under_way():
             return
         self._told["run"] = newest.name
         try:
-            stop(newest, operator(), self._asked.reason)
+            stop(newest, self._by or operator(), self._asked.reason)
             self._told["told"] = True
         except ControlError as error:
             self._told["error"] = f"run {newest.name} could not be told to end: {error.message}"
@@ -162,11 +178,16 @@ class _Off:
             seen = outlook(result.host, [], time.time(), flag=flag)  # a journal that nobody can understand
         return replace(result, outlook=seen)
 
+    def _complaints(self) -> list[str]:
+        return [each for each in (self._told["error"], self._published.error) if each]
+
+    def _status(self, results: list[OffResult], source: Source) -> int:
+        done = bool(results) and all(result.ok for result in results)
+        return FAILED if not done else LOOK if self._complaints() or not source.certain else OK
+
     def _report(self, results: list[OffResult], source: Source) -> int:
         took = latency.fleet(results)
-        done = bool(results) and all(result.ok for result in results)
-        complaints = [each for each in (self._told["error"], self._published.error) if each]
-        status = FAILED if not done else LOOK if complaints or not source.certain else OK
+        status = self._status(results, source)
         if self._asked.json:
             print(json.dumps(self._document(results, took, source, status)))
             return status
@@ -179,7 +200,7 @@ class _Off:
             print(f"rollout {self._told['run']} was under way: told to end")
         if self._published.places:
             print(f"signed flag that says off: {', '.join(self._published.places)}")
-        for line in complaints:
+        for line in self._complaints():
             print(f"NOT DONE: {line}")
         for line in words.summary(results, took):
             print(line)
@@ -206,7 +227,7 @@ class _Off:
         print(words.host(result), flush=True)
 
     def _draw(self) -> None:
-        if not sys.stderr.isatty():
+        if self._quiet or not sys.stderr.isatty():
             return
         now = time.monotonic()
         if now - self._shown < 0.2:
@@ -217,7 +238,7 @@ class _Off:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
-        if sys.stderr.isatty():
+        if not self._quiet and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 

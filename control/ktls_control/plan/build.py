@@ -11,14 +11,15 @@ from typing import Any
 
 from ktls_host.drift import facts
 
+from ..judge.hardware import eligible_share
 from ..judge.model import HostSeries
 from ..preflight import HostRow
 from ..preflight_names import natural
-from . import headroom, notes, refusals, timing, waves
+from . import cards, headroom, notes, refusals, timing, waves
 from .drills import Drill
 from .file import VERSION, seal
 from .labels import labels
-from .model import Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
+from .model import Gates, Hardware, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 
 #: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
@@ -34,6 +35,9 @@ class Ask:
     """What the operator asked for.
 
     :param now: seconds since the epoch, control node.
+    :param sentinels: machines of the inventory that watch the wire; ``without_sentinel``: there need be none. For
+        phase ``hw``.
+    :param sentinel_notes: what to know of these machines.
     """
 
     phase: str
@@ -42,6 +46,9 @@ class Ask:
     limit: str | None
     fleet: str
     now: float
+    sentinels: tuple[str, ...] = ()
+    without_sentinel: bool = False
+    sentinel_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class _Sorted:
 def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | None = None) -> Plan:
     """A sealed plan; without an eligible host it has no waves.
 
-    :raises ControlError: ``too_many_waves``, ``short_lease``, ``long_lease``.
+    :raises ControlError: ``too_many_waves``, ``short_lease``, ``long_lease``, ``no_sentinel``.
     """
+    hardware = cards.hardware(ask.phase, ask.sentinels, ask.without_sentinel)
     series = [one.series for one in seen.values() if one.series is not None]
     measured = _headroom(seen, policy, series)
     sorted_ = _sort(ask, seen, policy, measured)
@@ -111,8 +119,15 @@ def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | N
             None if measured[1] is None else round(measured[1], 3),
         ),
         expected_s=round(sum(wave.expected_s for wave in planned), 1),
+        hardware=None if hardware is None else _hardware(hardware, seen, sorted_),
     )
-    return seal(replace(plan, notes=notes.notes(plan, seen, policy, traffic, ask.now)))
+    told = notes.notes(plan, seen, policy, traffic, ask.now, ask.sentinel_notes)
+    return seal(replace(plan, notes=told))
+
+
+def _hardware(hardware: Hardware, seen: Mapping[str, Seen], sorted_: _Sorted) -> Hardware:
+    shares = [share for name in sorted_.planned if (share := eligible_share(seen[name].status)) is not None]
+    return replace(hardware, eligible=round(min(shares), 4) if shares else None)
 
 
 def _epoch(status: Mapping[str, Any] | None) -> int:
@@ -150,8 +165,11 @@ def _sort(
         # Of a host that cannot be reached that is all there is to say.
         if one.status is not None or not any(each.code == "cut_off" for each in why):
             why += refusals.of_status(one.status, one.error, ask.phase, policy)
-            why += refusals.of_drill(one.drill, one.row, ask.now, policy)
+            why += refusals.of_drill(one.drill, one.row, ask.now, policy, ask.phase)
             why += refusals.of_headroom(measured[0][name], ask.phase, policy)
+        # Where no card can offload anything, what clients negotiate is of no interest.
+        if ask.phase == "hw" and one.row.phases["hw"].verdict == "ready" and one.status is not None:
+            why += cards.of_host(one.status, policy.hw_min_eligible)
         if any(one.code == "already_there" for one in why):
             # The rest is of no interest: nothing is going to be done there.
             why = [one for one in why if one.code == "already_there"]
@@ -159,8 +177,14 @@ def _sort(
             found.refused[name] = tuple(why)
             continue
         read = facts(one.status)
+        hw = ask.phase == "hw"
         found.planned[name] = PlannedHost(
-            read, labels(one.variables, policy.variables, one.row, read), one.row.cpus, one.row.busy
+            read,
+            labels(one.variables, policy.variables, one.row, read),
+            one.row.cpus,
+            one.row.busy,
+            cards.cards(one.status) if hw else {},
+            hw and cards.consents(one.status),
         )
     return found
 

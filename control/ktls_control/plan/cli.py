@@ -26,13 +26,18 @@ def add_parser(verbs: Any, fleet: argparse.ArgumentParser) -> None:
         description="Looks at every host, changes none, and writes a plan for `ktls apply`. "
         "Exit status: 0 the plan is written, 1 nobody is eligible or something was refused, 2 wrong usage.",
     )
-    plan.add_argument("--phase", default="tx", help="userspace, tx or rx (default: %(default)s)")
+    plan.add_argument("--phase", default="tx", help="userspace, tx, rx or hw (default: %(default)s)")
     plan.add_argument(
         "-o", "--output", type=Path, default=Path("plan.yml"), metavar="FILE", help="default: %(default)s"
     )
     plan.add_argument("--policy", type=Path, metavar="FILE", help="waves, soak, gates (see playbooks/vars/policy.yml)")
     plan.add_argument("--show", type=Path, metavar="FILE", help="show that plan; look at no host")
     plan.add_argument("--read-only", action="store_true", help="do not load module tls for the time of the test")
+    plan.add_argument(
+        "--without-sentinel",
+        action="store_true",
+        help="phase hw though nobody watches the wire for plaintext; the plan and its report say so",
+    )
     plan.add_argument("--hosts", action="store_true", help="every name, also of a large fleet")
     plan.add_argument("--json", action="store_true", help="one JSON object: the plan")
     plan.set_defaults(func=_plan)
@@ -64,6 +69,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         log,
         load_module=not arguments.read_only,
         quiet=arguments.json,
+        without_sentinel=arguments.without_sentinel,
     )
     plan = build(ask, seen, policy, detector(seen))
     if plan.waves:

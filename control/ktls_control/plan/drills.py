@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drills on record: ``drills.json`` in the fleet's directory.
 
-``{"hosts": {HOST: {"at", "passed", "detail"?, "host"?: {"kernel", "openssl"}}}}``
+``{"hosts": {HOST: {"at", "passed", "detail"?, "host"?: {"kernel", "openssl"}}}, "hw": {HOST: ...}}``: ``hosts`` are
+drills of phase ``tx``, on which every other phase rests; phase ``hw`` has its own.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ class Drill:
     openssl: str = ""
 
 
-def load(fleet: Path) -> dict[str, Drill]:
+def load(fleet: Path, phase: str = "tx") -> dict[str, Drill]:
     """Drills by host; none when nobody ever drilled. An entry that cannot be read is none.
 
     :param fleet: the fleet's directory, see :mod:`ktls_control.rollout.store`.
+    :param phase: that is planned.
     :raises ControlError: ``bad_drills``.
     """
     path = fleet / FILE
@@ -46,6 +48,8 @@ def load(fleet: Path) -> dict[str, Drill]:
     except (OSError, ValueError) as error:
         raise ControlError("bad_drills", f"{path}: {error}: move it away and drill again (ktls drill)") from error
     hosts = data.get("hosts") if isinstance(data, Mapping) else None
+    if phase == "hw" and isinstance(hosts, Mapping):
+        hosts = data.get("hw") or {}
     if not isinstance(hosts, Mapping):
         raise ControlError("bad_drills", f"{path}: it has no hosts: move it away and drill again (ktls drill)")
     found = {}

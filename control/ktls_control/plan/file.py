@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import ControlError
 from ..files import write
 from ..preflight_names import natural
-from .model import Freeze, Gates, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
+from .model import Freeze, Gates, Hardware, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 
 VERSION = 1
 #: The one key of the file: ``ansible-playbook playbooks/rollout.yml -e @PLAN`` so gets one variable.
@@ -103,6 +103,10 @@ def to_fields(plan: Plan) -> dict[str, Any]:
     given["waves"] = [{**asdict(wave), "hosts": " ".join(wave.hosts)} for wave in plan.waves]
     given["gates"], given["headroom"] = asdict(plan.gates), asdict(plan.headroom)
     given["freezes"] = [asdict(freeze) for freeze in plan.freezes]
+    if plan.hardware is None:
+        del given["hardware"]
+    else:
+        given["hardware"] = asdict(plan.hardware)
     order = [key for key in given if key not in ("classes", "hosts", "refused", "sha256")]
     plain = {key: given[key] for key in (*order, "classes", "hosts", "refused", "sha256")}
     return dict(json.loads(json.dumps(plain)))
@@ -113,7 +117,8 @@ def _table(hosts: Mapping[str, PlannedHost]) -> tuple[list[dict[str, Any]], str]
     rows = []
     for name in sorted(hosts, key=natural):
         host = hosts[name]
-        kind = json.dumps({"facts": dict(host.facts), "labels": dict(host.labels)}, sort_keys=True)
+        cards = {"cards": dict(host.cards), "consent": host.consent} if host.cards else {}
+        kind = json.dumps({"facts": dict(host.facts), "labels": dict(host.labels), **cards}, sort_keys=True)
         place = classes.setdefault(kind, len(classes))
         rows.append(f"{name} {place} {_cell(host.cpus)} {_cell(host.busy)}\n")
     return [json.loads(kind) for kind in classes], "".join(rows)
@@ -177,8 +182,13 @@ def _plan(given: Mapping[str, Any]) -> Plan:
             "freezes": tuple(Freeze(**freeze) for freeze in given["freezes"]),
             "headroom": Headroom(**given["headroom"]),
             "notes": tuple(given["notes"]),
+            "hardware": _hardware(given.get("hardware")),
         }
     )
+
+
+def _hardware(given: Mapping[str, Any] | None) -> Hardware | None:
+    return None if given is None else Hardware(**{**given, "sentinels": tuple(given["sentinels"])})
 
 
 def _hosts(classes: Sequence[Mapping[str, Any]], table: str) -> dict[str, PlannedHost]:
@@ -191,5 +201,7 @@ def _hosts(classes: Sequence[Mapping[str, Any]], table: str) -> dict[str, Planne
             kind["labels"],
             None if cpus == _UNKNOWN else int(cpus),
             None if busy == _UNKNOWN else float(busy),
+            kind.get("cards", {}),
+            kind.get("consent", False),
         )
     return found

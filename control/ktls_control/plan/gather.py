@@ -18,6 +18,7 @@ from ..judge.wire import host_series
 from ..preflight import Unanswered, host_row
 from ..reach import Reach, Reply
 from ..request import check_phase
+from ..rollout.sentinels import Sentinels, members
 from ..rollout.store import fleet_name, state_dir
 from ..verbs import preflight
 from . import drills
@@ -26,19 +27,13 @@ from .policy import KEY, Policy, parse
 from .policy import load as load_policy
 from .waves import score
 
-#: Phases that agents take an order for.
-PLANNED = ("userspace", "tx", "rx")
 
-
-def check(phase: str) -> str:
-    """:raises ControlError: ``unknown_phase`` or ``unsupported_phase``."""
-    check_phase(phase, need_support=False)
-    if phase not in PLANNED:
-        raise ControlError(
-            "unsupported_phase",
-            f"phase {phase!r} cannot be planned in this release: choose one of {', '.join(PLANNED)}",
-        )
-    return phase
+def _watching(hosts: Sequence[Host], names: Sequence[str]) -> tuple[str, ...]:
+    """What to know of them before a plan is applied; nothing where all is well."""
+    if not hosts:
+        return ()
+    seen = Sentinels({host.name: host.vars for host in hosts}).standing(names)
+    return () if seen.sight == "clean" else (f"sentinel: {seen.why}: no wave is opened while that is so",)
 
 
 def policy_of(file: Path | None, hosts: Sequence[Host], inventory: str) -> Policy:
@@ -69,17 +64,20 @@ def look(
     *,
     load_module: bool = True,
     quiet: bool = False,
+    without_sentinel: bool = False,
 ) -> tuple[Ask, dict[str, Seen], Policy]:
     """Everything that :func:`ktls_control.plan.build.build` needs.
 
     :param load_module: let hosts load module ``tls`` for the time of their test.
     :param quiet: show progress on a terminal only.
+    :param without_sentinel: phase ``hw`` needs nobody who watches the wire.
     """
-    check(phase)
+    check_phase(phase)
     hosts = load(inventory, group, limit)
+    watching = members(phase, inventory, without_sentinel)
     policy = policy_of(policy_file, hosts, inventory)
     fleet = fleet_name(inventory, group)
-    recorded = drills.load(state_dir() / fleet)
+    recorded = drills.load(state_dir() / fleet, phase)
     # Agents first: the trial of preflight is load too, and an agent says what hosts do without it.
     with _said(console, f"asking {len(hosts):,} agents", quiet):
         replies, series = _ask(hosts, policy)
@@ -96,7 +94,10 @@ def look(
         )
         for host in hosts
     }
-    return Ask(phase, _place(inventory), group, limit, fleet, time.time()), seen, policy
+    names = tuple(host.name for host in watching)
+    told = _watching(watching, [host.name for host in hosts])
+    ask = Ask(phase, _place(inventory), group, limit, fleet, time.time(), names, without_sentinel, told)
+    return ask, seen, policy
 
 
 def _without_name(error: str | None, host: Host) -> str | None:

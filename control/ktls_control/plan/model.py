@@ -31,12 +31,16 @@ class PlannedHost:
     :param labels: what caps go by: ``rack``, ``nic_model``, ``kernel``; empty strings are unknown.
     :param cpus: online CPUs; None unknown.
     :param busy: share of its CPUs in use at the time of the plan; None unknown.
+    :param cards: phase ``hw``: driver by name of each interface that can offload; ``consent``: its agent may negotiate
+        TLS 1.2 to have something to offload.
     """
 
     facts: Mapping[str, str]
     labels: Mapping[str, str] = field(default_factory=dict)
     cpus: int | None = None
     busy: float | None = None
+    cards: Mapping[str, str] = field(default_factory=dict)
+    consent: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Gates:
     :param block_s: length of a block of a switchback.
     :param washout_s: seconds at the start of each block that count for nothing.
     :param on_inconclusive: what happens when ``max_s`` is over and the gate cannot tell.
+    :param card_share: phase ``hw``: of the bytes of connections that the kernel calls ``hw``, the smallest share that
+        the card's own counters must show. Below it they are stale.
+    :param fallback_margin: phase ``hw``: largest share of sessions, and of bytes that a card could take, in software.
+    :param anomaly_margin: phase ``hw``: dropped packets and resyncs, for each session that the card took.
     """
 
     min_share: float = 0.99
@@ -78,6 +86,9 @@ class Gates:
     block_s: float = 30.0
     washout_s: float = 5.0
     on_inconclusive: Inconclusive = "pause"
+    card_share: float = 0.8
+    fallback_margin: float = 0.1
+    anomaly_margin: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,21 @@ class Headroom:
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """What only phase ``hw`` has.
+
+    :param sentinels: machines that watch the wire while hosts have the phase, by their names in the inventory.
+    :param without_sentinel: an operator has said that nobody watches. Then and only then there is none.
+    :param eligible: share of the bytes of the eligible hosts that a card can take as they are negotiated today, by the
+        host that has least of them; None unknown.
+    """
+
+    sentinels: tuple[str, ...] = ()
+    without_sentinel: bool = False
+    eligible: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole rollout.
 
@@ -132,6 +158,7 @@ class Plan:
     :param epoch_floor: highest epoch that any host had taken when the plan was made.
     :param failure_budget: hosts that may fail in the whole run before it ends; 0: the first one ends it.
     :param caps: largest share of the hosts with the same label that a wave holds, by label, as in ``"1/3"``.
+    :param hardware: of phase ``hw``; None in every other one.
     :param sha256: digest of everything else, as :func:`.file.digest` computes it.
     """
 
@@ -156,4 +183,5 @@ class Plan:
     expected_s: float = 0.0
     notes: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Hardware | None = None
     sha256: str = ""

@@ -24,13 +24,25 @@ _JUDGED = ("cpu", "latency", "throughput")
 _WORDS = {"kernel": "kernel", "nic_model": "NIC model"}
 
 
-def notes(plan: Plan, seen: Mapping[str, Seen], policy: Policy, traffic: Traffic, now: float) -> tuple[str, ...]:
-    """One line each, the weightiest first."""
+def notes(
+    plan: Plan,
+    seen: Mapping[str, Seen],
+    policy: Policy,
+    traffic: Traffic,
+    now: float,
+    sentinels: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """One line each, the weightiest first.
+
+    :param sentinels: what is known of the machines that watch the wire.
+    """
     if not plan.waves:
         return ()
     return tuple(
         harmless(line)
         for line in (
+            *sentinels,
+            *_hardware(plan),
             *_drills(plan, policy),
             *_headroom(plan, policy),
             *_freezes(plan, now),
@@ -42,6 +54,19 @@ def notes(plan: Plan, seen: Mapping[str, Seen], policy: Policy, traffic: Traffic
             *_preflight(plan, seen),
         )
     )
+
+
+def _hardware(plan: Plan) -> Iterator[str]:
+    if plan.hardware is None:
+        return
+    if plan.hardware.without_sentinel:
+        yield "nobody watches the wire, as was said: plaintext that a card or driver leaks is not seen by this rollout"
+    consent = [name for name, host in plan.hosts.items() if host.consent]
+    if consent:
+        yield (
+            f"{_hosts(consent, plan)}: new connections negotiate TLS 1.2 while the phase lasts, also of clients that "
+            "could do TLS 1.3"
+        )
 
 
 def _drills(plan: Plan, policy: Policy) -> Iterator[str]:

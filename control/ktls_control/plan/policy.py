@@ -60,6 +60,8 @@ class Policy:
     :param lease_s: None: long enough for the longest soak.
     :param headroom_peak: how many times today's CPU the busiest hour takes; None: from recorded series, else 1.
     :param headroom_ratio: CPU per byte of userspace TLS by that of the kernel's; None: from evidence.
+    :param hw_min_eligible: phase ``hw``: smallest share of a host's bytes that has to be TLS 1.2 with AES-GCM where its
+        agent has no consent to negotiate that.
     :param skip_rungs: plan a phase for hosts that are not on the one before it.
     :param include_done: plan hosts too that are on the phase already.
     :param noise_hosts: hosts whose recorded series are read, to say what effect a wave can detect.
@@ -88,6 +90,7 @@ class Policy:
     headroom_limit: float = 0.85
     headroom_peak: float | None = None
     headroom_ratio: float | None = None
+    hw_min_eligible: float = 0.99
     skip_rungs: bool = False
     include_done: bool = False
     noise_hosts: int = 20
@@ -349,6 +352,9 @@ _KEYS: Mapping[str, _Reader | _Keys] = {
             "block_s": _number(1),
             "washout_s": _number(0),
             "on_inconclusive": _one_of(*get_args(Inconclusive)),
+            "card_share": _SHARE,
+            "fallback_margin": _SHARE,
+            "anomaly_margin": _SHARE,
         }
     ),
     "approve": _list(_count(1)),
@@ -360,6 +366,7 @@ _KEYS: Mapping[str, _Reader | _Keys] = {
     "headroom_limit": _number(0.01, 1, "a share"),
     "headroom_peak": _maybe(_number(1)),
     "headroom_ratio": _maybe(_number(0.1)),
+    "hw_min_eligible": _SHARE,
     "skip_rungs": _flag,
     "include_done": _flag,
     "noise_hosts": _count(),

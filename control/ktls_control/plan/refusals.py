@@ -9,6 +9,7 @@ from typing import Any
 
 from ..preflight import HostRow, PhaseRow
 from ..request import PHASES
+from . import cards
 from .drills import Drill
 from .model import Refusal
 from .policy import Policy
@@ -27,6 +28,7 @@ CURES: Mapping[str, str] = {
     "drill_failed": "the drill says what did not come back: mend it, then ktls drill again",
     "drill_stale": "ktls drill again; policy drill_max_age_s says how old one may be",
     "no_headroom": "take load off the host; policy headroom_limit is the limit",
+    **cards.CURES,
 }
 
 
@@ -70,23 +72,29 @@ def of_status(status: Mapping[str, Any] | None, error: str | None, phase: str, p
 
 def _rung(status: Mapping[str, Any], phase: str, policy: Policy) -> list[Refusal]:
     """Phases above ``tx`` begin on the one before; ``tx`` begins on a host that runs."""
-    below = PHASES[PHASES.index(phase) - 1] if PHASES.index(phase) > 1 else None
-    if below is None or policy.skip_rungs:
+    # Many a host that can offload cannot take rx, and a card needs none of it.
+    below = PHASES[1 : PHASES.index(phase)] if phase == "hw" else PHASES[PHASES.index(phase) - 1 : PHASES.index(phase)]
+    if PHASES.index(phase) <= 1 or policy.skip_rungs:
         return []
     confirmed = status.get("ordered_phase") if status.get("order") == "committed" else None
-    if confirmed in (below, phase):
+    if confirmed in (*below, phase):
         return []
+    words = " or ".join(below)
     return [
-        refusal("rung_missing", f"{phase} begins on hosts where {below} is confirmed; here it is {status.get('phase')}")
+        refusal("rung_missing", f"{phase} begins on hosts where {words} is confirmed; here it is {status.get('phase')}")
     ]
 
 
-def of_drill(drill: Drill | None, row: HostRow, now: float, policy: Policy) -> list[Refusal]:
-    """A host that never showed that it comes back, as it is now, is not sent away."""
+def of_drill(drill: Drill | None, row: HostRow, now: float, policy: Policy, phase: str = "tx") -> list[Refusal]:
+    """A host that never showed that it comes back, as it is now, is not sent away.
+
+    :param phase: ``hw`` needs a drill of its own.
+    """
     if not policy.drill_required:
         return []
     if drill is None:
-        return [refusal("drill_missing", "no drill of this host is on record")]
+        which = "no drill of phase hw (ktls drill --phase hw)" if phase == "hw" else "no drill"
+        return [refusal("drill_missing", f"{which} of this host is on record")]
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(drill.at))
     if not drill.passed:
         return [refusal("drill_failed", f"the drill of {when} failed: {drill.detail or 'no reason given'}")]

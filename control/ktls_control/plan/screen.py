@@ -158,6 +158,7 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         f"p99 {_percent(gates.latency_margin)}, throughput {_percent(gates.throughput_margin)}; "
         f"false alarms {_percent(gates.alpha)}",
     )
+    yield from _hw(plan)
     soaks = {wave.soak for wave in plan.waves}
     if len(soaks) == 1:
         yield "soak", _soak(next(iter(soaks)))
@@ -173,6 +174,39 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         reason = f" ({freeze.reason})" if freeze.reason else ""
         yield "freeze", f"{_moment(freeze.start)} to {_moment(freeze.end)}{reason}; never stops off"
     yield "digest", plan.sha256[:16]
+
+
+def _hw(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Who watches, who consents, and which cards there are: what phase hw rests on."""
+    if plan.hardware is None:
+        return
+    if plan.hardware.without_sentinel:
+        yield "sentinel", "none, as was said: nobody watches the wire for plaintext"
+    else:
+        names = fold(plan.hardware.sentinels, _NAMES)
+        yield "sentinel", f"{names}: plaintext on the wire switches the whole fleet off; blind, the gate cannot tell"
+    yield "consent", _consent(plan)
+    counts = Counter(f"{name} ({driver})" for host in plan.hosts.values() for name, driver in host.cards.items())
+    shown = [f"{card} ×{count}" if count > 1 else card for card, count in counts.most_common(_KINDS)]
+    more = len(counts) - len(shown)
+    yield "cards", ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    yield (
+        "card",
+        f"its counters show {_percent(plan.gates.card_share)} or more of what its connections sent; "
+        f"at most {_percent(plan.gates.fallback_margin)} in software; drops and resyncs in at most "
+        f"{_percent(plan.gates.anomaly_margin)} of sessions",
+    )
+
+
+def _consent(plan: Plan) -> str:
+    consent = sum(host.consent for host in plan.hosts.values())
+    if plan.hardware is None or consent == len(plan.hosts):
+        return "TLS 1.2 for new connections of every host, while the phase lasts"
+    share = plan.hardware.eligible
+    least = "" if share is None else f"; TLS 1.2 with AES-GCM is {_percent(share)} of bytes or more as it is"
+    if not consent:
+        return f"none: versions stay as they are negotiated{least}"
+    return f"TLS 1.2 for new connections of {consent:,} of {_count(len(plan.hosts))}, while the phase lasts{least}"
 
 
 def _caps(caps: Mapping[str, str]) -> str:

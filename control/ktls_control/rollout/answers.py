@@ -125,15 +125,16 @@ def _put(path: Path, data: Mapping[str, Any]) -> None:
 REACH = (
     "ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
     "ansible_ssh_extra_args", "ansible_connection", "ktls_reach", "ktls_agent_socket", "ktls_agent_command",
-    "ktls_probe_url", "ktls_sidecar_server_name", "ktls_sidecar_ca_dir",
+    "ktls_sentinel_socket", "ktls_probe_url", "ktls_sidecar_server_name", "ktls_sidecar_ca_dir",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Known:
-    """The hosts of a run, by name: their variables of :data:`REACH`."""
+    """The hosts of a run, by name: their variables of :data:`REACH`; and of the machines that watch the wire."""
 
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sentinels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def target(self, name: str, facts: Mapping[str, str]) -> Target:
         """What the tasks need to know of a host."""
@@ -154,13 +155,14 @@ def save_known(run: Run, known: Known) -> None:
 
     :raises ControlError: ``no_space``.
     """
-    _put(run.hosts, {"hosts": known.hosts})
+    _put(run.hosts, {"hosts": known.hosts, "sentinels": known.sentinels})
 
 
 def load_known(run: Run) -> Known:
     """:raises ControlError: ``no_hosts_file``."""
     try:
-        return Known(json.loads(run.hosts.read_text())["hosts"])
+        found = json.loads(run.hosts.read_text())
+        return Known(found["hosts"], found.get("sentinels") or {})
     except (OSError, ValueError, KeyError) as error:
         raise ControlError(
             "no_hosts_file", f"{run.hosts}: cannot be read ({error}): `ktls resume` makes it anew"

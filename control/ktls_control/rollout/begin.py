@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
 from ..observers import check as check_observers
 from ..plan import file as plan_file
+from ..plan.cards import SENTINELS
 from ..plan.model import Plan
 from . import answers, control, implicit, lock, machine, store
 from .engine import Fleet
@@ -72,6 +73,7 @@ def begin(wanted: Wanted) -> Begun:
         plan = _given(wanted.plan)
         seen = 0
     machine.refuse(plan)
+    known = _with_sentinels(known, plan, wanted)
     machine.check_freezes(plan)
     check_observers()
     _covered(plan, wanted.hosts)
@@ -86,6 +88,18 @@ def begin(wanted: Wanted) -> Begun:
     except BaseException:
         lock.release(fleet.lock, wanted.pid)
         raise
+
+
+def _with_sentinels(known: answers.Known, plan: Plan, wanted: Wanted) -> answers.Known:
+    names = plan.hardware.sentinels if plan.hardware else ()
+    missing = [name for name in names if name not in wanted.settings.sentinels]
+    if missing:
+        raise ControlError(
+            "no_sentinel",
+            f"plan {plan.id}: {', '.join(missing)} is to watch the wire, and is not in group {SENTINELS} of the "
+            "inventory: put it back, or plan again",
+        )
+    return replace(known, sentinels={name: _reach(name, wanted.variables(name)) for name in names})
 
 
 def _writable(fleet: store.Fleet) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ktls_host.series import join
 
 from ..errors import ControlError
 from ..files import write
 from ..inventory import host_from_vars
+from ..judge import hardware
 from ..judge.model import HostSeries, Outcome, WaveVerdict
 from ..observers import Observers
 from ..plan import file as plan_file
@@ -28,7 +29,8 @@ from . import answers, control, judging, machine
 from .answers import WaveFile
 from .journal import Journal
 from .machine import UNREACHED, Holds, Seen, StopError
-from .state import RunState, WaveState, apply, fold
+from .sentinels import ASK_S, READY_S, Sentinels, Sighting
+from .state import SENTINEL, RunState, WaveState, apply, fold
 from .store import Run
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ ANSWER_S = 20.0
 MOST_OTHERS = 20
 #: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
 JUDGE_S = 10.0
+
+_LATENCIES = ("last_new_s", "drained_90_s", "none_left_s")
 
 
 class Fleet:
@@ -76,6 +80,8 @@ class Engine:
     """One step of a run: open it, call one method, close it.
 
     :param check: check mode: nothing is waited for or judged.
+    :param sentinels: a :class:`.sentinels.Sentinels`, for phase ``hw``.
+    :param off: switches the whole fleet off, for the reason given; what ``ktls off --json`` prints.
     """
 
     run: Run
@@ -87,6 +93,8 @@ class Engine:
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     observers: Observers | None = None
+    sentinels: Any = None
+    off: Callable[[str], Mapping[str, Any]] = field(default=lambda _why: {})
     complaints: list[str] = field(init=False, default_factory=list)
     state: RunState = field(init=False)
 
@@ -103,7 +111,8 @@ class Engine:
         with Journal(run.journal) as journal:
             known, plan = answers.load_known(run), plan_file.load(run.plan)
             with closing(Fleet(known.hosts)) as fleet:
-                engine = cls(run, plan, journal, fleet, known, check)
+                engine = cls(run, plan, journal, fleet, known, check, sentinels=Sentinels(known.sentinels))
+                engine.off = engine.switch_fleet_off
                 if not check:
                     engine.observers = Observers.begin(run.directory, plan, journal.events)
                 try:
@@ -156,6 +165,9 @@ class Engine:
 
         :returns: an Ansible result: ``file`` of the wave; ``failed`` with ``touched``: its hosts have to go back.
         """
+        if self.state.owes_off is not None and not self.check:
+            # Whoever was to do it died in the middle of it.
+            self._fleet_off(self.state.owes_off)
         if name == "revert":
             return {"failed": True, "changed": True, "msg": self.revert(number)}
         steps: Mapping[str, Callable[[int], WaveFile | None]] = {
@@ -200,6 +212,7 @@ class Engine:
             ice = machine.frozen(self.plan, self.clock())
         self._obey(touched)
         planned = self._planned(number)
+        self._await_sentinel(number, planned, touched=touched)
         attempt = wave.attempt + 1
         identity = f"{self.run.name}-w{number}"
         file = WaveFile(
@@ -248,7 +261,12 @@ class Engine:
             return file
         verdict = self._verdict(number, file)
         recheck = self._recheck(number)
-        self.write("verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck)
+        watched = self.watch_wire(number)
+        verdict = machine.with_wire(verdict, watched)
+        self.write(
+            "verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck,
+            **({} if watched is None else {"sentinel": watched.as_dict()}),
+        )  # fmt: skip
         self._obey(True)
         why = machine.judged(verdict, recheck, self.plan, self.state.failed)
         if why:
@@ -358,6 +376,11 @@ class Engine:
             "",
         )
         stop = machine.stopped(control.look(self.run.control), touched=True)
+        if self.state.fleet_off:
+            return "off", self._off_words()
+        watched = self.state.wave(number).sentinel
+        if not why and watched.get("sight") in ("blind", "leak") and not self.touched(number):
+            why = f"sentinel {watched['sight']}: {watched['why']}"
         if stop and (not why or self.state.aborting):
             return stop.outcome, why or stop.why
         failed = self.state.failed
@@ -398,6 +421,103 @@ class Engine:
             file.save()
         return file
 
+    # The wire, in phase hw
+
+    def watch_wire(self, number: int) -> Sighting | None:
+        """What the sentinels have seen since the wave has its orders; None where the phase needs none.
+
+        :raises StopError: plaintext: the whole fleet is off, and the wave goes back.
+        """
+        if self.plan.hardware is None or self.check:
+            return None
+        wave = self.state.wave(number)
+        since = wave.soak_started or wave.since
+        watched: Sighting = self.sentinels.look(machine.taking_part(wave), since, self.clock())
+        if watched.sight == "leak":
+            self._leak(number, watched)
+        self._saw(number, watched)
+        return watched
+
+    def _saw(self, number: int, watched: Sighting) -> None:
+        """Into the journal when it is news."""
+        known = self.state.wave(number).sentinel
+        if (known.get("sight"), known.get("why")) != (watched.sight, watched.why):
+            self.write("sentinel", wave=number, **watched.as_dict())
+
+    def _leak(self, number: int, watched: Sighting) -> NoReturn:
+        """Plaintext was seen. Nothing is known of whose card it was but its address, so nobody keeps kTLS.
+
+        What is to be done is in the journal before it is: whoever resumes the run does what is left of it.
+        """
+        self.journal.free_reserve()
+        with suppress(ControlError):
+            self.write("control", verb="off", by=SENTINEL, why=watched.why)
+            self._saw(number, watched)
+        self._fleet_off(watched.why)
+        raise StopError(self._off_words(), "off", touched=self.touched(number))
+
+    def _fleet_off(self, why: str) -> None:
+        """Switch every host of the fleet off, and take down how that went."""
+        with suppress(ControlError):
+            control.ask(self.run.control, "off", by=SENTINEL, why=why)
+        keys: dict[str, Any] = {"by": SENTINEL, "why": why, "ok": False, "hosts": {}}
+        try:
+            done = self.off(f"sentinel: {why}")
+            hosts = done.get("hosts") or {}
+            keys["hosts"] = {
+                name: {"off": bool(one.get("off")), **({"error": str(one["error"])} if one.get("error") else {})}
+                for name, one in hosts.items()
+            }
+            keys["ok"] = bool(keys["hosts"]) and all(one["off"] for one in keys["hosts"].values())
+            took = done.get("fleet") or {}
+            keys.update({name: took[name] for name in _LATENCIES if took.get(name) is not None})
+            with suppress(OSError):
+                write(self.run.directory / "off-sentinel.json", json.dumps(done))
+        except Exception as error:
+            # Whatever it is: the wave has to go back, and an operator has to know.
+            keys["error"] = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+        try:
+            self.write("fleet_off", **keys)
+        except ControlError:
+            apply(self.state, {"event": "fleet_off", "at": self.clock(), **keys})
+
+    def _off_words(self) -> str:
+        """What came of it, in a few words."""
+        done = self.state.fleet_off or {}
+        hosts = done.get("hosts") or {}
+        said = f"all {len(hosts)} hosts of the fleet are off"
+        if not done.get("ok"):
+            left = [name for name, one in hosts.items() if not one["off"]]
+            said = f"NOT off: {_some(left)}" if left else f"the fleet could NOT be switched off: {done.get('error')}"
+            said += ": run `ktls off` now"
+        return f"plaintext on the wire: {done.get('why')}; {said}"
+
+    def switch_fleet_off(self, why: str) -> Mapping[str, Any]:
+        """The same as ``ktls off`` of an operator."""
+        from ..off.whole import whole_fleet
+
+        return whole_fleet(self.plan.inventory, self.plan.group, by=SENTINEL, reason=why)
+
+    def _await_sentinel(self, number: int, planned: Wave, *, touched: bool) -> None:
+        """Before anybody is ordered somebody has to watch; a sentinel that has just started is waited for.
+
+        :raises StopError: nobody can, or plaintext was seen already.
+        """
+        if self.plan.hardware is None or self.check:
+            return
+        began = self.clock()
+        while True:
+            watched: Sighting = self.sentinels.standing(planned.hosts, self.clock())
+            if watched.sight == "leak" and (touched or any(wave.state == "promoted" for wave in self.state.waves)):
+                self._leak(number, watched)
+            if watched.sight in ("clean", "none"):
+                return
+            if watched.sight == "leak" or self.clock() - began >= READY_S:
+                self._saw(number, watched)
+                raise StopError(f"sentinel {watched.sight}: {watched.why}", touched=touched)
+            self._obey(touched)
+            self.sleep(ASK_S)
+
     # Watching
 
     def _watch(self, number: int, planned: Wave, file: WaveFile) -> None:
@@ -416,6 +536,8 @@ class Engine:
                 spent = eyes.look()
                 due = self.clock() - began + machine.gap(planned, len(planned.hosts), spent)
             quiet = machine.needs_traffic(planned) and not eyes.enough(planned)
+            # A sentinel that has not seen every host yet may still do so.
+            quiet = quiet or (ripe and eyes.blind())
             if self.plan.gates.method == "none":
                 if ripe and not quiet:
                     return
@@ -592,6 +714,9 @@ class Eyes:
         self._answered = dict.fromkeys(self._names(), engine.clock())
         self._missed = dict.fromkeys(self._names(), 0)
         self._noted = 0.0
+        self._cards: dict[str, hardware.Progress | None] = {}
+        self._asked_wire = -ASK_S
+        self._watched: Sighting | None = None
         self.judged = False
         self.seen: dict[str, Seen] = {}
 
@@ -611,8 +736,9 @@ class Eyes:
             seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error)
             if seen.reachable:
                 self._answered[name], self._missed[name] = engine.clock(), 0
-                if seen.wrong:
-                    sick[name] = f"{name}: {seen.wrong}"
+                wrong = seen.wrong or self._card(name, reply.data)
+                if wrong:
+                    sick[name] = f"{name}: {wrong}"
             else:
                 # One question may be lost, and take all of that time, on a host that is only busy.
                 self._missed[name] += 1
@@ -624,9 +750,30 @@ class Eyes:
         due = machine.gap(engine._planned(self._number), len(names), spent)
         sick.update(self._extend(due, [name for name in names if name not in sick]))
         self._note(sick)
+        self._wire()
         if sick:
             engine._within_budget()
         return spent
+
+    def _card(self, name: str, status: Mapping[str, Any] | None) -> str | None:
+        """A card whose count stands still, although it did count before."""
+        if self._engine.plan.phase != "hw":
+            return None
+        self._cards[name], why = hardware.follow(self._cards.get(name), status)
+        return why
+
+    def _wire(self) -> None:
+        now = self._engine.clock()
+        if now - self._asked_wire >= ASK_S:
+            self._asked_wire = now
+            self._watched = self._engine.watch_wire(self._number)
+
+    def blind(self) -> bool:
+        """Somebody has to watch the wire, and has not seen every host of the wave yet."""
+        if self._engine.plan.hardware is None:
+            return False
+        self._wire()
+        return self._watched is None or self._watched.sight == "blind"
 
     def _extend(self, gap_s: float, names: Sequence[str]) -> dict[str, str]:
         file = self._file

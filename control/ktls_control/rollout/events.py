@@ -16,12 +16,19 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "wave_opened": ("wave", "name", "hosts", "attempt", "order_id", "epoch", "lease_s"),
     "host_ordered": ("wave", "host", "ok", "error?", "code?", "ordered_at_s?", "boot_id?"),
     "soak_started": ("wave", "min_s", "max_s"),
-    # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, error?}}
+    # hosts: {name: {reachable, phase, lease_left_s, connections, sent, ktls, share, hw?, error?}}; hw: a
+    # judge.hardware.Moved as a dict, since the order
     # failed?: {name: why}: hosts that count as failed from now on
     # interim?: what the judge said so far, as in verdict, without its hosts
     "observed": ("wave", "hosts", "interim?", "failed?"),
-    # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why
-    "verdict": ("wave", "outcome", "verdict", "recheck"),
+    # verdict: a judge.model.WaveVerdict as a dict; recheck: hosts of earlier waves that are not well, with why;
+    # sentinel: of phase hw, sight and why
+    "verdict": ("wave", "outcome", "verdict", "recheck", "sentinel?"),
+    # Phase hw. sight: clean, leak, blind, or none where nobody watches; written when it is another than before
+    "sentinel": ("wave", "sight", "why"),
+    # The whole fleet was switched off, as `ktls off` does it, because of what a sentinel saw. hosts: {name: {off,
+    # error?}}; times in seconds since it began
+    "fleet_off": ("by", "why", "ok", "hosts", "error?", "last_new_s?", "drained_90_s?", "none_left_s?"),
     # on: approval, paused, inconclusive, freeze; until? seconds since the epoch
     "waiting": ("wave", "on", "until?"),
     "waited": ("wave", "on", "by?"),

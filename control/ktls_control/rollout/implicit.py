@@ -11,8 +11,11 @@ from typing import Any
 from ktls_host.drift import facts
 
 from .. import request
+from ..errors import ControlError
+from ..plan import cards
 from ..plan import file as plan_file
 from ..plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from ..plan.policy import Policy
 from . import store
 
 PREFIX = "implicit-"
@@ -20,7 +23,10 @@ PREFIX = "implicit-"
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``playbooks/vars/waves.yml`` says."""
+    """What ``playbooks/vars/waves.yml`` says.
+
+    :param sentinels: machines of the inventory that watch the wire; ``without_sentinel``: there need be none.
+    """
 
     waves: Sequence[object]
     soak_s: float
@@ -28,6 +34,8 @@ class Settings:
     min_bytes: int
     min_share: float
     lease_s: float
+    sentinels: Sequence[str] = ()
+    without_sentinel: bool = False
 
 
 def make(
@@ -41,8 +49,12 @@ def make(
 ) -> Plan:
     """:param statuses: what each host's agent says of itself now.
 
-    :raises ControlError: what :func:`request.check` raises.
+    :raises ControlError: what :func:`request.check` raises, and for phase ``hw`` what it has been refused for.
     """
+    hw = phase == "hw"
+    hardware = cards.hardware(str(phase), settings.sentinels, settings.without_sentinel)
+    if hw:
+        _able(hosts, statuses)
     asked = request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
     soak = Soak(settings.soak_s, max(settings.soak_s, settings.soak_max_s), 0, settings.min_bytes)
     waves = tuple(
@@ -54,7 +66,7 @@ def make(
             version=plan_file.VERSION,
             id=f"{PREFIX}{request.digest(asked)[:12]}",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
-            phase=request.check_phase(phase, need_support=True),
+            phase=request.check_phase(phase),
             inventory=inventory,
             group=group,
             limit=None,
@@ -62,20 +74,41 @@ def make(
             epoch_floor=max((int(status.get("epoch") or 0) for status in statuses.values()), default=0),
             lease_s=settings.lease_s,
             failure_budget=0,
-            hosts={name: PlannedHost(facts(statuses.get(name) or {})) for name in hosts},
+            hosts={name: _host(statuses.get(name) or {}, hw=hw) for name in hosts},
             refused={},
             waves=waves,
             gates=Gates(min_share=settings.min_share, method="none", on_inconclusive="fail"),
             expected_s=len(waves) * soak.min_s,
+            hardware=hardware,
         )
     )
+
+
+def _host(status: Mapping[str, Any], *, hw: bool) -> PlannedHost:
+    return PlannedHost(facts(status), cards=cards.cards(status) if hw else {}, consent=hw and cards.consents(status))
+
+
+def _able(hosts: Sequence[str], statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    """A rollout without a plan leaves nobody out, so one host that cannot is in everybody's way.
+
+    :raises ControlError: with the code of the first refusal.
+    """
+    found = {name: why for name in hosts if (why := cards.of_host(statuses.get(name) or {}, Policy().hw_min_eligible))}
+    if found:
+        some = "; ".join(f"{name}: {why[0].message}" for name, why in list(found.items())[:5])
+        more = f"; and {len(found) - 5} more hosts" if len(found) > 5 else ""
+        first = next(iter(found.values()))[0]
+        raise ControlError(
+            first.code, f"{some}{more}: {first.cure}; or leave them out with --limit, as `ktls plan` would"
+        )
 
 
 def check(phase: str | None, group: str, hosts: Sequence[str], settings: Settings) -> None:
     """Refuse a wrong request before any host is asked anything.
 
-    :raises ControlError: what :func:`request.check` raises.
+    :raises ControlError: what :func:`request.check` raises, and ``no_sentinel``.
     """
+    cards.hardware(str(phase), settings.sentinels, settings.without_sentinel)
     request.check(
         request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ControlError
 from ..judge.gate import GatePolicy, Verdict, judge_host
+from ..judge.hardware import Margins
 from ..judge.model import HostSeries, WaveVerdict
 from ..plan.model import Plan, Wave
 
@@ -17,7 +18,9 @@ def check_host(plan: Plan, wave: Wave, order: Mapping[str, Any] | None, evidence
     """Tier 0 and 1 for one host, from its answers to the order and for evidence."""
     before = (order or {}).get("status")
     after = (evidence or {}).get("status")
-    policy = GatePolicy(plan.gates.min_share, max(1, wave.soak.min_bytes))
+    gates, least = plan.gates, max(1, wave.soak.min_bytes)
+    card = Margins(gates.card_share, gates.fallback_margin, gates.anomaly_margin, least)
+    policy = GatePolicy(gates.min_share, least, card)
     return judge_host(plan.phase, before, after, policy, (evidence or {}).get("outside"))
 
 
@@ -75,6 +78,8 @@ def numbers(check: Verdict, seen_at: float) -> dict[str, Any]:
     found: dict[str, Any] = {"reachable": check.outcome != "fail" or check.checks[0].outcome == "pass"}
     if check.bytes_total:
         found.update(sent=check.bytes_total, ktls=check.bytes_on_path, share=check.share)
+    if check.evidence.get("hw"):
+        found["hw"] = dict(check.evidence["hw"])
     if check.outcome != "pass":
         found["error"] = f"gate {check.outcome}: {check.reason}"
     return found

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ..errors import ControlError
+from ..judge import hardware
 from ..judge.gate import GatePolicy, judge_host
 from ..judge.model import WaveVerdict
 from ..plan.model import Plan, Wave
 from .control import Controls
+from .sentinels import Sighting
 from .state import RunState, WaveState
 
 #: A host that does not answer for this long has failed (seconds).
@@ -21,7 +23,7 @@ UNREACHABLE_S = 20.0
 #: Waves in these states may have changed hosts, and are neither kept nor back.
 UNFINISHED = ("ordering", "soaking", "judged", "held", "confirming")
 #: Checks of a host that are wrong at once, whatever traffic there was.
-_INSTANT = ("order", "phase", "probe", "errors", "receive")
+_INSTANT = ("order", "phase", "probe", "errors", "receive", "features", "decrypt")
 #: Refusals before which the host changed nothing: it is left as it is.
 UNTOUCHED = ("facts_drifted", "stale_epoch", "agent_missing", "agent_too_old", "bad_task")
 
@@ -56,6 +58,7 @@ class StopError(Exception):
 class Seen:
     """One host, as it answered while its wave soaks; counts since its order.
 
+    :param hw: what its card did, in phase ``hw``: a :class:`ktls_control.judge.hardware.Moved` as a dict.
     :param wrong: why it has failed; None while nothing says so.
     """
 
@@ -67,6 +70,7 @@ class Seen:
     sent: int | None = None
     ktls: int | None = None
     share: float | None = None
+    hw: Mapping[str, Any] | None = None
     off: bool = False
     wrong: str | None = None
     error: str | None = None
@@ -81,6 +85,7 @@ class Seen:
             "sent": self.sent,
             "ktls": self.ktls,
             "share": self.share,
+            "hw": None if self.hw is None else dict(self.hw),
         }
         said = self.wrong or self.error
         return {**{k: v for k, v in found.items() if v is not None}, **({"error": said} if said else {})}
@@ -120,7 +125,11 @@ def _named(name: str, why: str) -> str:
 
 
 def refuse(plan: Plan) -> None:
-    """:raises ControlError: ``no_headroom`` or ``empty_plan``: no host may be touched."""
+    """:raises ControlError: ``no_headroom``, ``empty_plan`` or ``no_sentinel``: no host may be touched."""
+    if plan.phase == "hw" and (
+        plan.hardware is None or bool(plan.hardware.sentinels) == plan.hardware.without_sentinel
+    ):
+        raise ControlError("no_sentinel", f"plan {plan.id} of phase hw does not say who watches the wire: plan again")
     if not plan.waves or not any(wave.hosts for wave in plan.waves):
         raise ControlError("empty_plan", f"plan {plan.id} has no eligible host: see its refusals with `ktls plan`")
     why = no_headroom(plan)
@@ -197,8 +206,13 @@ def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
         f"{check.name}: {check.detail}"
         for check in verdict.checks
         if check.outcome == "fail"
+        # Only what was on is off now: right after an order it may not be known to be on yet.
+        and (check.name != "features" or hardware.features_on(before))
         and (check.name in _INSTANT or (check.name == "kernel" and check.detail.startswith("TlsDecryptError")))
     ]
+    card = hardware.moved(before, now) if phase == "hw" else None
+    if card is not None and hardware.standing_still(card):
+        wrong.append(f"card: stale: it encrypted nothing, and connections called hw sent {card.hw} bytes")
     sent, ktls = _moved(before, now, "bytes")
     accepted, _by_ktls = _moved(before, now, "connections_total")
     return Seen(
@@ -210,6 +224,7 @@ def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
         sent=sent,
         ktls=ktls,
         share=None if not sent or ktls is None else round(ktls / sent, 5),
+        hw=card.as_dict() if card is not None else None,
         off=bool((now.get("off") or {}).get("flag")),
         wrong="; ".join(wrong) or None,
     )
@@ -273,6 +288,17 @@ def judged(verdict: WaveVerdict, recheck: Mapping[str, str], plan: Plan, failed:
     if verdict.outcome == "inconclusive" and plan.gates.on_inconclusive == "fail":
         return "; ".join(verdict.reasons) or "its gate could not tell"
     return no_headroom(plan)
+
+
+def with_wire(verdict: WaveVerdict, watched: Sighting | None) -> WaveVerdict:
+    """The same with what the sentinels saw: who cannot be seen does not pass."""
+    if watched is None or watched.sight in ("clean", "none"):
+        return verdict
+    reason = f"sentinel {watched.sight}: {watched.why}"
+    if watched.sight == "leak":
+        return replace(verdict, outcome="fail", reasons=(reason, *verdict.reasons))
+    outcome: Any = "inconclusive" if verdict.outcome == "pass" else verdict.outcome
+    return replace(verdict, outcome=outcome, reasons=(*verdict.reasons, reason))
 
 
 def waits_for(verdict: WaveVerdict, wave: Wave, controls: Controls, *, decided: bool) -> str | None:

@@ -11,6 +11,9 @@ from typing import Any
 #: Of a wave: waiting, ordering, soaking, judged, held, confirming, promoted, reverting, reverted.
 #: Of a run: running, completed, failed, aborted, off.
 
+#: By whom an off is asked for when plaintext was seen on the wire.
+SENTINEL = "sentinel"
+
 
 @dataclass
 class HostState:
@@ -35,6 +38,7 @@ class WaveState:
     """One wave; ``waiting`` says what it waits for (``approval``, ``paused``, ``inconclusive``, ``freeze``).
 
     :param held_from: what it did before it waited, and does again when it has.
+    :param sentinel: of phase ``hw``: ``sight`` and ``why``, and ``at``, as they were said last; empty: not asked yet.
     :param interim: what the judge said last while the wave soaks; None before, and when there is a verdict.
     """
 
@@ -51,12 +55,17 @@ class WaveState:
     soak: tuple[float, float] = (0.0, 0.0)
     lease_s: float = 0.0
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    sentinel: dict[str, Any] = field(default_factory=dict)
     interim: dict[str, Any] | None = None
 
 
 @dataclass
 class RunState:
-    """One run."""
+    """One run.
+
+    :param owes_off: a sentinel saw plaintext, and the whole fleet is not switched off yet: why.
+    :param fleet_off: the event of that, once it is done.
+    """
 
     run: str = ""
     fleet: str = ""
@@ -75,6 +84,8 @@ class RunState:
     failed: dict[str, str] = field(default_factory=dict)
     events: int = 0
     last: float = 0.0
+    owes_off: str | None = None
+    fleet_off: dict[str, Any] | None = None
 
     def wave(self, number: int) -> WaveState:
         """The wave of that number."""
@@ -118,6 +129,7 @@ def _wave_opened(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave.state, wave.since, wave.waiting = "ordering", at, None
     wave.attempt, wave.order_id, wave.lease_s = event["attempt"], event["order_id"], event["lease_s"]
     wave.hosts = {name: HostState("ordering", at) for name in event["hosts"]}
+    wave.sentinel = {}
     for name in wave.hosts:
         state.failed.pop(name, None)
 
@@ -167,9 +179,30 @@ def _observed(state: RunState, event: Mapping[str, Any], at: float) -> None:
         state.failed[name] = str(why)
 
 
+def _sentinel(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    state.wave(event["wave"]).sentinel = {"sight": event["sight"], "why": event["why"], "at": at}
+
+
+def _fleet_off(state: RunState, event: Mapping[str, Any], at: float) -> None:
+    state.owes_off, state.fleet_off = None, dict(event)
+    for wave in state.waves:
+        # Of the open wave its own events tell, from the way back.
+        if wave.state != "promoted":
+            continue
+        wave.state, wave.since = "reverted", at
+        for name, host in wave.hosts.items():
+            said = event["hosts"].get(name) or {"off": False, "error": "it was not among the hosts that were asked"}
+            host.state, host.since = ("reverted" if said["off"] else "unreachable"), at
+            host.info = str(said.get("error") or "")
+            if not said["off"]:
+                host.lost, host.holds = host.lost or at, "yes"
+
+
 def _verdict(state: RunState, event: Mapping[str, Any], at: float) -> None:
     wave = state.wave(event["wave"])
     wave.verdicts.append({**event["verdict"], "at": at, "recheck": event["recheck"]})
+    if event.get("sentinel"):
+        wave.sentinel = {**event["sentinel"], "at": at}
     wave.state, wave.since, wave.interim = "judged", at, None
     for name, host in wave.hosts.items():
         why = event["verdict"].get("hosts", {}).get(name)
@@ -198,6 +231,8 @@ def _control(state: RunState, event: Mapping[str, Any], at: float) -> None:
         state.paused = verb == "pause"
     elif verb in ("abort", "off"):
         state.aborting = str(event.get("why") or f"{verb} by {event['by']}")
+    if verb == "off" and event["by"] == SENTINEL:
+        state.owes_off = state.aborting
 
 
 def _confirming(state: RunState, event: Mapping[str, Any], at: float) -> None:
@@ -239,6 +274,8 @@ _HANDLERS = {
     "host_ordered": _host_ordered,
     "soak_started": _soak_started,
     "observed": _observed,
+    "sentinel": _sentinel,
+    "fleet_off": _fleet_off,
     "verdict": _verdict,
     "waiting": _waiting,
     "waited": _waited,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..rollout.state import RunState, apply
-from . import verdicts, words
+from . import cards, verdicts, words
 
 
 class Changes:
@@ -27,6 +27,8 @@ class Changes:
             return [f"{host}: unreachable: {why or 'no answer'}" for host, why in now.items() if host not in lost] + [
                 f"{host}: answers again" for host in lost if host not in now
             ]
+        if name == "fleet_off":
+            return [line] if (line := cards.fleet_off(self.state)) else []
         if name in ("host_ordered", "host_confirmed", "host_reverted"):
             return [] if event["ok"] else [f"{event['host']}: {name.removeprefix('host_')}: NOT: {_why(event)}"]
         line = _LINES[name](event) if name in _LINES else None
@@ -79,6 +81,7 @@ _LINES = {
     "wave_opened": lambda e: f"{e['name']}: ordering {len(e['hosts'])} hosts, lease {words.duration(e['lease_s'])}",
     "soak_started": lambda e: f"soaks for {words.duration(e['min_s'])} at least, {words.duration(e['max_s'])} at most",
     "verdict": _verdict,
+    "sentinel": lambda e: f"sentinel {e['sight']}: {e['why']}",
     "waiting": _waiting,
     "waited": lambda e: f"goes on{' by ' + str(e['by']) if e.get('by') else ''}",
     "control": lambda e: f"{e['verb']} by {e['by']}{': ' + str(e['why']) if e.get('why') else ''}",

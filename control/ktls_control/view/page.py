@@ -17,7 +17,7 @@ from ..errors import ControlError
 from ..plan import file as plan_file
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState, fold
-from . import charts, drain, evidence, journal, standing, story, verdicts, words
+from . import cards, charts, drain, evidence, journal, standing, story, verdicts, words
 
 #: Rows of hosts that a table shows unasked.
 _ROWS = 60
@@ -111,6 +111,9 @@ class Page:
     hosts: list[HostRow] = field(default_factory=list)
     off: dict[str, Any] | None = None
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    cards: list[cards.Row] = field(default_factory=list)
+    sentinels: list[tuple[str, str, str]] = field(default_factory=list)
+    plaintext: str = ""
     chain: str = ""
     chain_ok: bool = True
     controls: list[tuple[str, str, str, str]] = field(default_factory=list)
@@ -152,6 +155,12 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     page.facts, page.tiles = _facts(page, until), _tiles(page, told, until)
     page.off = _off(off if off is not None else _last_off(run_dir))
     page.refusals = _refusals(plan)
+    page.cards, page.plaintext = cards.rows(state, plan), cards.fleet_off(state) or ""
+    page.sentinels = [
+        (names[wave.number], str(wave.sentinel["sight"]), str(wave.sentinel["why"]))
+        for wave in state.waves
+        if wave.sentinel
+    ]
     page.chain_ok, page.chain = _chain(log)
     page.controls = [
         (words.moment(event["at"]), str(event["verb"]), str(event["by"]), str(event.get("why") or ""))
@@ -233,6 +242,7 @@ def _facts(page: Page, until: float) -> list[tuple[str, str]]:
     ]
     if plan:
         expected = f", {words.duration(plan.expected_s)} planned" if plan.expected_s else ""
+        facts += cards.facts(plan)
         facts.append(("took", f"{words.duration(until - state.started)}{expected}"))
     return facts
 
@@ -456,7 +466,11 @@ def _event(event: Mapping[str, Any]) -> str:
         told = f", not reached: {', '.join(lost[:8])}{'…' if len(lost) > 8 else ''}" if lost else ""
         return f"wave {event['wave']}: {len(event['hosts']):,} hosts{told}"
     if name == "verdict":
-        return f"wave {event['wave']}: {event['outcome']}"
+        sight = f", sentinel {event['sentinel']['sight']}" if event.get("sentinel") else ""
+        return f"wave {event['wave']}: {event['outcome']}{sight}"
+    if name == "fleet_off":
+        left = [host for host, one in event["hosts"].items() if not one["off"]]
+        return f"by {event['by']}: {event['why']}: {len(event['hosts']) - len(left):,} hosts off, {len(left):,} not"
     if name == "run_started":
         return (
             f"phase {event['phase']}, {event['hosts']:,} hosts in {len(event['waves'])} waves, by {event['operator']}"

@@ -16,7 +16,7 @@ from typing import Any
 from ..files import write
 from ..plan.model import Plan
 from ..rollout.state import RunState, apply
-from . import standing
+from . import cards, standing
 from .story import Story
 
 HOST_STATES = ("waiting", "ordering", "soaking", "judged", "confirmed", "reverted", "failed", "unreachable")
@@ -47,6 +47,20 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "ktls_rollout_effect_ratio": ("gauge", "Change that the last gate saw, 0.03 is 3 % worse; low and high: interval."),
     "ktls_rollout_margin_ratio": ("gauge", "Harm that the gate accepts."),
     "ktls_rollout_e_value": ("gauge", "E-value of the error test at the last look."),
+    "ktls_rollout_sentinel": (
+        "gauge",
+        "Phase hw: 1 for what the sentinels said last of the wave, 0 for the others; none: nobody watches.",
+    ),
+    "ktls_rollout_card_ratio": (
+        "gauge",
+        "Phase hw: bytes that a card counted by those that its connections sent, of the host with least.",
+    ),
+    "ktls_rollout_card_bytes": ("gauge", "Phase hw: bytes that the cards of the wave have encrypted since the order."),
+    "ktls_rollout_fallback_ratio": (
+        "gauge",
+        "Phase hw: transmit sessions in software by all, of the host with most.",
+    ),
+    "ktls_rollout_stale_connections": ("gauge", "Phase hw: connections called hw for which no card works."),
     "ktls_rollout_lease_left_seconds": ("gauge", "Least time until a host of the wave reverts by itself."),
     "ktls_rollout_wave_duration_seconds": (
         "gauge",
@@ -149,6 +163,7 @@ def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Itera
         if lease is not None and state.ended is None:
             yield _Row("ktls_rollout_lease_left_seconds", {}, lease)
     yield from _judged(state)
+    yield from _cards(state)
     for one in state.waves:
         labels = {"wave": str(one.number)}
         if one.state != "waiting":
@@ -159,6 +174,23 @@ def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Itera
                 yield _Row("ktls_rollout_wave_duration_seconds", {**labels, "kind": kind}, seconds)
         if one.number in story.rollbacks:
             yield _Row("ktls_rollout_rollback_seconds", labels, story.rollbacks[one.number])
+
+
+def _cards(state: RunState) -> Iterable[_Row]:
+    for wave in state.waves:
+        labels = {"wave": str(wave.number)}
+        if wave.sentinel:
+            for sight in cards.SIGHTS:
+                yield _Row("ktls_rollout_sentinel", {**labels, "sight": sight}, wave.sentinel.get("sight") == sight)
+        found = cards.summary(wave)
+        if found is None:
+            continue
+        yield _Row("ktls_rollout_card_bytes", labels, found.encrypted)
+        yield _Row("ktls_rollout_stale_connections", labels, found.stale)
+        if found.least is not None:
+            yield _Row("ktls_rollout_card_ratio", labels, found.least)
+        if found.fallback is not None:
+            yield _Row("ktls_rollout_fallback_ratio", labels, found.fallback)
 
 
 def _judged(state: RunState) -> Iterable[_Row]:

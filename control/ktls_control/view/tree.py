@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState
-from . import standing, verdicts, words
+from . import cards, standing, verdicts, words
 
 ICONS: Mapping[str, tuple[str, str]] = {
     "waiting": ("…", "dim"),
@@ -63,7 +63,8 @@ class View:
 def lines(view: View, width: int, height: int | None = None) -> list[Text]:
     """The view, at most ``height`` lines of ``width`` columns. The head and the footer are always in it."""
     head = _head(view, width)
-    for alert in view.alert:
+    plaintext = cards.fleet_off(view.state)
+    for alert in (*([plaintext] if plaintext else []), *view.alert):
         head += _flow([Text(alert, "bold red")], width)
     foot = [line for told in view.off[-8:] for line in _flow([Text(told, "yellow")], width)]
     foot += view.footer
@@ -197,6 +198,8 @@ def _wave(view: View, wave: WaveState, width: int, last: bool) -> list[Text]:
         chips += [Text(number) for number in verdicts.numbers(verdict, verdicts.limit(verdict, view.plan))]
     if doing == "soaking" and (wanted := standing.needs(wave, standing.planned(view.plan, wave.number), view.now)):
         chips.append(Text(f"still needs {', '.join(wanted)}", "cyan"))
+    if seen := cards.sentinel(wave):
+        chips.append(Text(*seen))
     if wave.waiting == "approval":
         chips.append(Text("p promotes it", "bold yellow"))
     found = _flow(chips, width, "└─ " if last else "├─ ", "   " if last else "│  ")
@@ -268,6 +271,7 @@ def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[st
         parts.append(f"kTLS {words.floor_percent(seen['share'])}")
         if seen.get("connections") is not None:
             parts.append(f"{words.count(float(seen['connections']))} conns")
+        parts += cards.chips(cards.of(host))
     if host.lost is None and lease is not None:
         parts.append(f"lease {words.clock(lease)}")
     said = host.info.removeprefix(name).removeprefix(":").strip().removeprefix("unreachable: ")
@@ -286,6 +290,12 @@ def _summary(wave: WaveState, now: float, rest: int) -> str:
     if shares:
         parts.append(f"kTLS {words.floor_percent(min(shares))} to {words.floor_percent(max(shares))}")
         parts.append(f"{words.count(sum(float(host.seen.get('connections') or 0) for host in well))} conns")
+    if found := cards.summary(wave):
+        least = "" if found.least is None else f", {words.floor_percent(found.least)} or more of what was sent"
+        worst = "" if found.fallback is None else f", at most {words.percent(found.fallback)} in software"
+        parts.append(f"cards {words.size(float(found.encrypted))}{least}{worst}")
+        if found.stale:
+            parts.append(f"{found.stale:,} stale")
     leases = [left for host in well if (left := standing.lease_left(host, now)) is not None]
     if leases:
         parts.append(f"lease {words.clock(min(leases))} or more")

@@ -30,7 +30,7 @@ def hosts(tmp_path: Path) -> str:
         (("status", "--group", "web"), "no group 'web'"),
         (("status", "--group", "nobody"), "no group 'nobody'"),
         (("rollout", "--phase", "warp"), "there is no phase 'warp'"),
-        (("rollout", "--phase", "hw"), "phase 'hw' is not in this release"),
+        (("rollout", "--phase", "hw"), "phase hw needs a sentinel"),
         (("rollout", "--phase", "tx", "--waves", "/nowhere.yml"), "/nowhere.yml: no such file"),
         (("preflight", "--phase", "off"), "there is no phase 'off'"),
         (("status", "--limit", "zzz"), "zzz"),

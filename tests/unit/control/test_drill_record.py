@@ -42,6 +42,23 @@ def test_what_is_kept_is_what_the_plan_reads() -> None:
     json.dumps([passed, failed, gone])
 
 
+def test_drills_of_hw_are_kept_apart_and_say_what_the_card_did(tmp_path: Path) -> None:
+    card = {"encrypted": 1_234_567, "sent": 1_200_000, "installed": 3, "software": 0, "stale": 0}
+    times = {"enable_s": 1.43, "card_s": 4.2, "off_s": 0.1, "drained_s": 2.2, "total_s": 6.04}
+    hw = record.entry({**PASSED, "phase": "hw", "card": card, "durations": times}, "", 9.0)
+    record.keep(tmp_path, "h", record.entry(PASSED, "", 5.0))
+    record.keep(tmp_path, "h", hw)
+    record.keep(tmp_path, "i", record.entry(FAILED, "", 6.0))
+    assert {name: one["at"] for name, one in record.load(tmp_path).items()} == {"h": 5.0, "i": 6.0}
+    assert record.load(tmp_path, "hw")["h"]["card"] == card
+    line = screen.line("h", hw)
+    assert line == (
+        "h: passed: on 1.4 s, card 4.2 s, off 0.1 s, drained 2.2 s, all 6.0 s; 1,234,567 bytes by the card's own "
+        "count; 61 things as they were"
+    )
+    assert "CARD" in shown({"h": hw}) and "CARD" not in shown({"h": record.entry(PASSED, "", 5.0)})
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"hosts": 1}', '{"hosts": {"h": 1}}', "{"])
 def test_a_file_that_cannot_be_read_is_named_and_not_overwritten(tmp_path: Path, text: str) -> None:
     (tmp_path / record.FILE).write_text(text)

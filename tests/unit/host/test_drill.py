@@ -50,6 +50,10 @@ class FakeHost:
         self.ktls = 0
         self.sessions = 10
         self.others = 0
+        self.phase = "tx"
+        self.protocol = "TLSv1.3"
+        self.card = {"encrypted": 500, "sent": 500, "installed": 2, "software": 3}
+        self.features = False
         self.files = {"/etc/ktls/agent.json": "file 0640", "module tls": "loaded", "eth1 tls-hw-tx-offload": "off"}
         self.proof = Proof(True, None, "OpenSSL", (cell(),))
         self.looks = 0
@@ -63,16 +67,33 @@ class FakeHost:
         if "agent dead" in self.faults or f"{verb} fails" in self.faults:
             raise JsonSockError("unreachable", "cannot connect to the agent: start it")
         getattr(self, f"do_{verb}")(request)
-        probe = {"ok": True, "sha256_ok": True, "ktls_tx": self.mode == "tx", "error": None}
+        on = self.mode != "userspace"
+        probe = {"ok": True, "sha256_ok": True, "ktls_tx": on, "error": None, "protocol": self.protocol}
         if self.mode == "userspace" and "probe after off by kTLS" in self.faults:
             probe["ktls_tx"] = True
-        if self.mode == "tx" and "self-test in userspace" in self.faults:
+        if on and "self-test in userspace" in self.faults:
             probe["ktls_tx"] = False
         return {
-            "order": self.order, "order_id": self.order_id, "ordered_phase": "tx", "phase": self.mode, "tested": True,
+            "order": self.order, "order_id": self.order_id, "ordered_phase": self.phase, "phase": self.mode,
+            "tested": True, "hw": self.hw(),
             "epoch": self.epoch, "off": {"flag": self.flag is not None, "reason": self.flag}, "probe": probe,
             "revert": self.steps(), "stuck": "revert stuck" in self.faults and self.order == "reverted",
             "sidecar": {"version": "1"}, "version": "1", "boot_id": "b",
+        }  # fmt: skip
+
+    def hw(self) -> dict[str, Any] | None:
+        """The card, and traffic of others that it encrypts while the phase is on."""
+        if "no card" in self.faults:
+            return None
+        if self.features and "no traffic" not in self.faults:
+            for name, count in (("encrypted", 40_000), ("sent", 39_000), ("installed", 1)):
+                self.card[name] += count * (name != "encrypted" or "card frozen" not in self.faults)
+        card = self.card
+        return {
+            "tls12_consent": True, "encrypted_bytes": card["encrypted"], "installed": card["installed"],
+            "software": card["software"], "open": {"hw": 1, "stale": int("card frozen" in self.faults)},
+            "sent": {"hw": card["sent"], "tls12_gcm": 0, "total": 0},
+            "interfaces": [{"name": "eth1", "driver": "mlx5_core", "tx_on": self.features}],
         }  # fmt: skip
 
     def steps(self) -> list[dict[str, str]]:
@@ -94,14 +115,22 @@ class FakeHost:
         assert order["epoch"] >= self.epoch
         if self.order == "pending":
             assert order["epoch"] > self.epoch
-        self.order, self.order_id, self.epoch, self.mode = "pending", order["id"], order["epoch"], "tx"
+        self.order, self.order_id, self.epoch, self.mode = "pending", order["id"], order["epoch"], order["phase"]
+        self.phase = order["phase"]
+        if self.phase == "hw" and "feature stays off" not in self.faults:
+            self.features, self.files["eth1 tls-hw-tx-offload"] = True, "on"
+            self.protocol = "TLSv1.2"
         self.sessions += "no session" not in self.faults
         self.ktls = 3
         if "cards switched off" in self.faults:
             self.files["eth1 tls-hw-tx-offload"] = "off [requested on]"
 
     def do_revert(self, request: dict[str, Any]) -> None:
-        self.mode, self.order = "userspace", "reverted"
+        self.mode, self.order, self.features = "userspace", "reverted", False
+        if self.phase == "hw" and "feature stays on" not in self.faults:
+            self.files["eth1 tls-hw-tx-offload"] = "off"
+        if "version stays" not in self.faults:
+            self.protocol = "TLSv1.3"
 
     def do_clear(self, request: dict[str, Any]) -> None:
         self.flag = None
@@ -278,6 +307,39 @@ def test_a_module_that_was_not_loaded_is_unloaded_again() -> None:
 
 def test_cards_that_the_order_switched_off_are_put_back() -> None:
     assert run(FakeHost("cards switched off")).ok
+
+
+# Phase hw
+
+
+def test_a_drill_of_hw_is_proved_by_the_cards_own_count() -> None:
+    host = FakeHost()
+    found = run(host, phase="hw")
+    assert found.ok, found
+    assert found.card is not None and found.card["encrypted"] >= 100_000 and found.card["installed"] >= 1
+    assert (found.phase, found.protocol) == ("hw", "TLSv1.3")
+    assert host.told["durations"].keys() == {"enable_s", "card_s", "off_s", "drained_s", "total_s"}
+    assert (host.mode, host.files["eth1 tls-hw-tx-offload"], host.protocol) == ("userspace", "off", "TLSv1.3")
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "words"),
+    [
+        ("no card", "look", "no interface of this host can offload TLS"),
+        ("no traffic", "card", "0 bytes encrypted by the card, 0 bytes sent by connections called hw"),
+        # Called hw, sessions installed, bytes sent: and yet nothing of it is the card's work.
+        ("card frozen", "card", "0 bytes encrypted by the card"),
+        ("feature stays off", "card", "TLS transmit offload is off on eth1"),
+        ("version stays", "probe", "versions are not as they were: TLSv1.3 before, TLSv1.2 now"),
+        ("feature stays on", "compare", "eth1 tls-hw-tx-offload: was off, is on"),
+    ],
+)
+def test_a_drill_of_hw_fails_where_the_card_or_its_way_back_does(fault: str, step: str, words: str) -> None:
+    host = FakeHost(fault)
+    found = run(host, phase="hw")
+    assert (found.ok, found.step, found.refused) == (False, step, step == "look"), found
+    assert words in found.why
+    assert host.mode == "userspace"
 
 
 @pytest.mark.parametrize(

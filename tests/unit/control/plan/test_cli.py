@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ktls_control import inventory as inventory_of_ansible
+from ktls_control import sentinel
 from ktls_control.cli import main
 from ktls_control.plan import file
+from ktls_control.plan.model import Hardware
 from ktls_control.playbook import PlaybookRun
 from ktls_control.reach import Reach, Reply
 
@@ -22,6 +25,7 @@ from ..test_preflight import info
 from ..test_preflight_events import event
 from .fleet import status
 from .test_file import small
+from .test_hw import card
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +131,7 @@ def test_series_are_read_of_a_few_hosts_that_no_name_chooses(monkeypatch: pytest
     ("arguments", "says"),
     [
         (["--policy", "none.yml"], "none.yml: No such file"),
-        (["--phase", "hw"], "cannot be planned in this release: choose one of userspace, tx, rx"),
+        (["--phase", "hw"], "phase hw needs a sentinel"),
         (["--phase", "tz"], "there is no phase 'tz'"),
         (["-o", "none/plan.yml"], "none/plan.yml: no file can be written there"),
         (["-o", "."], ".: no file can be written there"),
@@ -166,3 +170,32 @@ def test_nothing_heavy_is_loaded_for_help() -> None:
     code = "import sys; from ktls_control.cli import _parser; _parser('plan'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"rich", "scipy", "paramiko", "matplotlib", "ktls_control.plan.build"} & set(done.stdout.split())
+
+
+def test_hw_with_and_without_somebody_who_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = status(phase="tx", order="committed", ordered_phase="tx", hw=card(consent=True))
+
+    def ask(_reach: Reach, names: Sequence[str], verb: str, **_arguments: Any) -> Iterator[Reply]:
+        for name in names:
+            yield Reply(name, able if verb == "status" else None, None, None, True, 0.0)
+
+    monkeypatch.setattr(Reach, "ask", ask)
+    inventory("{drill_required: false}")
+    assert ktls("--phase", "hw", "--without-sentinel", "-o", "p.yml") == 0
+    assert file.load(Path("p.yml")).hardware == Hardware((), True, 0.0)
+    assert "sentinel  none, as was said" in capsys.readouterr().out
+    read = inventory_of_ansible._read
+
+    def watched(path: str, limit: str | None) -> dict[str, Any]:
+        found = read(path, limit)
+        found["_meta"]["hostvars"]["s1"] = {"ansible_host": "192.0.2.9"}
+        return {**found, "ktls_sentinels": {"hosts": ["s1"]}}
+
+    monkeypatch.setattr(inventory_of_ansible, "_read", watched)
+    monkeypatch.setattr(sentinel, "ask", lambda hosts: {host.name: {"ok": True, "armed": False} for host in hosts})
+    assert ktls("--phase", "hw", "-o", "p.yml") == 0
+    assert file.load(Path("p.yml")).hardware == Hardware(("s1",), False, 0.0)
+    out = capsys.readouterr().out
+    assert "sentinel: no sentinel is armed: s1: not armed: no wave is opened while that is so" in " ".join(out.split())

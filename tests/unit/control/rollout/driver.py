@@ -22,6 +22,7 @@ from ktls_control.rollout import answers, implicit, journal, lock, store
 from ktls_control.rollout.begin import NOBODY, Begun, Wanted, begin
 from ktls_control.rollout.engine import Engine
 from ktls_control.rollout.machine import UNTOUCHED
+from ktls_control.rollout.sentinels import Sighting
 from ktls_control.rollout.state import RunState, fold
 
 FACTS = {"kernel": "6.12", "openssl": "3.5", "agent": "1", "sidecar": "1"}
@@ -34,7 +35,8 @@ class KilledError(BaseException):
 @dataclass
 class FakeHost:
     """One agent. ``faults``: ``cut``, ``refuse``, ``leak``, ``idle``, ``broken`` (its probe fails), ``drift``,
-    ``errors``, ``lease`` (its order lapses at once).
+    ``errors``, ``lease`` (its order lapses at once). Of its card: ``frozen`` (it counts no byte any more), ``full``
+    (it takes no session), ``corrupt`` (a record could not be decrypted), ``mute`` (the agent does not speak of it).
     """
 
     name: str
@@ -46,14 +48,19 @@ class FakeHost:
     faults: set[str] = field(default_factory=set)
     deadline: float = 0.0
     failures: int = 0
+    off: bool = False
+    card: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("encrypted", "hw", "eligible", "installed", "software", "decrypt"), 0)
+    )
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     def status(self, now: float) -> dict[str, Any]:
         if self.order == "pending" and now >= self.deadline:
             self.phase, self.order = "userspace", "reverted"
-        path = "ktls_tx" if self.phase == "tx" and "leak" not in self.faults else "userspace"
+        path = "ktls_tx" if self.phase in ("tx", "hw") and "leak" not in self.faults else "userspace"
         if "idle" not in self.faults:
             self.sent[path] += 1_000_000
+            self._card()
         self.failures += "errors" in self.faults
         counts = {key: value // 1_000_000 for key, value in self.sent.items()}
         return {
@@ -67,17 +74,59 @@ class FakeHost:
             "epoch": self.epoch,
             "revert_reason": "lease_expired" if self.order == "reverted" else None,
             "lease_left_s": self.deadline - now if self.order == "pending" else None,
-            "off": {"flag": False},
-            "tls_stat": {"TlsTxSw": counts["ktls_tx"], "TlsDecryptError": 0},
+            "off": {"flag": self.off},
+            "tls_stat": {"TlsTxSw": counts["ktls_tx"], "TlsTxDevice": self.card["installed"], "TlsDecryptError": 0},
+            **({} if "mute" in self.faults else {"hw": self.hw()}),
             "sockets": {"ktls_rx": 0},
             "bytes": dict(self.sent),
             "sidecar": {
                 "pid": 1, "version": "1", "bytes": dict(self.sent), "connections_total": counts,
                 "errors": {"sendfile_failed": self.failures},
             },
-            "probe": {"ok": "broken" not in self.faults, "sha256_ok": True, "ktls_tx": self.phase == "tx",
+            "probe": {"ok": "broken" not in self.faults, "sha256_ok": True, "ktls_tx": self.phase in ("tx", "hw"),
                       "error": "content hash differs"},
         }  # fmt: skip
+
+    def _card(self) -> None:
+        """What a million bytes on one new connection, of TLS 1.2, are to the card."""
+        card = self.card
+        card["eligible"] += 1_000_000
+        if self.phase != "hw":
+            return
+        if "full" in self.faults:
+            card["software"] += 1
+            return
+        card["installed"] += 1
+        card["hw"] += 1_000_000
+        card["encrypted"] += 0 if "frozen" in self.faults else 1_010_000
+        card["decrypt"] += "corrupt" in self.faults
+
+    def hw(self) -> dict[str, Any]:
+        card = self.card
+        nic = {"name": "eth1", "driver": "mlx5_core", "tx_on": self.phase == "hw", "rx_on": False, "up": True}
+        return {
+            "tls12_consent": True, "interfaces": [{**nic, "counters": {}}], "encrypted_bytes": card["encrypted"],
+            "installed": card["installed"], "software": card["software"],
+            "open": {"hw": 3, "stale": 3 * ("frozen" in self.faults)},
+            "sent": {"hw": card["hw"], "tls12_gcm": card["eligible"], "total": sum(self.sent.values())},
+            "anomalies": {"resync": 0, "drops": 0, "ooo": 0, "decrypt": card["decrypt"]},
+        }  # fmt: skip
+
+
+@dataclass
+class FakeSentinel:
+    """A machine that watches the wire. ``sight`` of what it saw; ``armed`` says whether it could."""
+
+    sight: str = "clean"
+    armed: str = "clean"
+    asked: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
+
+    def look(self, names: Sequence[str], since: float, now: float) -> Sighting:
+        self.asked.append((tuple(names), since))
+        return Sighting(self.sight, f"it is {self.sight}", now)  # type: ignore[arg-type]
+
+    def standing(self, _names: Sequence[str], now: float) -> Sighting:
+        return Sighting(self.armed, f"it is {self.armed}", now)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -94,9 +143,12 @@ class World:
     now: float = 1_800_000_000.0
     kill_after: int | None = None
     kill_at_task: int | None = None
+    kill_at_off: bool = False
     on_event: Callable[[str], None] = lambda _name: None
     on_sleep: Callable[[], None] = lambda: None
     written: int = 0
+    sentinel: FakeSentinel = field(default_factory=FakeSentinel)
+    offs: list[str] = field(default_factory=list)
     variables: Callable[[str], Mapping[str, Any]] = lambda _name: {}
 
     def clock(self) -> float:
@@ -138,6 +190,20 @@ class World:
         )
         page = wire.encode(HostSeries(name, samples, float(begin + 50), "boot", float(begin + 101)), self.now)
         return {"ok": True, "series": {**page, "more": len(after) > 8, "next_since_s": begin + 5.0 * after[:8][-1]}}
+
+    def off(self, why: str) -> dict[str, Any]:
+        """``ktls off`` over the whole fleet."""
+        self.offs.append(why)
+        if self.kill_at_off:
+            self.kill_at_off = False
+            raise KilledError("off")
+        for host in self.hosts.values():
+            if "cut" not in host.faults:
+                host.off, host.phase = True, "userspace"
+                host.order = "reverted" if host.order != "none" else "none"
+        lost = {name: "cut" in host.faults for name, host in self.hosts.items()}
+        hosts = {name: {"off": not gone, "error": "unreachable" if gone else None} for name, gone in lost.items()}
+        return {"ok": not any(lost.values()), "hosts": hosts, "fleet": {"last_new_s": 0.2, "none_left_s": None}}
 
     # The tasks of hosts
 
@@ -182,6 +248,8 @@ class World:
                 return ControlError("facts_drifted", "kernel was 6.12, is 6.13")
             if "refuse" in host.faults:
                 return ControlError("no_ktls", "the kernel offers no tls ULP")
+            if host.off:
+                return ControlError("off_latched", "the off flag is up")
             if file.epoch < host.epoch:
                 return ControlError("stale_epoch", f"epoch {file.epoch} is older than {host.epoch}")
             host.phase, host.order, host.order_id, host.epoch = file.phase, "pending", file.id, file.epoch
@@ -192,7 +260,7 @@ class World:
     # The playbook
 
     def wanted(self, plan: Plan) -> Wanted:
-        settings = implicit.Settings([1, "100%"], 1, 2, 1, 0.99, 60)
+        settings = implicit.Settings([1, "100%"], 1, 2, 1, 0.99, 60, ("s1",))
         return Wanted(
             plan_file.to_fields(plan),
             None,
@@ -264,7 +332,10 @@ class _Opened:
         world, begun = self._world, self._begun
         self._journal = Watched(begun.run.journal, world)
         known = answers.load_known(begun.run)
-        return Engine(begun.run, begun.plan, self._journal, world, known, clock=world.clock, sleep=world.sleep)
+        return Engine(
+            begun.run, begun.plan, self._journal, world, known, clock=world.clock, sleep=world.sleep,
+            sentinels=world.sentinel, off=world.off,
+        )  # fmt: skip
 
     def __exit__(self, *_error: object) -> None:
         self._journal.close()

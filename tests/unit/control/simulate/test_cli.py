@@ -11,7 +11,7 @@ import pytest
 
 from ktls_control.cli import main
 from ktls_control.plan import file
-from ktls_control.plan.model import Plan
+from ktls_control.plan.model import Hardware, Plan
 
 from .plans import journal, plan
 from .test_series import recorded
@@ -107,3 +107,10 @@ def test_mistakes_are_one_line(
 def test_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(tmp_path / "none.yml")]) == 1
     assert "make one with `ktls plan" in capsys.readouterr().err
+
+
+def test_a_plan_of_hw_is_simulated_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.yml"
+    file.save(plan((1, 5), phase="hw", hardware=Hardware(("s1",))), path)
+    assert main(["simulate", str(path), "--runs", "2", "--noise", "quiet"]) == 0
+    assert "hw on 6 simulated hosts in 2 waves" in capsys.readouterr().out
