@@ -46,7 +46,7 @@ soak: prepare ## Half an hour of load, link flaps and mode changes on a lab VM (
 	@$(BIN)/python -m tests.soak.soak --minutes $(or $(MINUTES),30)
 
 orchestration: prepare ## Playbooks over many fake local hosts
-	@$(BIN)/pytest -q tests/orchestration
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/orchestration
 
 images: prepare ## The images of the lab, if they are not there yet
 	@for image in debian13 debian12 debian13-backports; do $(BIN)/ktls lab build --image $$image || exit 1; done

@@ -67,7 +67,7 @@ def run(
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if expect is not None and process.returncode != expect:
         lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-        raise BenchError(f"{Path(argv[0]).name} ended with status {process.returncode}: {lines[-1]}; see {log}")
+        raise BenchError(f"{Path(argv[0]).name} ended with status {process.returncode}: {lines[-1][:200]}; see {log}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(wall, cpu, memory.most_kib / 1024, process.returncode)
 

@@ -44,7 +44,7 @@ class HostAction(ActionBase):
     ) -> dict[str, Any]:
         """Have the agent's command line on the host do what module ``ktls_TASK`` does; no module is sent.
 
-        It costs the control node a fifth of a module. Where the connection or its way to become root takes no input
+        A module costs the host four times as much. Where the connection or its way to become root takes no input
         (no pipelining, a terminal asked for), the module it is.
 
         :param task: ``order`` or ``evidence``.
