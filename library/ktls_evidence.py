@@ -74,9 +74,8 @@ error_code:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order, series
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order, task
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
 
 
 def main() -> None:
@@ -86,23 +85,15 @@ def main() -> None:
             "series": {"type": "bool", "default": True},
             "since_s": {"type": "float"},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
-            "timeout_s": {"type": "float", "default": 60.0},
+            "timeout_s": {"type": "float", "default": task.TIMEOUT_S},
         },
         supports_check_mode=True,
     )
-    path, timeout_s = module.params["socket"], module.params["timeout_s"]
     try:
-        status = call(path, {"verb": "probe"}, timeout_s)
+        done = task.do_evidence(module.params)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)
-    found, said = None, None
-    if module.params["series"]:
-        try:
-            answer = series.fetch(lambda request: call(path, request, timeout_s), module.params["since_s"])
-            found = answer["series"]
-        except KtlsError as error:
-            said = error.message
-    module.exit_json(changed=False, status=status, series=found, series_error=said)
+    module.exit_json(**done)
 
 
 if __name__ == "__main__":

@@ -178,13 +178,9 @@ error_code:
   sample: off_latched
 """
 
-import json
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import drift, order
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import order, task
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.jsonsock import call
 
 _EXPERIMENT = {
     "method": {"type": "str", "choices": ["switchback", "connections"], "required": True},
@@ -192,7 +188,6 @@ _EXPERIMENT = {
     "washout_s": {"type": "float", "default": 5.0},
     "seed": {"type": "int", "required": True},
 }
-_SHOWN = ("phase", "order", "order_id", "epoch", "off")
 
 
 def main() -> None:
@@ -211,7 +206,7 @@ def main() -> None:
             "reason": {"type": "str", "default": ""},
             "probe": {"type": "bool", "default": False},
             "socket": {"type": "path", "default": order.AGENT_SOCKET},
-            "timeout_s": {"type": "float", "default": 60.0},
+            "timeout_s": {"type": "float", "default": task.TIMEOUT_S},
         },
         required_if=[
             ("state", "ordered", ("phase", "id", "epoch")),
@@ -219,28 +214,11 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    wanted = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason", "experiment", "end_experiment")
-    wish = order.Wish(**{name: module.params[name] for name in wanted})
-    path, timeout_s = module.params["socket"], module.params["timeout_s"]
     try:
-        before = after = call(path, {"verb": "status"}, timeout_s)
-        if wish.state == "ordered":
-            drift.refuse_drift(before, module.params["facts"] or {})
-        changed = order.needs_change(before, wish)
-        if changed and module.check_mode:
-            order.refuse_early(before, wish)
-        elif changed:
-            after = call(path, order.request(wish), timeout_s)
-        if module.params["probe"] and not (changed and module.check_mode):
-            after = call(path, {"verb": "probe"}, timeout_s)
+        done = task.do_order(module.params, check=module.check_mode)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)
-    shown = after if after is not before or not changed else order.predict(before, wish)
-    module.exit_json(changed=changed, status=after, diff={"before": _shown(before), "after": _shown(shown)})
-
-
-def _shown(status: dict[str, t.Any]) -> str:
-    return "".join(f"{name}: {json.dumps(status.get(name), sort_keys=True)}\n" for name in _SHOWN)
+    module.exit_json(**done)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: ktls_wave
 short_description: What one host of a wave does next
 description:
-  - Runs M(ktls.fleet.ktls_order) or M(ktls.fleet.ktls_evidence) on the host, once.
+  - Has the agent's command line do what M(ktls.fleet.ktls_order) or M(ktls.fleet.ktls_evidence) would, once. No
+    module is sent to the host, unless the connection cannot pipeline.
   - Keeps the answer in the directory of the run, for M(ktls.fleet.ktls_rollout), and returns little of it.
 version_added: 0.1.0
 author: ktls-fleet maintainers (@ktls-fleet)

@@ -43,6 +43,10 @@ def main(argv: list[str] | None = None) -> int:
             from .helper import serve
 
             return serve.main(arguments.name)
+        if arguments.verb == "task":
+            from ktls_host import task
+
+            return task.main()
         if arguments.verb == "pull":
             return _pull(arguments)
         if arguments.verb == "watch":
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
     helper.add_argument("name", choices=("lease", "module", "nic"))
+    verbs.add_parser("task", help="do one task of a playbook: request and answer are JSON (for programs)")
     pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
     pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")
 

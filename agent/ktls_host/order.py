@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import KtlsError
 
@@ -13,13 +12,13 @@ STATES = ("observed", "ordered", "confirmed", "extended", "cancelled", "reverted
 PHASES = ("userspace", "tx", "rx", "hw")
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """``state`` is one of ``STATES``; the rest belongs to ``ordered`` (all of it), ``extended`` (id, epoch, lease_s,
     end_experiment), ``confirmed`` and ``cancelled`` (id, epoch), ``reverted`` (id, if only that order is meant).
 
     ``experiment``: what happens while the order is pending, as the agent takes it (docs/orders.md).
-    ``lease_s`` is in seconds: how long the order holds unconfirmed, from the moment of asking.
+    ``lease_s`` is in seconds: how long the order holds unconfirmed, from the moment of asking. No dataclass: a zipapp
+    would import and compile what that needs for each task of a rollout.
     """
 
     state: str

@@ -67,7 +67,7 @@ def _bound(path: str, mode: int, gid: int) -> socket.socket:
         made = True
         # A directory with the set-group-ID bit has given its own, and then chown(2) need not be allowed, nor the group
         # be known in this user namespace.
-        if not os.stat(os.path.dirname(path) or ".").st_mode & stat.S_ISGID:
+        if gid != -1 and not os.stat(os.path.dirname(path) or ".").st_mode & stat.S_ISGID:
             os.chown(path, -1, gid)
         os.chmod(path, mode)
     except OSError as error:

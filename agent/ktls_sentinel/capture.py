@@ -7,7 +7,6 @@ there. CAP_NET_RAW is needed to open it. It cannot send: nothing here ever write
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -33,10 +32,8 @@ _STATISTICS = struct.Struct("@3I")  # struct tpacket_stats_v3
 _BLOCK = struct.Struct("@3I")  # block_status, num_pkts, offset_to_first_pkt of struct tpacket_hdr_v1
 _BLOCK_AT = 8
 _PACKET = struct.Struct("@6I2H")  # struct tpacket3_hdr, up to tp_net
-_PKTTYPE_AT = 48 + 10  # sll_pkttype of the struct sockaddr_ll after the header
 _USER, _KERNEL = 1, 0  # TP_STATUS_USER, TP_STATUS_KERNEL
 _STATUS = struct.Struct("@I")
-_OUTGOING = 4
 _ETH_P_ALL = 3
 _ARPHRD_ETHER = 1
 _SIOCGIFFLAGS, _SIOCGIFHWADDR = 0x8913, 0x8927
@@ -98,8 +95,8 @@ class Capture:
         count = (ctypes.sizeof(code) - 1) // 8
         self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", count, ctypes.addressof(code)))
         self._sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
-        with contextlib.suppress(OSError):  # since Linux 4.20; without it they are told apart below
-            self._sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        # What this machine sends is no matter of the wire (since Linux 4.20).
+        self._sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         size = BLOCK_BYTES * BLOCKS
         frames = _REQUEST.pack(BLOCK_BYTES, BLOCKS, 2048, size // 2048, _RETIRE_MS, 0, 0)
         self._sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, frames)
@@ -117,9 +114,7 @@ class Capture:
         Returns how many there were. What ``frame`` is given is gone when it returns. Raises :class:`KtlsError`:
         no_capture, when the interface went away or down.
         """
-        count = 0
-        while self._ready():
-            count += self._block(frame)
+        count = self._take(frame)
         if count:
             return count
         for _, events in self._poll.poll(timeout_s * 1000):
@@ -128,9 +123,7 @@ class Capture:
                 problem = interface_problem(self.interface)
                 if problem is not None or error:
                     raise KtlsError("no_capture", problem or f"interface {self.interface} went away for a moment")
-        while self._ready():
-            count += self._block(frame)
-        return count
+        return self._take(frame)
 
     def check(self) -> None:
         """Raise :class:`KtlsError` if the interface is gone, another one of that name, or down."""
@@ -147,6 +140,15 @@ class Capture:
         self._ring.close()
         self._sock.close()
 
+    def _take(self, frame: Frame) -> int:
+        """Look at what is there, once round the ring at most: under load, too, the caller has other things to do."""
+        count = 0
+        for _ in range(BLOCKS):
+            if not self._ready():
+                break
+            count += self._block(frame)
+        return count
+
     def _ready(self) -> bool:
         status: int = _STATUS.unpack_from(self._ring, self._next * BLOCK_BYTES + _BLOCK_AT)[0]
         return bool(status & _USER)
@@ -157,9 +159,8 @@ class Capture:
         at = base + offset
         for _ in range(count):
             following, seconds, nanoseconds, captured, _, _, mac, _ = _PACKET.unpack_from(self._ring, at)
-            if self._ring[at + _PKTTYPE_AT] != _OUTGOING:
-                with self._view[at + mac : at + mac + captured] as whole:
-                    frame(whole, seconds + nanoseconds / 1e9)
+            with self._view[at + mac : at + mac + captured] as whole:
+                frame(whole, seconds + nanoseconds / 1e9)
             at += following
         _STATUS.pack_into(self._ring, base + _BLOCK_AT, _KERNEL)
         self._next = (self._next + 1) % BLOCKS

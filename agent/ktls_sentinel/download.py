@@ -229,6 +229,8 @@ def _agreed_range(lines: list[str], offset: int, length: int) -> tuple[int, int]
 
 def _tls_failure(error: ssl.SSLError, tls: str) -> str:
     reason = (error.reason or str(error)).replace("_", " ").lower()
+    if reason == "wrong version number":
+        return "this is no TLS server"
     versions = ("version", "protocol", "handshake failure", "no ciphers")
     if tls == "1.2" and any(word in reason for word in versions):
         return f"TLS 1.2 with AES-GCM was not agreed on ({reason}); only that is watched with tls: 1.2"

@@ -9,6 +9,7 @@ Off needs root (namespaces) and an sshd. Exit status 0: targets met; 1: not; 2: 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -38,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.table:
             return _say(given, result.merged([json.loads(path.read_text()) for path in given.table]))
-        if "off" in given.only:
+        binary = ""
+        if "off" in given.only or "ssh" in given.over:
             binary = sshd.find(given.sshd)
             sshd.enter(argv)
-        found = _measure(given, binary if "off" in given.only else "")
+        found = _measure(given, binary)
     except BenchError as error:
         print(f"bench.scale: {error}", file=sys.stderr)
         return 2
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--off-rounds", type=int, default=3, help="so for off (3)")
     parser.add_argument("--parallel", type=_numbers, default=(8, 16, 32, 64), help="of plain ssh; the best one counts")
     parser.add_argument("--only", type=_words, default=("rollout", "naive", "pings", "off"), help="parts, by commas")
+    parser.add_argument(
+        "--over", type=_connections, default=("local",), help="connections of Ansible: local, ssh, or local,ssh (local)"
+    )
     parser.add_argument("--sshd", help="path of sshd")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one measurement (3600)")
     parser.add_argument("--output", type=Path, help="all figures as JSON")
@@ -94,6 +99,13 @@ def _words(text: str) -> tuple[str, ...]:
     return words
 
 
+def _connections(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    if set(words) - {"local", "ssh"}:
+        raise argparse.ArgumentTypeError("connections are local and ssh")
+    return words
+
+
 def _measure(given: argparse.Namespace, binary: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -106,25 +118,18 @@ def _measure(given: argparse.Namespace, binary: str) -> dict[str, Any]:
         "offs": [],
     }
     naive = given.naive_hosts or max(given.hosts)
-    for size in given.hosts:
-        job = Job(size, given.waves, given.forks, given.soak, given.timeout)
-        for number in range(given.rounds):
-            for way in ("rollout", "pings"):
+    for over in given.over:
+        for size in sorted({*given.hosts, *((naive,) if "naive" in given.only else ())}):
+            job = Job(size, given.waves, given.forks, given.soak, given.timeout, binary if over == "ssh" else "")
+            ways = ("rollout", "pings") if size in given.hosts else ()
+            ways = (*ways, "naive") if size == naive else ways
+            for number, way in itertools.product(range(given.rounds), ways):
                 if way in given.only:
-                    _one(found["rollouts"], way, size, number, _fresh(lambda at, w=way, j=job: WAYS[w](j, at)))
-        if size == naive:
-            _naive(found, given, job)
-    if naive not in given.hosts:
-        _naive(found, given, Job(naive, given.waves, given.forks, given.soak, given.timeout))
+                    cost = _fresh(lambda at, w=way, j=job: WAYS[w](j, at))
+                    _one(found["rollouts"], f"ssh {way}" if over == "ssh" else way, size, number, cost)
     for size in given.hosts if "off" in given.only else ():
         _fresh(lambda at, s=size: _offs(found["offs"], given, s, at, binary))
     return found
-
-
-def _naive(found: dict[str, Any], given: argparse.Namespace, job: Job) -> None:
-    if "naive" in given.only:
-        for number in range(given.rounds):
-            _one(found["rollouts"], "naive", job.hosts, number, _fresh(lambda at: WAYS["naive"](job, at)))
 
 
 def _offs(into: list[dict[str, Any]], given: argparse.Namespace, size: int, at: Path, binary: str) -> Cost | None:

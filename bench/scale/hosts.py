@@ -13,7 +13,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ class Hosts:
     directory: Path
     names: tuple[str, ...]
 
-    def inventory(self, path: Path, names: Sequence[str], common: dict[str, Any]) -> Path:
-        """Write an inventory of ``names``: one line a host, what is common to all in the group."""
-        own = {name: {"ktls_agent_socket": str(self.directory / name / "agent.sock")} for name in names}
+    def inventory(self, path: Path, common: dict[str, Any], *, addresses: bool = False) -> Path:
+        """Write an inventory: what is common to all is in the group. With ``addresses``, hosts have theirs."""
+        own = {name: {"ktls_agent_socket": str(self.directory / name / "agent.sock")} for name in self.names}
+        for number, name in enumerate(self.names if addresses else ()):
+            own[name]["ansible_host"] = address(number)
         group = {"vars": common, "hosts": own}
         path.write_text(json.dumps({GROUP: group}, indent=1))
         return path

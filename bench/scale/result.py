@@ -29,26 +29,21 @@ def targets(found: Result) -> list[dict[str, Any]]:
             said.append({"text": text, "value": value, "most": most, "unit": unit, "met": value <= most})
 
     rows, offs = found["rollouts"], found["offs"]
-    sizes = sorted({row["hosts"] for row in rows if row["way"] == "rollout"})
-    for hosts in sizes[-1:]:
-        for key, name in (("cpu_s", "CPU"), ("wall_s", "wall time")):
-            ours = median(rows, "rollout", hosts, key)
-            say(
-                f"rollout of {hosts:,} hosts, {name}, by the naive playbook's",
-                _ratio(ours, median(rows, "naive", hosts, key)),
-                NAIVE_MOST,
-            )
-            say(
-                f"rollout of {hosts:,} hosts, {name}, by that of three pings",
-                _ratio(ours, median(rows, "pings", hosts, key)),
-                PINGS_MOST,
-            )
-        say(
-            f"rollout of {hosts:,} hosts, memory", median(rows, "rollout", hosts, "memory_mib"), MEMORY_MOST_MIB, " MiB"
-        )
-    if len(sizes) > 1:
-        each = [(median(rows, "rollout", hosts, "cpu_s") or 0.0) / hosts for hosts in (sizes[0], sizes[-1])]
-        say(f"rollout, CPU a host: growth from {sizes[0]:,} to {sizes[-1]:,} hosts", each[1] / each[0] - 1, FLAT_MOST)
+    for over, words in (("", ""), ("ssh ", " over SSH")):
+        sizes = sorted({row["hosts"] for row in rows if row["way"] == f"{over}rollout"})
+        for hosts in sizes[-1:]:
+            what = f"rollout of {hosts:,} hosts{words}"
+            for key, name in (("cpu_s", "CPU"), ("wall_s", "wall time")):
+                ours = median(rows, f"{over}rollout", hosts, key)
+                by_naive = _ratio(ours, median(rows, f"{over}naive", hosts, key))
+                say(f"{what}, {name}, by the naive playbook's", by_naive, NAIVE_MOST)
+                by_pings = _ratio(ours, median(rows, f"{over}pings", hosts, key))
+                say(f"{what}, {name}, by that of three pings", by_pings, PINGS_MOST)
+            say(f"{what}, memory", median(rows, f"{over}rollout", hosts, "memory_mib"), MEMORY_MOST_MIB, " MiB")
+        if len(sizes) > 1:
+            each = [(median(rows, f"{over}rollout", hosts, "cpu_s") or 0.0) / hosts for hosts in (sizes[0], sizes[-1])]
+            what = f"rollout{words}, CPU a host: growth from {sizes[0]:,} to {sizes[-1]:,} hosts"
+            say(what, each[1] / each[0] - 1, FLAT_MOST)
     sizes = sorted({row["hosts"] for row in offs})
     for hosts in sizes[-1:]:
         cpu = median(offs, "ktls off", hosts, "cpu_s")
@@ -69,6 +64,7 @@ def table(found: Result) -> str:
     """All of it as Markdown."""
     lines = ["| | hosts | wall, s | CPU, s | CPU a host, ms | memory, MiB |", "|---|---|---|---|---|---|"]
     names = {"rollout": "rollout, tx", "naive": "naive playbook", "pings": "three pings"}
+    names |= {f"ssh {way}": f"{name}, over SSH" for way, name in names.items()}
     for rows in (found["rollouts"], found["offs"]):
         ways = list(dict.fromkeys(row["way"] for row in rows if not row["way"].startswith("trial")))
         for way in ways:

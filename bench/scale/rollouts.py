@@ -8,6 +8,8 @@ import hashlib
 import http.server
 import json
 import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from ktls_control.rollout import store
 from ktls_host import drift
 from ktls_host.jsonsock import call
 
+from . import sshd
 from .cost import Cost, run
 from .hosts import GROUP, ROOT, Hosts, environment, serve
 
@@ -33,6 +36,7 @@ class Job:
     """One measurement: a way, and how many hosts in how many waves.
 
     :param soak_s: seconds that each wave waits, the same for the rollout and the naive playbook.
+    :param sshd: path of an sshd, to reach the hosts over SSH; "": ``connection: local``.
     """
 
     hosts: int
@@ -40,6 +44,7 @@ class Job:
     forks: int
     soak_s: float
     timeout_s: float
+    sshd: str = ""
 
 
 def sizes(hosts: int, waves: int) -> list[int]:
@@ -53,6 +58,7 @@ def sizes(hosts: int, waves: int) -> list[int]:
 def rollout(job: Job, scratch: Path) -> Cost:
     """``playbooks/rollout.yml`` with a plan; every host has the phase and keeps it afterwards."""
     with _fleet(job, scratch) as (hosts, inventory):
+        _release(scratch / "ktls-agent")
         path = scratch / "plan.yml"
         plan_file.save(_plan(job, hosts, inventory), path)
         cost = _ansible(job, scratch, "rollout", inventory, str(ROOT / "playbooks/rollout.yml"), path)
@@ -110,14 +116,22 @@ WAYS = {"rollout": rollout, "naive": naive, "pings": pings}
 
 @contextlib.contextmanager
 def _fleet(job: Job, scratch: Path) -> Iterator[tuple[Hosts, Path]]:
+    """Fake agents, and an inventory of them. With an sshd, what runs on a host is none of Ansible's descendants."""
+    common = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_user": "root", "ansible_become": False}
+    common["ktls_agent_command"] = str(scratch / "ktls-agent")
+    inventory = scratch / "inventory.json"
     with serve(scratch / "hosts", job.hosts) as hosts:
-        common = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_user": "root",
-            "ansible_become": False,
-        }
-        yield hosts, hosts.inventory(scratch / "inventory.json", hosts.names, common)
+        if not job.sshd:
+            yield hosts, hosts.inventory(inventory, {**common, "ansible_connection": "local"})
+            return
+        with sshd.serve(hosts, scratch, job.sshd) as server:
+            reach = {
+                "ansible_port": sshd.PORT,
+                "ansible_ssh_common_args": f"-F {server.config}",
+                "ansible_ssh_private_key_file": str(server.key),
+                "ansible_control_path_dir": str(scratch / "cp"),
+            }
+            yield hosts, hosts.inventory(inventory, {**common, **reach}, addresses=True)
 
 
 def _given(scratch: Path, variables: dict[str, Any]) -> Path:
@@ -143,6 +157,16 @@ def _kept(hosts: Hosts) -> None:
             raise BenchError(
                 f"{name} is on {status['phase']}, its order {status['order']}: the run did not do its work"
             )
+
+
+def _release(path: Path) -> None:
+    """The agent's command line as a host has it: the release. Raises BenchError: it cannot be built."""
+    argv = [sys.executable, str(ROOT / "agent/build.py"), "--output", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"the release cannot be built: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
 
 
 def _agent(hosts: Hosts, name: str) -> None:

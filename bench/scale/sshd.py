@@ -74,7 +74,7 @@ def serve(hosts: Hosts, scratch: Path, binary: str, user: str = "root") -> Itera
     key, host_key = scratch / "id", scratch / "host_key"
     for path in (key, host_key):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
-    _mounts(scratch)
+    mounted = _mounts(scratch)
     (scratch / "sshd_config").write_text(
         f"ListenAddress 0.0.0.0\nPort {PORT}\nHostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
@@ -104,6 +104,9 @@ def serve(hosts: Hosts, scratch: Path, binary: str, user: str = "root") -> Itera
         finally:
             process.terminate()
             process.wait(10)
+            # What they lead to goes with the scratch directory, and nothing can be mounted over what is gone.
+            for place in mounted:
+                _run("umount", "--lazy", place)
 
 
 def find(given: str | None) -> str:
@@ -138,15 +141,20 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _mounts(scratch: Path) -> None:
-    """Only in this namespace: commands of a host at their usual place, and what sshd asks of a machine."""
+def _mounts(scratch: Path) -> tuple[str, ...]:
+    """Only in this namespace: commands of a host at their usual place, and what sshd asks of a machine.
+
+    :returns: what is to be unmounted.
+    """
     _run("mount", "--bind", str(scratch / "local"), "/usr/local")
-    passwd = Path("/etc/passwd").read_text()
-    if "\nsshd:" not in passwd:
-        (scratch / "passwd").write_text(passwd + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
-        _run("mount", "--bind", str(scratch / "passwd"), "/etc/passwd")
     _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     Path("/run/sshd").mkdir(mode=0o755)
+    passwd = Path("/etc/passwd").read_text()
+    if "\nsshd:" in passwd:
+        return "/usr/local", "/run"
+    (scratch / "passwd").write_text(passwd + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
+    _run("mount", "--bind", str(scratch / "passwd"), "/etc/passwd")
+    return "/usr/local", "/run", "/etc/passwd"
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -226,8 +226,15 @@ static void transmit_held(struct tlssim *sim)
 	struct sk_buff *skb = sim->held;
 
 	sim->held = NULL;
-	if (skb)
-		transmit(sim, skb, is_ours(sim, skb), FATE_NORMAL);
+	if (!skb)
+		return;
+	if (is_ours(sim, skb)) {
+		transmit(sim, skb, true, FATE_NORMAL);
+	} else {
+		/* It is plaintext, and nobody else would encrypt it. */
+		DEV_STATS_INC(sim->dev, tx_dropped);
+		kfree_skb(skb);
+	}
 }
 
 static netdev_tx_t tlssim_xmit(struct sk_buff *skb, struct net_device *dev)
@@ -388,6 +395,13 @@ static const struct ethtool_ops tlssim_ethtool_ops = {
 
 /* The device */
 
+static void take_address(struct tlssim *sim)
+{
+	eth_hw_addr_inherit(sim->dev, sim->lower);
+	/* Not to be changed by udev, which gives a random address a lasting one. */
+	sim->dev->addr_assign_type = NET_ADDR_STOLEN;
+}
+
 static void follow_carrier(struct tlssim *sim)
 {
 	/* netif_carrier_ok() of a device that is down says nothing. */
@@ -401,6 +415,10 @@ static int tlssim_open(struct net_device *dev)
 {
 	struct tlssim *sim = netdev_priv(dev);
 
+	if (dev->flags & IFF_ALLMULTI)
+		dev_set_allmulti(sim->lower, 1);
+	if (dev->flags & IFF_PROMISC)
+		dev_set_promiscuity(sim->lower, 1);
 	follow_carrier(sim);
 	netif_start_queue(dev);
 	return 0;
@@ -417,6 +435,10 @@ static int tlssim_stop(struct net_device *dev)
 	sim->held = NULL;
 	dev_mc_unsync(sim->lower, dev);
 	dev_uc_unsync(sim->lower, dev);
+	if (dev->flags & IFF_ALLMULTI)
+		dev_set_allmulti(sim->lower, -1);
+	if (dev->flags & IFF_PROMISC)
+		dev_set_promiscuity(sim->lower, -1);
 	return 0;
 }
 
@@ -577,7 +599,7 @@ static int add_link(struct net_device *dev, struct net *net, struct nlattr *tb[]
 	dev->max_mtu = lower->max_mtu;
 	dev->needed_headroom = lower->needed_headroom;
 	netif_inherit_tso_max(dev, lower);
-	eth_hw_addr_inherit(dev, lower);
+	take_address(sim);
 	/* udev and tools shall take it for a card where the one below is one. */
 	SET_NETDEV_DEV(dev, lower->dev.parent);
 
@@ -669,7 +691,7 @@ static int tlssim_event(struct notifier_block *block, unsigned long event, void 
 			dev_set_mtu(sim->dev, dev->mtu);
 		break;
 	case NETDEV_CHANGEADDR:
-		eth_hw_addr_inherit(sim->dev, dev);
+		take_address(sim);
 		call_netdevice_notifiers(NETDEV_CHANGEADDR, sim->dev);
 		break;
 	case NETDEV_UNREGISTER:

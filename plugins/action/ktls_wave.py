@@ -25,7 +25,7 @@ _SHOWN = ("phase", "order", "epoch", "lease_left_s")
 
 
 class ActionModule(HostAction):
-    """One module on the host at most, whatever the step."""
+    """One command on the host at most, whatever the step."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """:returns: ``changed``, ``status`` in short, and ``failed`` with one line for what went wrong on this host."""
@@ -51,7 +51,7 @@ class ActionModule(HostAction):
             # It refused before it changed anything: what it has is none of this rollout's.
             wave.record(host, step, {"ok": True, "skipped": True})
             return {"skipped": True, "changed": False}
-        answer = self.ask("ktls_order", _arguments(step, back, wave, host), task_vars)
+        answer = self.ask_agent("order", _arguments(step, back, wave, host), task_vars, target.agent)
         told: dict[str, Any] = {"ok": not answer.get("failed"), "at": time.time()}
         if answer.get("failed"):
             told.update(error=str(answer.get("msg")), code=str(answer.get("error_code") or "failed"))
@@ -64,7 +64,7 @@ class ActionModule(HostAction):
 
     def _evidence(self, host: str, wave: WaveFile, target: Target, task_vars: dict[str, Any]) -> dict[str, Any]:
         socket = {"socket": target.socket} if target.socket else {}
-        answer = self.ask("ktls_evidence", socket, task_vars)
+        answer = self.ask_agent("evidence", socket, task_vars, target.agent)
         if answer.get("failed"):
             # A host that does not answer is for the judge to speak of.
             code = str(answer.get("error_code") or "failed")
@@ -76,7 +76,7 @@ class ActionModule(HostAction):
 
 
 def _arguments(step: str, back: bool, wave: WaveFile, host: str) -> dict[str, Any]:
-    """Arguments of ``ktls_order`` for a step; what is not said is left to the module."""
+    """Arguments of ``ktls_order`` for a step; what is not said is left to the host."""
     target, experiment = wave.hosts[host], wave.experiment_of(host)
     common = {"id": wave.id, "epoch": wave.epoch, **({"socket": target.socket} if target.socket else {})}
     if back:

@@ -211,6 +211,7 @@ def _inventory(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                     "ansible_become": False,
                     "ktls_reach": "socket",
                     "ktls_agent_socket": str(directory / name / "agent.sock"),
+                    "ktls_agent_command": f"{sys.executable} {ROOT}/agent/zipapp_main.py agent",
                 }
                 for name in names
             }

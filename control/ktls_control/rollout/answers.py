@@ -26,6 +26,7 @@ class Target:
 
     :param facts: what must not have changed since the plan.
     :param url: base URL to download from, from the control node; None: no such download is part of the gate.
+    :param agent: how the agent's command line is called on the host; None: as it is installed.
     """
 
     facts: Mapping[str, str]
@@ -33,6 +34,7 @@ class Target:
     url: str | None = None
     server_name: str | None = None
     ca_file: str | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,8 @@ def _put(path: Path, data: Mapping[str, Any]) -> None:
 #: Variables of a host that are kept with a run: how it is reached outside of Ansible. No secrets.
 REACH = (
     "ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
-    "ansible_ssh_extra_args", "ansible_connection", "ktls_reach", "ktls_agent_socket", "ktls_probe_url",
-    "ktls_sentinel_socket",
-    "ktls_sidecar_server_name", "ktls_sidecar_ca_dir",
+    "ansible_ssh_extra_args", "ansible_connection", "ktls_reach", "ktls_agent_socket", "ktls_agent_command",
+    "ktls_sentinel_socket", "ktls_probe_url", "ktls_sidecar_server_name", "ktls_sidecar_ca_dir",
 )  # fmt: skip
 
 
@@ -145,6 +146,7 @@ class Known:
             url,
             found.get("ktls_sidecar_server_name"),
             f"{ca_dir}/ca.pem" if ca_dir else None,
+            found.get("ktls_agent_command"),
         )
 
 

@@ -643,13 +643,21 @@ class Engine:
             if host.state == "confirmed"
         }
         bad: dict[str, str] = {}
-        for reply in self.fleet.ask(list(names), "status"):
-            name = reply.host
-            before = (self._last_answer(names[name], name) or {}).get("status")
-            seen = machine.see(self.plan.phase, before, reply.data, reply.error)
-            why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
-            if why:
-                bad[name] = f"wave {names[name]}: {why}"
+        asked = list(names)
+        # One question may be lost where all earlier waves are asked at once; two are not.
+        for last in (False, True):
+            lost = []
+            for reply in self.fleet.ask(asked, "status"):
+                name = reply.host
+                if not (reply.reached or last):
+                    lost.append(name)
+                    continue
+                before = (self._last_answer(names[name], name) or {}).get("status")
+                seen = machine.see(self.plan.phase, before, reply.data, reply.error)
+                why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
+                if why:
+                    bad[name] = f"wave {names[name]}: {why}"
+            asked = lost
         return bad
 
     def _last_answer(self, number: int, name: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ UNFINISHED = ("ordering", "soaking", "judged", "held", "confirming")
 #: Checks of a host that are wrong at once, whatever traffic there was.
 _INSTANT = ("order", "phase", "probe", "errors", "receive", "features", "decrypt")
 #: Refusals before which the host changed nothing: it is left as it is.
-UNTOUCHED = ("facts_drifted", "stale_epoch")
+UNTOUCHED = ("facts_drifted", "stale_epoch", "agent_missing", "agent_too_old", "bad_task")
 
 Outcome = Literal["completed", "failed", "aborted", "off"]
 

@@ -6,16 +6,30 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: fakehost
 short_description: Local connection that can be cut
-description: Runs on the control node; raises a connection failure while the file named by O(cut_file) exists.
+description:
+  - Runs on the control node; raises a connection failure while the file named by O(cut_file) exists.
+  - Notes commands beside that file, in C(sent.jsonl), with how much was on their standard input.
+  - Options for C(become) are the local connection's.
+extends_documentation_fragment:
+  - connection_pipelining
 options:
   cut_file:
     description: While this file exists the host cannot be reached.
     type: path
     vars:
       - name: fakehost_cut_file
+  become_success_timeout:
+    description: Seconds to wait for whatever becomes another user.
+    type: int
+    default: 10
+  become_strip_preamble:
+    description: What it says before the command's own output is left out.
+    type: bool
+    default: true
 """
 
-import os
+import json
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -27,11 +41,14 @@ class Connection(LocalConnection):  # type: ignore[misc]
 
     transport = "fakehost"
 
-    def exec_command(self, *args: Any, **kwargs: Any) -> Any:
+    def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> Any:
         """Run a command, unless the host is cut off."""
-        if os.path.exists(str(self.get_option("cut_file"))):
+        cut_file = Path(str(self.get_option("cut_file")))
+        if cut_file.exists():
             raise AnsibleConnectionFailure("the link is down")
-        return super().exec_command(*args, **kwargs)
+        with open(cut_file.with_name("sent.jsonl"), "a") as log:
+            log.write(json.dumps({"command": str(cmd), "input": len(in_data or b"")}) + "\n")
+        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
 
     def reset(self) -> None:
         """Nothing is kept between commands."""

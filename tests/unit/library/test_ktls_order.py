@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ktls_host import task
 from ktls_host.jsonsock import Peer, RequestError, serve_unix
 
 if TYPE_CHECKING:
@@ -50,14 +51,16 @@ class Agent:
 
     def answer(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         self.verbs.append(request["verb"])
-        getattr(self, f"on_{request['verb']}")(request)
-        return self.status
+        return getattr(self, f"on_{request['verb']}")(request) or self.status
 
     def on_status(self, request: dict[str, Any]) -> None:
         pass
 
     def on_probe(self, request: dict[str, Any]) -> None:
         self.status["probe"] = {"ok": True}
+
+    def on_series(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"series": {"boot_id": "b", "began_s": 1.0, "samples": {"at_ms": [1]}, "more": False}}
 
     def on_order(self, request: dict[str, Any]) -> None:
         order = request["order"]
@@ -138,6 +141,26 @@ def test_each_state_once_and_twice_and_predicted(agent: Agent, run: Callable[...
         assert agent.verbs[count:] == ["status"], "nothing is asked for twice"
         assert again["diff"]["before"] == again["diff"]["after"]
     assert agent.status["phase"] == "userspace"
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_the_command_line_answers_as_the_module_does(
+    agent: Agent, run: Callable[..., dict[str, Any]], check: bool
+) -> None:
+    """A wave asks by ``ktls-agent task``, a playbook of a user by the module."""
+    for step in [*STEPS, ORDER, {**ORDER, "facts": {"kernel": "other"}}]:
+        before = copy.deepcopy(agent.status)
+        module = run("ktls_order", _check=check, socket=agent.path, **step)
+        agent.status = before
+        command = task.answer({"task": "order", "check": check, "arguments": {**step, "socket": agent.path}})
+        for key in ("changed", "status", "diff", "failed", "error_code"):
+            # A failed module leaves out what it did not change.
+            assert command.get(key) == module.get(key) or (key, module.get("failed")) == ("changed", True), (step, key)
+    for arguments in ({}, {"series": False}):
+        module = run("ktls_evidence", _check=check, socket=agent.path, **arguments)
+        command = task.answer({"task": "evidence", "check": check, "arguments": {**arguments, "socket": agent.path}})
+        assert {key: module[key] for key in command} == command
+        assert bool(command["series"]) == (arguments == {})
 
 
 def test_observed_changes_nothing(agent: Agent, run: Callable[..., dict[str, Any]]) -> None:

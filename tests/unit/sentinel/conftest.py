@@ -65,9 +65,9 @@ class Wire:
         self.listening(port)
         return process
 
-    def listening(self, port: int) -> None:
+    def listening(self, port: int, namespace: str | None = None) -> None:
         for _ in range(200):
-            if f":{port} " in self.run(self.a, "ss", "-Htln").stdout + " ":
+            if f":{port} " in self.run(namespace or self.a, "ss", "-Htln").stdout + " ":
                 return
             time.sleep(0.05)
         raise AssertionError(f"nobody listens on port {port}")
@@ -79,7 +79,7 @@ class Wire:
             "targets": [target],
             "ca": str(self.authority.path),
             "interval_s": 1.0,
-            "timeout_s": 5.0,
+            "timeout_s": 20.0,
             "socket": str(self.directory / "sentinel.sock"),
             "state_dir": str(self.directory / "state"),
             **more,
@@ -100,7 +100,7 @@ class Watcher:
     def clear(self) -> dict[str, Any]:
         return jsonsock.call(self.socket, {"verb": "clear"}, 5.0)
 
-    def wait(self, what: Callable[[dict[str, Any]], bool], limit_s: float = 15.0) -> dict[str, Any]:
+    def wait(self, what: Callable[[dict[str, Any]], bool], limit_s: float = 60.0) -> dict[str, Any]:
         """The status in which ``what`` holds."""
         deadline = time.monotonic() + limit_s
         status: dict[str, Any] = {}

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar
-from ansible.template import trust_as_template as trust
-from ansible.utils.collection_loader import AnsibleCollectionConfig
 
 from ktls_control.sentinel import GROUP
 from ktls_host import release
@@ -36,55 +36,74 @@ def test_every_option_is_documented_and_has_the_default_that_is_documented() -> 
             assert options[name]["default"] == default, name
 
 
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(each) for key, each in value.items()}
-    return trust(value) if isinstance(value, str) else value
+MINE: dict[str, Any] = {"name": "a", "host": "a.example.org", "port": 443, "server_name": "a.example.org"}
+GIVEN: dict[str, dict[str, Any]] = {
+    "little": {"ktls_sentinel_interface": "eth0"},
+    "much": {
+        "ktls_sentinel_interface": "eth1", "ktls_sentinel_targets": [MINE], "ktls_sentinel_ca": "ca.pem",
+        "ktls_sentinel_on_leak": ["/bin/true"], "ktls_sentinel_bytes": 8192,
+    },
+}  # fmt: skip
 
 
-def written(**given: Any) -> Any:
-    """The configuration as the role's last task has it, in an inventory of two hosts and a sentinel."""
-    task = read("tasks/main.yml")[-1]
-    hosts = {
-        "files1": {"ansible_host": "192.0.2.1"},
-        "files2": {"ansible_host": "192.0.2.2", "ktls_sidecar_port": 443},
-        "peer1": {},
-    }
-    variables = {
-        **trusted(read("defaults/main.yml")),
-        **trusted(task["vars"]),
-        "groups": {"ktls_hosts": ["files1", "files2"], GROUP: ["peer1"]},
-        "hostvars": hosts,
-        "inventory_hostname": "peer1",
-        "ansible_facts": {"default_ipv4": {"interface": "eth0"}},
-        **given,
-    }
-    return Templar(DataLoader(), variables).template(trust("{{ ktls_sentinel_config }}"))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Configurations as Ansible makes them of the role's last task, in an inventory of two hosts and a sentinel."""
+    place = tmp_path_factory.mktemp("role")
+    hosts = {"files1": {"ansible_host": "192.0.2.1"}, "files2": {"ansible_host": "192.0.2.2", "ktls_sidecar_port": 443}}
+    groups = {"ktls_hosts": {"hosts": hosts}, GROUP: {"hosts": {"peer1": {"ansible_connection": "local"}}}}
+    (place / "hosts.yml").write_text(yaml.safe_dump(groups))
+    (place / "plays.yml").write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "hosts": GROUP,
+                    "gather_facts": False,
+                    "vars_files": [str(ROLE / "defaults/main.yml")],
+                    "vars": {"ansible_python_interpreter": sys.executable},
+                    "tasks": [
+                        {
+                            "ansible.builtin.copy": {
+                                "content": "{{ ktls_sentinel_config | to_json }}",
+                                "dest": str(place / name),
+                                "mode": "0600",
+                            },
+                            "vars": {**read("tasks/main.yml")[-1]["vars"], **given},
+                        }
+                        for name, given in GIVEN.items()
+                    ],
+                }
+            ]
+        )
+    )
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "plays.yml"],
+        cwd=place, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: json.loads((place / name).read_text()) for name in GIVEN}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def collection() -> None:
-    """Filters of the collection are found through Ansible's finder, which a process has once."""
-    if AnsibleCollectionConfig.collection_finder is None:
-        init_plugin_loader([str(ROOT / "collections")])
-
-
-def test_the_sentinel_takes_what_the_role_writes() -> None:
-    found = config.parse(written(), "x")
+def test_the_sentinel_takes_what_the_role_writes(written: dict[str, Any]) -> None:
+    found = config.parse(written["little"], "x")
     first = config.Target("files1", "192.0.2.1", 8443, "files1")
     assert found == config.SentinelConfig("eth0", (first, config.Target("files2", "192.0.2.2", 443, "files2")))
 
 
-def test_and_what_somebody_gives() -> None:
-    mine: dict[str, Any] = {"name": "a", "host": "a.example.org", "port": 443, "server_name": "a.example.org"}
-    found = config.parse(
-        written(
-            ktls_sentinel_interface="eth1", ktls_sentinel_targets=[mine], ktls_sentinel_ca="ca.pem",
-            ktls_sentinel_on_leak=["/bin/true"], ktls_sentinel_bytes=8192,
-        ),
-        "x",
-    )  # fmt: skip
+def test_and_what_somebody_gives(written: dict[str, Any]) -> None:
+    found = config.parse(written["much"], "x")
     assert (found.interface, found.ca, found.on_leak) == ("eth1", release.SENTINEL_CA, ("/bin/true",))
-    assert found.targets == (config.Target(**mine),)
-    six = written(ansible_facts={"default_ipv6": {"interface": "eth6"}})
-    assert config.parse(six, "x").interface == "eth6"
+    assert (found.targets, found.bytes) == ((config.Target(**MINE),), 8192)
+
+
+@pytest.mark.parametrize(
+    ("facts", "interface"),
+    [
+        ({"default_ipv4": {"interface": "eth0"}, "default_ipv6": {"interface": "eth6"}}, "eth0"),
+        ({"default_ipv4": {}, "default_ipv6": {"interface": "eth6"}}, "eth6"),
+    ],
+)
+def test_interface_of_the_default_route(facts: dict[str, Any], interface: str) -> None:
+    expression = read("tasks/main.yml")[-1]["vars"]["ktls_sentinel_default_route"]
+    assert jinja2.Environment().from_string(expression).render(ansible_facts=facts) == interface

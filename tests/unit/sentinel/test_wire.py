@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,19 +16,21 @@ from ktls_host.probe_object import PROBE_NAME, PROBE_SIZE, probe_bytes
 from ktls_sentinel.capture import Capture
 
 from . import packets
-from .conftest import NAME, PLAIN_PORT, SERVER, TLS_PORT, Watcher, Wire, ip
+from .conftest import NAME, PEER, PLAIN_PORT, SERVER, TLS_PORT, Watcher, Wire, ip
 
 Start = Callable[..., Watcher]
 
 
-def plain_server(wire: Wire, port: int = PLAIN_PORT) -> None:
-    argv = [sys.executable, "-m", "http.server", str(port), "--bind", "::", "--directory", str(wire.directory)]
-    wire.spawn(wire.a, *argv, log="plain.log")
-    wire.listening(port)
+def plain_server(wire: Wire, namespace: str | None = None) -> None:
+    place = namespace or wire.a
+    argv = [sys.executable, "-m", "http.server", str(PLAIN_PORT), "--bind", "::", "--directory", str(wire.directory)]
+    wire.spawn(place, *argv, log="plain.log")
+    wire.listening(PLAIN_PORT, place)
 
 
-def download_plain(wire: Wire, host: str = SERVER, port: int = PLAIN_PORT) -> None:
-    done = wire.run(wire.b, "curl", "-sSf", "-o", "/dev/null", f"http://{host}:{port}/{PROBE_NAME}")
+def download_plain(wire: Wire, host: str = SERVER, name: str = PROBE_NAME, namespace: str | None = None) -> None:
+    url = f"http://{host}:{PLAIN_PORT}/{name}"
+    done = wire.run(namespace or wire.b, "curl", "-sSf", "-o", "/dev/null", url)
     assert done.returncode == 0, done.stderr
 
 
@@ -63,7 +66,7 @@ def test_plaintext_is_found_latched_over_a_restart_and_cleared(wire: Wire, watch
     prefix = ("setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw")
     sentinel = watch(prefix, targets=targets, on_leak=command)
     status = sentinel.wait(lambda status: status["armed"] and status["targets"]["plain"]["failures"] > 0)
-    assert status["targets"]["plain"]["last_ok"] is None
+    assert status["targets"]["plain"]["error"] == "this is no TLS server"
     download_plain(wire)
     status = sentinel.wait(lambda status: bool(status["leaks"]) and not status["on_leak"]["pending"])
     (leak,) = status["leaks"]
@@ -99,6 +102,34 @@ def test_plaintext_is_found_over_ipv6_and_in_segments_of_64_kilobytes(wire: Wire
     assert leak["src"] == f"[2001:db8::1]:{PLAIN_PORT}"
     # veth hands over what the sender put together: fewer frames than an MTU of 1500 would need.
     assert sentinel.status()["leaked_frames"] < PROBE_SIZE / 1460 / 2
+
+
+def test_after_more_than_the_ring_holds(wire: Wire, watch: Start) -> None:
+    """Each part of the ring goes back to the kernel."""
+    (wire.directory / "large").write_bytes(os.urandom(1 << 20) * 24)
+    plain_server(wire)
+    sentinel = watch(targets=[target(port=PLAIN_PORT)])
+    sentinel.wait(lambda status: status["targets"]["files1"]["failures"] >= 1)
+    download_plain(wire, name="large")
+    assert sentinel.status()["leaks"] == []
+
+    def found(status: dict[str, Any]) -> bool:
+        # While the ring is full, what comes is lost, and counted.
+        download_plain(wire)
+        return bool(status["leaks"])
+
+    sentinel.wait(found)
+
+
+def test_what_this_machine_sends_is_no_leak(wire: Wire, watch: Start) -> None:
+    plain_server(wire, wire.b)
+    sentinel = watch(targets=[target(port=PLAIN_PORT)])
+    sentinel.wait(lambda status: status["targets"]["files1"]["failures"] >= 1)
+    download_plain(wire, PEER, namespace=wire.a)
+    plain_server(wire)
+    download_plain(wire)
+    (leak,) = sentinel.wait(lambda status: bool(status["leaks"]))["leaks"]
+    assert leak["src"] == f"{SERVER}:{PLAIN_PORT}"
 
 
 @pytest.mark.parametrize("tags", [(), (0x8100,), (0x88A8, 0x8100), (0x8100, 0x8100, 0x8100)], ids=len)

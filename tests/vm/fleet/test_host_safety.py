@@ -100,6 +100,7 @@ def test_power_cut_keeps_what_was_confirmed_and_drops_what_was_not(deployed: Dep
         deployed.lab.fault(host, "reboot")
     deployed.wait("web2 is on tx again", lambda: deployed.status()["web2"].get("phase") == "tx", 60)
     assert new_connection_is_ktls(deployed, "web2")
+    deployed.wait("web3 answers again", lambda: "phase" in deployed.status()["web3"], 60)
     status = deployed.status()["web3"]
     assert (status["phase"], status["order"], status["epoch"]) == ("userspace", "reverted", epoch + 1)
     assert not new_connection_is_ktls(deployed, "web3")

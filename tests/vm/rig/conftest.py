@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import StartLab
-from .hosts import GUEST, IMAGES, PLACE, Rig
+from .hosts import IMAGES, Rig
 
 
 @pytest.fixture(scope="package")
@@ -18,7 +18,6 @@ def rig(lab_images: Callable[[str], Path], start_lab: StartLab) -> Iterator[Rig]
     for image in IMAGES:
         lab_images(image)
     hosts = Rig(start_lab("rig", hosts=len(IMAGES), image=IMAGES))
-    for name in hosts.names:
-        hosts.put(name, GUEST, f"{PLACE}/guest")
+    hosts.start()
     yield hosts
     hosts.lab.down()

@@ -18,6 +18,16 @@ PLACE = "/root/rig-stories"
 class Rig(Levers):
     """The hosts; stories are told on them."""
 
+    def start(self) -> None:
+        """Put the stories on the hosts, and look at each as it comes from its image."""
+        self.at_start: dict[str, list[str]] = {}
+        for host in self.lab.hosts:
+            self.put(host.name, GUEST, f"{PLACE}/guest")
+            look = (
+                "uname -r; cat /usr/lib/ktls-lab/tlssim; ls /lib/modules/$(uname -r)/extra; grep tlssim /proc/modules"
+            )
+            self.at_start[host.image] = self.run(host.name, f"{look}; true").stdout.split()
+
     def tell(self, image: str, story: str, *arguments: str, timeout_s: float = 150) -> dict[str, Any]:
         """Let a story happen on the host of an image; the kernel must not have complained of itself."""
         told = self.guest(self.host(image), "stories", story, *arguments, timeout_s=timeout_s)

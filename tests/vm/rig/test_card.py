@@ -42,6 +42,11 @@ def is_software(told: dict[str, Any]) -> None:
     assert told["seen"]["marked"] == 0 < told["seen"]["frames"]
 
 
+def test_the_module_is_there_and_not_loaded(rig: Rig, image: str) -> None:
+    kernel, *rest = rig.at_start[image]
+    assert rest == [kernel, "tlssim.ko"], "marker, module, and nothing loaded"
+
+
 def test_what_the_card_is(rig: Rig, image: str) -> None:
     told = rig.tell(image, "card")
     assert (told["driver"], told["kind"], told["link"]) == ("driver: tlssim", "tlssim", "rig0")

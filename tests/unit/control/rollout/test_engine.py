@@ -195,6 +195,23 @@ def test_an_earlier_wave_that_goes_bad_stops_a_later_one(state_dir: Path) -> Non
     assert list(verdict["recheck"]) == ["h1"]
 
 
+def test_one_question_to_an_earlier_wave_may_be_lost(state_dir: Path) -> None:
+    """All earlier waves are asked at once, and the control node may be busy."""
+    plan = plan_of()
+    world = world_of(state_dir, plan)
+
+    def busy(event: str) -> None:
+        if event == "observed" and world.hosts["h2"].order_id:
+            world.hosts["h1"].faults.add("busy")
+
+    world.on_event = busy
+    world.playbook(plan)
+    assert state_of(world, plan).outcome == "completed"
+    rechecks = [event["recheck"] for event in events_of(world, plan) if event["event"] == "verdict"]
+    assert rechecks and not any(rechecks)
+    assert "busy" not in world.hosts["h1"].faults, "the question was asked, and lost"
+
+
 @pytest.mark.parametrize("when", ["wave_opened", "soak_started", "waiting", "verdict", "confirming", "host_confirmed"])
 @pytest.mark.parametrize("verb", ["abort", "off"])
 def test_abort_is_obeyed_wherever_the_wave_is(state_dir: Path, when: str, verb: str) -> None:

@@ -7,7 +7,9 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from .wire import (
@@ -47,9 +49,8 @@ def switch(direction: str, wish: str) -> None:
 
 
 def carrier() -> str:
-    """``up`` or ``down``, as ip says."""
-    state: str = json.loads(run("ip", "-j", "link", "show", CARD))[0]["operstate"]
-    return state.lower()
+    """``up`` or ``down``."""
+    return "up" if Path(f"/sys/class/net/{CARD}/carrier").read_text().strip() == "1" else "down"
 
 
 def card() -> dict[str, Any]:
@@ -97,7 +98,9 @@ def transfer(wire: Wire, size: int = MIB, **how: Any) -> dict[str, Any]:
         watcher = Watcher()
         sent = link.send(content(size))
         seen = watcher.end()
-    until(lambda: (now := statistics())["tx_tls_ctx"] - now["tx_tls_del"] == 0)
+    until(
+        lambda: (now := statistics())["tx_tls_ctx"] - now["tx_tls_del"] == driver["tx_tls_ctx"] - driver["tx_tls_del"]
+    )
     return {
         "sent": sent, "seen": seen, "conf": conf, "ss": words, "open": open_tls,
         "tls": moved(tls, tls_stat()), "card": moved(driver, statistics()),
@@ -279,11 +282,20 @@ class Chaos:
             self.say("close")
 
     def flap(self) -> None:
-        """Link down and up."""
-        run("ip", "link", "set", CARD, "down")
-        time.sleep(self.dice.random() / 10)
-        run("ip", "link", "set", CARD, "up")
-        self.say("flap")
+        """Link down and up, most of the time under a transfer."""
+        before, between = self.dice.random() / 20, self.dice.random() / 10
+
+        def down_and_up() -> None:
+            time.sleep(before)
+            run("ip", "link", "set", CARD, "down")
+            time.sleep(between)
+            run("ip", "link", "set", CARD, "up")
+
+        self.say(f"flap after {before:.3f} s for {between:.3f} s")
+        flapping = threading.Thread(target=down_and_up)
+        flapping.start()
+        self.send()
+        flapping.join()
 
 
 def chaos(seed: str, seconds: str = "15") -> dict[str, Any]:
