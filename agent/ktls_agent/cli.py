@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     order = client("order", "apply a phase provisionally")
     order.add_argument("--id", required=True)
     order.add_argument("--epoch", required=True, type=int)
-    order.add_argument("--phase", required=True, help="userspace, tx or rx")
+    order.add_argument("--phase", required=True, help="userspace, tx, rx or hw")
     order.add_argument("--lease", required=True, type=float, metavar="SECONDS", help="revert unless confirmed by then")
     order.add_argument("--plan-sha256", required=True, metavar="HEX")
     order.add_argument("--experiment", metavar="JSON", help='{"method", "block_s", "washout_s", "seed"}: while pending')

@@ -62,6 +62,8 @@ class AgentConfig:
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     series: SeriesConfig = field(default_factory=SeriesConfig)
+    tls12_consent: bool = False
+    """Whether phase hw may move new connections to TLS 1.2, which is what network cards take."""
 
     @property
     def run_flag(self) -> str:
@@ -114,6 +116,11 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
     optional["series"] = series.parse(raw.pop("series", {}), source)
+    if "tls12_consent" in raw:
+        consent = raw.pop("tls12_consent")
+        if not isinstance(consent, bool):
+            raise _bad(source, "tls12_consent is not true or false")
+        optional["tls12_consent"] = consent
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }

@@ -26,6 +26,7 @@ from .experiments import Experiments
 from .flags import FlagInfo, OffFlags
 from .levers import Levers, no_levers
 from .machine import (
+    HW,
     USERSPACE,
     ArmTimer,
     CancelCame,
@@ -39,6 +40,9 @@ from .machine import (
     ExtendCame,
     LoadModule,
     OffCame,
+    OffloadBack,
+    OffloadOff,
+    OffloadOn,
     Order,
     OrderCame,
     PutFlags,
@@ -67,6 +71,7 @@ _LOG = logging.getLogger(__name__)
 PROBE_TIMEOUT_S = 15.0
 WATCH_SIDECAR_EVERY_S = 1.0
 FOLLOW_TIMEOUT_S = 4.0
+CARDS_AGAIN_S = 5.0
 
 SidecarCall = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 SelfTest = Callable[[float], ProbeResult]
@@ -111,8 +116,12 @@ class Agent:
         available: Callable[[], bool] = ktls_available,
         audit: Audit | None = None,
         levers: Levers | None = None,
+        tls12_consent: bool = False,
     ) -> None:
-        """Take the parts; nothing runs before :meth:`start`. ``self_test(timeout_s)`` may block."""
+        """Take the parts; nothing runs before :meth:`start`. ``self_test(timeout_s)`` may block.
+
+        ``tls12_consent``: whether phase hw moves new connections to TLS 1.2 with AES-GCM.
+        """
         self.state = State()
         self.probe: ProbeResult | None = None
         self.sidecar_error: str | None = None
@@ -121,6 +130,7 @@ class Agent:
         self.marks = Marks(os.path.dirname(flags.run_path))
         self.audit: Audit = audit or NoAudit()
         self.experiments = Experiments()
+        self.tls12_consent = tls12_consent
         self.ordered_at_s: float | None = None
         """When the order in force took effect; None when there is none, or when it was before this agent's start."""
         self._listeners: list[Listener] = []
@@ -154,6 +164,10 @@ class Agent:
         self._backs = 0  # how often something has asked for userspace
         self._undo_at_s = float("-inf")
         self._unrecorded: set[asyncio.Future[Any]] = set()  # reverts that are not written yet
+        self._cards_owed = False  # network cards may not be what the state wants
+        self._cards_at_s = float("-inf")
+        self._cards_lock = asyncio.Lock()
+        self._cards_coming: Order | None = None  # its datapath waits for them
         self._lease_kept = False  # a revert could not reach the datapath: the other guardian goes on
 
     # Life
@@ -410,16 +424,20 @@ class Agent:
         idle = not self._undo_lock.locked() and not self._undoer.busy and self.clock() >= self._undo_at_s
         if revert is not None and revert.open and revert.steps and idle:
             self._task(self._undo(self._switch()))
+        if self._cards_owed and not self._cards_lock.locked() and self.clock() >= self._cards_at_s:
+            self._task(self._settle_cards())
         if self._armed and self.state.status != "pending" and not self._lease_kept and not self._timer_lock.locked():
             self._task(self._disarm(()))
         if self.state.status == "pending" and (self._keeping is None or self._keeping.done()):
             self._keeping = self._task(self._disk.run(self._keep_lease))  # a disk that hangs holds up nothing else
         try:
             answer = await self.sidecar_status()
+            if self._cards_coming is not None and self._cards_coming == self.state.order and self.state.wanted == HW:
+                return  # the watch is not to be before the cards
             if answer.get("mode") != self.state.wanted:
                 _LOG.warning("the sidecar is in %s, wanted is %s", answer.get("mode"), self.state.wanted)
                 await self._sync()
-            elif self.experiments.current is not None and not self._has_share(answer):
+            elif (self.experiments.current is not None and not self._has_share(answer)) or not self._has_tls12(answer):
                 await self._sync()
         except KtlsError:
             pass  # kept in sidecar_error by _ask
@@ -476,7 +494,7 @@ class Agent:
         self._applying = None
         self._lease_kept = False
         _LOG.info("order %s epoch %d: %s, lease %g s", order.id, order.epoch, order.phase, order.lease_s)
-        await self._apply(order)
+        await self._apply(order, any(isinstance(effect, OffloadBack) for effect in transition.follow))
 
     async def _mode_before(self, order: Order) -> str | None:
         """Return the mode that is in force. A sidecar that does not answer is no reason to undo what stands."""
@@ -555,6 +573,8 @@ class Agent:
     async def _withdraw(self) -> None:
         """Make the disk say again what is in force, after an order or an extension that was not taken."""
         state, intent = self.state, self._intent
+        if state.wanted == HW:
+            self._owe_cards()  # the order that was not taken may have switched them off
         if state.status != "pending" or state.order is None or state.deadline_s is None:
             self._intent = None
             await self._settle([self._task(self._disarm((self._disk.follow([DropIntent()]),)))])
@@ -572,9 +592,9 @@ class Agent:
             # The lease on disk may be longer than the one in force: nobody could be trusted to end it in time.
             await self._settle(self._enter(step(state, RevertCame(f"state_write_failed: {why(error)}", state.order))))
 
-    async def _apply(self, order: Order) -> None:
+    async def _apply(self, order: Order, back: bool = False) -> None:
         try:
-            code, problem = await self._applied(order)
+            code, problem = await self._applied(order, back)
         except (Exception, asyncio.CancelledError):
             # An order that nobody waits for is not left half tested.
             self._enter(step(self.state, RevertCame("apply_failed: the agent could not finish the order", order)))
@@ -589,8 +609,15 @@ class Agent:
         self.audit.record("pending", id=order.id, epoch=order.epoch, phase=order.phase)
         self.experiments.begin(order, self.clock())
 
-    async def _applied(self, order: Order) -> tuple[str, str]:
-        """Return ("", "") if ``order`` is in force and tested, else the code and the reason."""
+    async def _applied(self, order: Order, back: bool) -> tuple[str, str]:
+        """Return ("", "") if ``order`` is in force and tested, else the code and the reason.
+
+        ``back``: network cards were on until now.
+        """
+        if order.phase == HW:
+            problem = await self._cards_on(order)
+            if problem or self.state.order != order or self.state.status != "pending":
+                return ("nic_failed", problem) if problem else ("", "")
         try:
             answer = await self._sync()
         except KtlsError as error:
@@ -599,13 +626,60 @@ class Agent:
             return "", ""
         self.ordered_at_s = self.clock()
         if order.phase == USERSPACE:
+            if back:
+                await self._settle([self._owe_cards()])
             return "", ""
         effective = answer.get("effective_mode")
         if effective != order.phase:
             return "apply_failed", f"the sidecar stays in {effective}; its log and fallbacks say why"
         self.probe = await self.in_thread(self._self_test, min(PROBE_TIMEOUT_S, order.lease_s))
-        problem = verdict(self.probe, order.phase)
+        problem = verdict(self.probe, order.phase, tls12=self.tls12_consent)
         return ("apply_failed", problem) if problem else ("", "")
+
+    # Network cards: on in phase hw, off in those below it
+
+    async def _cards_on(self, order: Order) -> str:
+        """Switch the cards on for ``order``; return why that cannot be, or nothing."""
+        self._cards_coming = order
+        async with self._cards_lock:
+            try:
+                await self._levers.offload_on()
+                problem = ""
+            except KtlsError as error:
+                problem = f"no network card can be switched on for TLS: {error.message}"
+            finally:
+                self._cards_coming = None
+        if self.state.order != order or self.state.status != "pending":
+            # Its revert may have been at the cards before we were.
+            self._owe_cards()
+        elif not problem:
+            self._problems.pop("nic", None)
+            detail = {"before": self._levers.before, "after": self._levers.offload}
+            self.audit.record("offload", id=order.id, epoch=order.epoch, **detail)
+        return problem
+
+    def _owe_cards(self) -> asyncio.Future[Any]:
+        """Bring the cards to what the state wants, now and again until they are."""
+        self._cards_owed = True
+        return self._task(self._settle_cards())
+
+    async def _settle_cards(self) -> None:
+        async with self._cards_lock:
+            while self._cards_owed:
+                wanted = self.state.wanted
+                way = {HW: self._levers.offload_on, USERSPACE: self._levers.offload_back}
+                self._cards_at_s = self.clock() + CARDS_AGAIN_S
+                try:
+                    await way.get(wanted, self._levers.offload_off)()
+                except KtlsError as error:
+                    said = f"network cards are not as phase {wanted} wants them ({error.message}); retrying"
+                    if self._problems.get("nic") != said:
+                        _LOG.error("%s", said)
+                    self._problems["nic"] = said
+                    return
+                if self.state.wanted == wanted:
+                    self._cards_owed = False
+                    self._problems.pop("nic", None)
 
     # Experiments: they only choose which new connections take the phase that is in force
 
@@ -618,6 +692,14 @@ class Agent:
 
     def _has_share(self, answer: dict[str, Any]) -> bool:
         return self.state.wanted == USERSPACE or bool(answer.get("share", 1.0) == self._share())
+
+    def _tls12(self) -> bool:
+        return self.tls12_consent and self.state.wanted == HW
+
+    def _has_tls12(self, answer: dict[str, Any]) -> bool:
+        """Whether the sidecar moves connections to TLS 1.2 if, and only if, that is consented to and ordered."""
+        in_hw = answer.get("effective_mode") == HW
+        return not in_hw or answer.get("tls12", False) == self._tls12()
 
     async def _turn_block(self, block: int) -> None:
         """Bring the sidecar to ``block``. Intervals end here."""
@@ -679,6 +761,8 @@ class Agent:
             self._unrecorded.add(tasks[-1])
             tasks[-1].add_done_callback(self._unrecorded.discard)
             return tasks
+        if any(isinstance(effect, (OffloadOn, OffloadOff, OffloadBack)) for effect in transition.follow):
+            self._owe_cards()
         if any(isinstance(effect, SyncMode) for effect in transition.follow):
             tasks.append(self._task(self._sync()))
         written = [self._disk.follow(later)] if later else []
@@ -748,7 +832,9 @@ class Agent:
         async with self._sidecar_lock:
             while True:
                 wanted, share = self.state.wanted, self._share()
-                part = {"share": share} if share != 1.0 and wanted != USERSPACE else {}
+                part: dict[str, Any] = {"share": share} if share != 1.0 and wanted != USERSPACE else {}
+                if self._tls12():
+                    part["tls12"] = True
                 answer = await self._ask({"verb": "mode", "mode": wanted, **part})
                 if self.state.wanted == wanted and self._share() == share:
                     return answer

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Sequence
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from ktls_host import jsonsock
 from ktls_host.jsonsock import Peer, RequestError
@@ -25,6 +25,7 @@ from .evidence.part import EvidencePart
 from .flags import OffFlags
 from .guards.keep import Keep
 from .guards.part import GuardPart
+from .hw.part import HwPart
 from .levers import Levers
 from .metrics.collector import Collector
 from .metrics.part import metrics_parts
@@ -35,6 +36,9 @@ from .probe_log import ProbeLog
 from .pull.part import PullPart
 from .series.part import SeriesPart
 from .store import Store
+
+if TYPE_CHECKING:
+    from ktls_host.nic.tls_features import TlsCard
 
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -155,7 +159,7 @@ class Daemon:
     async def status(self, sockets: bool = True) -> dict[str, Any]:
         """Return the status object, that of every part included; ``sockets`` as in :meth:`Observer.status`."""
         status, parts = await self._observer.status(sockets), self.parts.status()
-        told = [str(part["problem"]) for part in parts.values() if part.get("problem")]
+        told = [str(part["problem"]) for part in parts.values() if part and part.get("problem")]
         return {**status, **parts, "problems": [*status["problems"], *self.parts.problems.values(), *told]}
 
     def _authorise(self, verb: str, peer: Peer) -> None:
@@ -200,6 +204,12 @@ def _switchable() -> Sequence[str]:
     return tls_features.switchable()
 
 
+def _cards() -> Sequence[TlsCard]:
+    from ktls_host.nic import tls_features
+
+    return tls_features.cards()
+
+
 def build(config: AgentConfig) -> Daemon:
     """Make the daemon of this host from its configuration. Needs a running event loop."""
     diag = DiagClient(config.diag_socket, config.probe.port)
@@ -227,6 +237,7 @@ def build(config: AgentConfig) -> Daemon:
         lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
+        tls12_consent=config.tls12_consent,
     )
     evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()
@@ -235,7 +246,8 @@ def build(config: AgentConfig) -> Daemon:
     evidence.on_news = guards.wake
     series = SeriesPart(config.series, agent, probes)
     drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
-    parts: list[Part] = [evidence, guards, audit, PullPart(), series, drills]
+    hw = HwPart(agent, lambda: evidence.latest, _cards)
+    parts: list[Part] = [evidence, hw, guards, audit, PullPart(), series, drills]
     service: Daemon
     collector = Collector(
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock

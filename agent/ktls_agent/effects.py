@@ -61,6 +61,16 @@ class OffloadOff:
 
 
 @dataclass(frozen=True)
+class OffloadOn:
+    """Have network cards encrypt, for phase hw. Something durable must be there that takes it back."""
+
+
+@dataclass(frozen=True)
+class OffloadBack:
+    """Have the cards as they were right before phase hw, if they are not: whatever that phase left."""
+
+
+@dataclass(frozen=True)
 class PutRecord:
     """Make the outcome of an order durable: ``committed`` or ``reverted``."""
 
@@ -108,7 +118,7 @@ class SelfTest:
 
 Effect = Union[
     PutEpoch, PutIntent, DropIntent, PutRecord, PutFlags, DropFlags, PutRevert,
-    ArmTimer, DisarmTimer, DropLapsed, LoadModule, OffloadOff, SyncMode, SelfTest, Undo,
+    ArmTimer, DisarmTimer, DropLapsed, LoadModule, OffloadOff, OffloadOn, OffloadBack, SyncMode, SelfTest, Undo,
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from ktls_host.errors import KtlsError
+
 _LOG = logging.getLogger(__name__)
 
 HelperCall = Callable[[str, "dict[str, Any]", float], Awaitable["dict[str, Any]"]]
@@ -61,6 +63,8 @@ class Levers:
         self._looking: asyncio.Future[Sequence[str]] | None = None
         self.offload: Any = None
         """What the NIC helper last said of the interfaces, None until it did."""
+        self.before: Any = None
+        """What they were right before phase hw, as it said when it switched them on."""
 
     @property
     def has_timer(self) -> bool:
@@ -98,6 +102,19 @@ class Levers:
             return NO_CARD
         return await self._ask(self._nic, "off")
 
+    async def offload_on(self) -> Done:
+        """Let the network cards encrypt what is sent. Raises KtlsError, also where no helper could do it."""
+        if self._nic is None:
+            raise KtlsError("no_helper", "this host has no helper for network cards (nic_socket)")
+        return await self._ask(self._nic, "on")
+
+    async def offload_back(self) -> Done:
+        """Give the network cards what they had right before phase hw, if that is not so. Raises KtlsError."""
+        if self._nic is not None and await self._nothing_to_switch():
+            self.offload = {}
+            return NO_CARD
+        return await self._ask(self._nic, "back")
+
     async def _nothing_to_switch(self) -> bool:
         # One look at a time: a kernel that hangs shall not hold a thread for each try, and its late answer is old.
         if self._cards is None or (self._looking is not None and not self._looking.done()):
@@ -120,6 +137,7 @@ class Levers:
         answer = await self._call(path, {"verb": verb}, TIMEOUT_S)
         if path == self._nic:
             self.offload = answer.get("interfaces")
+            self.before = answer.get("before")
         return _done(answer)
 
 

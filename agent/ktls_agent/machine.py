@@ -18,7 +18,9 @@ from .effects import (
     DropLapsed,
     Effect,
     LoadModule,
+    OffloadBack,
     OffloadOff,
+    OffloadOn,
     PutEpoch,
     PutFlags,
     PutIntent,
@@ -42,16 +44,16 @@ from .events import (
     Ticked,
     UndoTried,
 )
-from .orders import EPOCH_MAX, LATER_PHASES, LEASE_MAX_S, LEASE_MIN_S, PHASES, USERSPACE, Order, RefusedError
+from .orders import EPOCH_MAX, HW, LEASE_MAX_S, LEASE_MIN_S, PHASES, USERSPACE, Order, RefusedError
 from .state import UNDO_TRIES, Durable, Previous, Revert, State, StepResult
 
 __all__ = [
-    "EPOCH_MAX", "LATER_PHASES", "LEASE_MAX_S", "LEASE_MIN_S", "PHASES", "UNDO_TRIES", "USERSPACE",
+    "EPOCH_MAX", "HW", "LEASE_MAX_S", "LEASE_MIN_S", "PHASES", "UNDO_TRIES", "USERSPACE",
     "ArmTimer", "CancelCame", "ClearCame", "ConfirmCame", "DisarmTimer", "DropFlags", "DropIntent", "DropLapsed",
-    "Durable", "Effect", "Event", "ExtendCame", "LoadModule", "OffCame", "OffloadOff", "Order", "OrderCame",
-    "Previous", "PutEpoch", "PutFlags", "PutIntent", "PutRecord", "PutRevert", "RefusedError", "Revert", "RevertCame",
-    "SelfTest", "State", "StepResult", "SyncMode", "TestPassed", "Ticked", "Transition", "Undo", "UndoTried",
-    "recover", "step",
+    "Durable", "Effect", "Event", "ExtendCame", "LoadModule", "OffCame", "OffloadBack", "OffloadOff", "OffloadOn",
+    "Order", "OrderCame", "Previous", "PutEpoch", "PutFlags", "PutIntent", "PutRecord", "PutRevert", "RefusedError",
+    "Revert", "RevertCame", "SelfTest", "State", "StepResult", "SyncMode", "TestPassed", "Ticked", "Transition", "Undo",
+    "UndoTried", "recover", "step",
 ]  # fmt: skip
 
 
@@ -82,7 +84,16 @@ def recover(durable: Durable, boot_id: str, flag: bool, lapsed: bool = False) ->
             return _reverted(state, "lease_expired")
     if durable.record_status == "reverted":
         return _resumed(state, durable.revert)
-    return Transition(state, (), (SyncMode(), DropIntent(), DisarmTimer()))
+    return Transition(state, (), (*_cards(state), SyncMode(), DropIntent(), DisarmTimer()))
+
+
+def _cards(state: State) -> tuple[Effect, ...]:
+    """Return what network cards must be, where an agent starts under an order: a boot gives them their drivers' way."""
+    if state.order is None:
+        return ()
+    if state.wanted == HW:
+        return (OffloadOn(),)
+    return (OffloadBack(),) if state.wanted == USERSPACE else (OffloadOff(),)
 
 
 def _resumed(state: State, found: Revert | None) -> Transition:
@@ -143,7 +154,9 @@ def _ordered(state: State, event: OrderCame) -> Transition:
     if order.phase != USERSPACE:
         _refuse_ktls(state, event)
         guardian = (ArmTimer(),)
-        levers = (OffloadOff(),) if event.ktls else (LoadModule(), OffloadOff())
+        levers = () if event.ktls else (LoadModule(),)
+        if order.phase != HW:
+            levers = (*levers, OffloadOff())
     deadline = event.now_s + order.lease_s
     after = State(
         status="pending", order=order, epoch=order.epoch, deadline_s=deadline, since_s=event.now_s,
@@ -153,7 +166,16 @@ def _ordered(state: State, event: OrderCame) -> Transition:
     intent = PutIntent(order, deadline, event.now_s, previous)
     # This order is the feature: what will undo it is there, twice, before anything is done.
     prepare = (PutEpoch(order.epoch), intent, *guardian, DropLapsed(), *levers)
-    return Transition(after, prepare, (SyncMode(), SelfTest(order)))
+    return Transition(after, prepare, _apply(order, state))
+
+
+def _apply(order: Order, before: State) -> tuple[Effect, ...]:
+    """Return what follows from an order that is in force: a card is on before anybody uses it, and off after."""
+    if order.phase == HW:
+        return (OffloadOn(), SyncMode(), SelfTest(order))
+    if order.phase == USERSPACE and before.wanted == HW:
+        return (SyncMode(), OffloadBack(), SelfTest(order))
+    return (SyncMode(), SelfTest(order))
 
 
 def _refuse_ktls(state: State, event: OrderCame) -> None:

@@ -13,8 +13,8 @@ from ktls_host.errors import KtlsError
 from .experiment import Experiment
 
 USERSPACE = "userspace"
-PHASES = (USERSPACE, "tx", "rx")
-LATER_PHASES = ("hw",)
+HW = "hw"
+PHASES = (USERSPACE, "tx", "rx", HW)
 LEASE_MIN_S = 1.0
 LEASE_MAX_S = 86400.0  # also of all extensions together
 EPOCH_MAX = 2**53  # the largest integer that every JSON reader keeps exact (RFC 8259 section 6)
@@ -58,8 +58,6 @@ class Order:
         if isinstance(epoch, bool) or not isinstance(epoch, int) or not 1 <= epoch <= EPOCH_MAX:
             raise RefusedError("bad_order", f"order epoch: use an integer from 1 to {EPOCH_MAX}")
         if not isinstance(phase, str) or phase not in PHASES:
-            if phase in LATER_PHASES:
-                raise RefusedError("unsupported_phase", f"phase {phase} is not in this release; use one of {PHASES}")
             raise RefusedError("unsupported_phase", f"unknown phase {str(phase)[:40]!r}; use one of {PHASES}")
         if not isinstance(plan, str) or not _SHA256.match(plan):
             raise RefusedError("bad_order", "order plan_sha256: use the 64 lower-case hex digits of the plan's SHA-256")

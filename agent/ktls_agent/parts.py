@@ -23,8 +23,8 @@ class Part(Protocol):
     async def run(self) -> None:
         """Work until cancelled. An exception is logged, shown as a problem, and :meth:`run` is called anew."""
 
-    def status(self) -> dict[str, Any]:
-        """Return what it adds to the status object, now and without waiting.
+    def status(self) -> dict[str, Any] | None:
+        """Return what it adds to the status object, now and without waiting; None: nothing here is about it.
 
         ``problem``, if there is one, is a line for the operator, and one of the problems of the host.
         """
@@ -53,7 +53,7 @@ class Parts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, dict[str, Any] | None]:
         """Return the status of every part under its name."""
         return {part.name: part.status() for part in self.all}
 

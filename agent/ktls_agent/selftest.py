@@ -17,14 +17,19 @@ def can_receive(protocol: str, openssl: tuple[int, ...] | None = None) -> bool:
     return protocol != "TLSv1.3" or tuple(version[:2]) >= (3, 2)
 
 
-def verdict(result: ProbeResult, phase: str, openssl: tuple[int, ...] | None = None) -> str:
-    """Return why ``result`` does not prove ``phase`` (tx or rx), or nothing."""
+def verdict(result: ProbeResult, phase: str, openssl: tuple[int, ...] | None = None, tls12: bool = False) -> str:
+    """Return why ``result`` does not prove ``phase`` (tx, rx or hw), or nothing. ``tls12``: TLS 1.2 is consented to.
+
+    The probe goes over loopback, which no card sees: for hw it proves that kTLS sends, and what was negotiated.
+    """
     if not result.ok:
         return f"the self-test failed: {result.error}"
     if result.ktls_tx is None:
         return f"the self-test could not see the kernel's socket: {result.error or 'not found'}"
     if not result.ktls_tx:
         return f"the self-test got userspace TLS ({result.protocol} {result.cipher}), not kTLS"
+    if tls12 and phase == "hw" and (result.protocol != "TLSv1.2" or "GCM" not in result.cipher):
+        return f"the self-test negotiated {result.protocol} {result.cipher}, not TLS 1.2 with AES-GCM as consented to"
     if phase == "rx" and can_receive(result.protocol, openssl) and not result.ktls_rx:
         return f"the self-test got kTLS transmit ({result.protocol} {result.cipher}), but receive stays in userspace"
     return ""

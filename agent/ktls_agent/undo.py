@@ -65,8 +65,9 @@ class Undoer:
         if revert.tries == 0:  # what was asked for another revert, and has ended since, says nothing of this one
             self._asked = {step: task for step, task in self._asked.items() if not task.done()}
         before = {one.step: one for one in revert.steps if one.result != "failed"}
-        if phase != USERSPACE and "nic" not in before:
-            self._begin("nic", self._levers.offload_off)
+        if "nic" not in before:
+            # Also for an order that is not known: "back" does nothing where nothing was switched on.
+            self._begin("nic", self._levers.offload_off if phase in ("tx", "rx") else self._levers.offload_back)
         if revert.unload and "module" not in before:
             self._begin("module", self._levers.unload)
         result, detail = await datapath

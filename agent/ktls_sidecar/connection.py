@@ -17,6 +17,7 @@ from .accesslog import AccessLog
 from .config import Config
 from .counters import Counters, Tally
 from .faults import IO_ERROR, KEY_UPDATE, blame, kind_of
+from .hello import Hello
 from .leave import is_ordered
 from .lifetime import AGE, DRAINED, Lifetime
 from .linger import Linger
@@ -65,8 +66,8 @@ class Shared:
 class Connection:
     """A client on ``sock``, which is connected and non-blocking and becomes ours.
 
-    ``assigned``: the mode that the server drew for it. ``refusal``: why it does not get that. ``closed`` is called
-    once, when all is freed.
+    ``assigned``: the mode that the server drew for it. ``refusal``: why it does not get that. ``tls12``: it is to be
+    TLS 1.2 with AES-GCM, if its client can do that. ``closed`` is called once, when all is freed.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Connection:
         "_fd",
         "_file",
         "_flushing",
+        "_hello",
         "_hung_up",
         "_input",
         "_keep",
@@ -118,6 +120,7 @@ class Connection:
         assigned: str = "userspace",
         refusal: str | None = None,
         overloaded: bool = False,
+        tls12: bool = False,
     ) -> None:
         """Prepare; :meth:`start` begins."""
         self._shared = shared
@@ -130,6 +133,7 @@ class Connection:
         self._want_tx = assigned != "userspace"
         self._refusal = refusal
         self._overloaded = overloaded
+        self._hello = Hello() if tls12 else None
         self._phase = HANDSHAKE
         self._deadline = time.monotonic() + shared.config.handshake_timeout_s
         self._lifetime: Lifetime | None = None
@@ -164,6 +168,7 @@ class Connection:
         if self._phase == HANDSHAKE:
             if self._want_tx and not ktls_allowed:
                 self._want_tx = False
+                self._hello = None
                 self._tls.disable_ktls()
         elif self._phase == IDLE:
             # A client that has just connected, or whose bytes are here, has a request on its way: it gets a moment.
@@ -186,7 +191,7 @@ class Connection:
 
     def drop_unordered(self, mode: str) -> None:
         """End now if the kernel does more for this connection than ``mode`` orders: its time to finish is over."""
-        if not is_ordered(mode, self._ktls, self._ktls_rx):
+        if not is_ordered(mode, self._ktls, self._ktls_rx, self._assigned):
             self._guarded(self._cut)
 
     def _cut(self) -> None:
@@ -263,6 +268,7 @@ class Connection:
                 if count == 0:
                     self._stop("handshake")
                     return
+                self._look_at_hello(count)
             result = tls.handshake()
             self._flushing = result == WANT_WRITE
             if result == 1:
@@ -288,6 +294,15 @@ class Connection:
         # The first request may have come with the end of the handshake.
         self._readable = True
         self._drive()
+
+    def _look_at_hello(self, count: int) -> None:
+        """Decide on TLS 1.2 when the whole ClientHello is here, and before OpenSSL answers it."""
+        hello = self._hello
+        if hello is None or hello.able is not None:
+            return
+        hello.take(ctypes.string_at(self._shared.receive, count))
+        if hello.able:
+            self._tls.at_most_tls12()
 
     # --- requests and responses -----------------------------------------------------------------------------
 
@@ -575,6 +590,9 @@ class Connection:
         self._closed(self)
 
     def _classify(self, error: TlsError) -> None:
+        if self._phase == HANDSHAKE and self._hello is not None and self._hello.able and not error.peer_left:
+            # It may be that TLS 1.2 is what failed: this client has another one, from userspace, when it comes again.
+            self._shared.peers.remember(self._remote)
         ours, kind = blame(error, self._phase == HANDSHAKE, self._ktls_rx)
         if kind == KEY_UPDATE:
             self._no_key_update(str(error))

@@ -16,10 +16,11 @@ from .report import OK, Report, status
 class Service(Protocol):
     """What is controlled: the supervisor, or one server alone."""
 
-    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+    async def order(self, mode: object, share: object, drain_s: object = USUAL, tls12: object = False) -> None:
         """Change the mode for all that is accepted after this returns. Raises RequestError.
 
-        ``drain_s``: how long connections whose kTLS is then no longer ordered may go on.
+        ``drain_s``: how long connections whose kTLS is then no longer ordered may go on. ``tls12``: with mode hw, move
+        new connections to TLS 1.2 with AES-GCM where the client can do that.
         """
 
     async def report(self, fresh: bool = True) -> Report:
@@ -39,7 +40,8 @@ async def answer(service: Service, request: dict[str, Any]) -> dict[str, Any]:
     """Answer one request. Raises RequestError: ``bad_verb`` and those of :meth:`Service.order`."""
     verb = request.get("verb")
     if verb == "mode":
-        await service.order(request.get("mode"), request.get("share", 1.0), request.get("drain_s", USUAL))
+        more = (request.get("drain_s", USUAL), request.get("tls12", False))
+        await service.order(request.get("mode"), request.get("share", 1.0), *more)
         return status(await service.report(fresh=False))
     if verb == "status":
         return status(await service.report())

@@ -109,7 +109,8 @@ class Counters:
 
     def not_ordered(self, mode: str) -> int:
         """Return the number of open connections whose kTLS is not what ``mode`` orders."""
-        return sum(row.connections for row in self._table.values() if not is_ordered(mode, *row.in_kernel))
+        rows = self._table.values()
+        return sum(row.connections for row in rows if not is_ordered(mode, *row.in_kernel, row.assigned))
 
     def snapshot(self) -> Counts:
         """Return all of it as plain JSON."""

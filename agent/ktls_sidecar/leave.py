@@ -11,7 +11,7 @@ from typing import Final
 
 from ktls_host.jsonsock import RequestError
 
-from .page import MODES, RX, USERSPACE
+from .page import HW, MODES, RX, USERSPACE
 
 MAX_S = 86400.0
 USUAL: Final = object()
@@ -27,8 +27,8 @@ class Leave:
         self.until: float | None = None
 
     def moved(self, before: str, after: str, now: float) -> None:
-        """Take note that ``after`` is the mode now: a lower one sets a new deadline."""
-        if MODES.index(after) < MODES.index(before):
+        """Take note that ``after`` is the mode now: one that does not order what ``before`` did sets a deadline."""
+        if is_back(before, after):
             self.begin(self._usual_s, now)
 
     def begin(self, seconds: float | None, now: float) -> None:
@@ -36,9 +36,17 @@ class Leave:
         self.until = None if seconds is None else now + seconds
 
 
-def is_ordered(mode: str, tx: bool, rx: bool) -> bool:
-    """True when a connection may be as it is under ``mode``; ``tx``, ``rx``: what the kernel does for it."""
-    if mode == USERSPACE:
+def is_back(before: str, after: str) -> bool:
+    """True when there may be connections of ``before`` that ``after`` does not order."""
+    return MODES.index(after) < MODES.index(before) or (before, after) == (RX, HW)
+
+
+def is_ordered(mode: str, tx: bool, rx: bool, assigned: str = "") -> bool:
+    """True when a connection may be as it is under ``mode``; ``tx``, ``rx``: what the kernel does for it.
+
+    What drew ``hw`` (``assigned``) may be in a network card, and stays there until it ends.
+    """
+    if mode == USERSPACE or (assigned == HW and mode != HW):
         return not (tx or rx)
     return mode == RX or not rx
 

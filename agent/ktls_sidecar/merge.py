@@ -114,7 +114,7 @@ def not_ordered(counts: Counts, mode: str) -> int:
     return sum(
         row["connections"]
         for row in counts["rows"]
-        if not is_ordered(mode, sends_in_kernel(row), receives_in_kernel(row))
+        if not is_ordered(mode, sends_in_kernel(row), receives_in_kernel(row), row["assigned"])
     )
 
 

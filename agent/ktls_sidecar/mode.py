@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 
 from ktls_host.jsonsock import RequestError
 
-from .page import MODES, RX, SHARE_STEPS, TX, USERSPACE, Order, OrderPage, pack, unpack
+from .page import HW, MODES, RX, SHARE_STEPS, TX, USERSPACE, Order, OrderPage, pack, unpack
 from .ulp import flag_exists
 
-__all__ = ["MODES", "RX", "TX", "USERSPACE", "ModeFollower", "ModeSwitch"]
+__all__ = ["HW", "MODES", "RX", "TX", "USERSPACE", "ModeFollower", "ModeSwitch"]
 
-_LATER = ("hw",)
 # The kernel's generator: forked workers share the state of any other, and a client could learn its sequence.
 _RANDOM = random.SystemRandom().random
 
@@ -43,8 +42,9 @@ class ModeFollower:
         self._page = page
         order = page.read()
         self._word = pack(order)
-        self.ordered, self.share, self.generation = order
-        """The mode; the part of new connections, 0 to 1, that takes it (the others are userspace); its number."""
+        self.ordered, self.share, self.generation, self.tls12 = order
+        """The mode; the part of new connections, 0 to 1, that takes it (the others are userspace); its number; and
+        whether those connections are to be TLS 1.2."""
 
     def off_flag(self) -> bool:
         """Look for a flag, by stat, now."""
@@ -78,9 +78,9 @@ class ModeFollower:
         self._take(Order(USERSPACE, 1.0, self.generation))
 
     def _take(self, order: Order) -> None:
-        before = (self.ordered, self.share)
-        self.ordered, self.share, self.generation = order
-        if before != (self.ordered, self.share):
+        before = (self.ordered, self.share, self.tls12)
+        self.ordered, self.share, self.generation, self.tls12 = order
+        if before != (self.ordered, self.share, self.tls12):
             self._changed(self.ordered)
 
 
@@ -97,26 +97,25 @@ class ModeSwitch(ModeFollower):
         """As :class:`ModeFollower`; nobody else may write to ``page``."""
         super().__init__(off_flags, changed, page or OrderPage(), chance)
 
-    def order(self, mode: object, share: object = 1.0) -> None:
-        """Change the mode. Raises RequestError ``bad_mode``, ``bad_share``, ``unsupported_mode``, ``off_latched``."""
-        known = ", ".join(MODES)
-        if mode in _LATER:
-            raise RequestError("unsupported_mode", f"mode {mode!r} comes in a later release; use one of {known}")
+    def order(self, mode: object, share: object = 1.0, tls12: object = False) -> None:
+        """Change the mode. Raises RequestError ``bad_mode``, ``bad_share``, ``bad_tls12``, ``off_latched``."""
         if not isinstance(mode, str) or mode not in MODES:
-            raise RequestError("bad_mode", f"there is no mode {mode!r}; use one of {known}")
+            raise RequestError("bad_mode", f"there is no mode {mode!r}; use one of {', '.join(MODES)}")
+        if not isinstance(tls12, bool) or (tls12 and mode != HW):
+            raise RequestError("bad_tls12", f"tls12 is true or false, and true goes with mode {HW} only")
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
             raise RequestError("bad_share", f"share {share!r} is not a number from 0 to 1")
         if mode != USERSPACE and self.off_flag():
             self.effective()
             raise RequestError("off_latched", "the off flag is set on this host; clear it as root before ordering kTLS")
-        self._set(mode, 1.0 if mode == USERSPACE else round(share * SHARE_STEPS) / SHARE_STEPS)
+        self._set(mode, 1.0 if mode == USERSPACE else round(share * SHARE_STEPS) / SHARE_STEPS, tls12)
 
     def _end(self) -> None:
         self._set(USERSPACE, 1.0)
 
-    def _set(self, mode: str, share: float) -> None:
-        if (mode, share) != (self.ordered, self.share):
-            order = Order(mode, share, self.generation + 1)
+    def _set(self, mode: str, share: float, tls12: bool = False) -> None:
+        if (mode, share, tls12) != (self.ordered, self.share, self.tls12):
+            order = Order(mode, share, self.generation + 1, tls12)
             self._page.write(order)
             self._word = pack(order)
             self._take(order)

@@ -18,27 +18,35 @@ from typing import NamedTuple
 USERSPACE = "userspace"
 TX = "tx"
 RX = "rx"
-MODES = (USERSPACE, TX, RX)
-"""In the order of the phase ladder; ``rx`` is both directions."""
+HW = "hw"
+MODES = (USERSPACE, TX, RX, HW)
+"""In the order of the phase ladder. ``rx`` is both directions; ``hw`` sends by kTLS, as ``tx`` does, where a network
+card may encrypt, and never receives by it: cards that decrypt have hung kernels (docs/decisions/0033)."""
 
 SHARE_STEPS = 1_000_000
 _TAG_MASK = 0xFF
 _SHARE_BITS, _MODE_BITS, _HALF = 20, 4, 32
+_TLS12 = 1 << 3  # of the bits of the mode
 
 
 class Order(NamedTuple):
-    """A mode, the part of new connections that take it (0 to 1, in millionths), and the order's number."""
+    """A mode, the part of new connections that take it (0 to 1, in millionths), and the order's number.
+
+    ``tls12``: those connections negotiate at most TLS 1.2, where the client can do that with AES-GCM.
+    """
 
     mode: str
     share: float
     generation: int
+    tls12: bool = False
 
 
 def pack(order: Order) -> int:
     """Return the word. From the top: 32 bits of the generation; then its low 8 again, 4 of mode, 20 of share."""
     generation = order.generation & 0xFFFFFFFF
     low = (generation & _TAG_MASK) << (_SHARE_BITS + _MODE_BITS)
-    return generation << _HALF | low | MODES.index(order.mode) << _SHARE_BITS | round(order.share * SHARE_STEPS)
+    mode = MODES.index(order.mode) | (_TLS12 if order.tls12 else 0)
+    return generation << _HALF | low | mode << _SHARE_BITS | round(order.share * SHARE_STEPS)
 
 
 def unpack(word: int) -> Order | None:
@@ -47,7 +55,8 @@ def unpack(word: int) -> Order | None:
     if generation & _TAG_MASK != word >> (_SHARE_BITS + _MODE_BITS) & _TAG_MASK:
         return None
     mode = word >> _SHARE_BITS & ((1 << _MODE_BITS) - 1)
-    return Order(MODES[mode], (word & ((1 << _SHARE_BITS) - 1)) / SHARE_STEPS, generation)
+    share = (word & ((1 << _SHARE_BITS) - 1)) / SHARE_STEPS
+    return Order(MODES[mode & (_TLS12 - 1)], share, generation, bool(mode & _TLS12))
 
 
 class OrderPage:

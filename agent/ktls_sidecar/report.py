@@ -32,6 +32,8 @@ class Report(TypedDict):
     uptime_s: float
     mode: str
     share: float
+    tls12: bool
+    """Whether connections that draw mode hw are moved to TLS 1.2 with AES-GCM."""
     effective_mode: str
     off_flag: bool
     drain_until: float | None
@@ -51,6 +53,7 @@ def status(report: Report) -> dict[str, Any]:
         "pid": report["pid"],
         "mode": report["mode"],
         "share": report["share"],
+        "tls12": report["tls12"],
         "effective_mode": report["effective_mode"],
         "off_flag": report["off_flag"],
         "port": report["port"],

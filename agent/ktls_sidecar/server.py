@@ -19,9 +19,9 @@ from .accesslog import AccessLog
 from .config import Config
 from .connection import Connection, Shared
 from .counters import Counters
-from .leave import USUAL, Leave, seconds_of
+from .leave import USUAL, Leave, is_back, seconds_of
 from .merge import connections_open
-from .mode import MODES, RX, TX, USERSPACE, ModeFollower, ModeSwitch
+from .mode import HW, RX, USERSPACE, ModeFollower, ModeSwitch
 from .openssl import Library, OpenSSLError, ServerContext, TlsConnection
 from .page import OrderPage
 from .peers import Peers
@@ -156,11 +156,11 @@ class Server:
 
     # --- seen by the control socket, when this process is the whole sidecar ------------------------------------------
 
-    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+    async def order(self, mode: object, share: object, drain_s: object = USUAL, tls12: object = False) -> None:
         """Change the mode; see :meth:`ModeSwitch.order`. Raises RequestError ``bad_drain`` too."""
         assert isinstance(self.mode, ModeSwitch)  # others are told by their page
         seconds = None if drain_s is USUAL else seconds_of(drain_s)
-        self.mode.order(mode, share)
+        self.mode.order(mode, share, tls12)
         if drain_s is not USUAL:
             self.leave.begin(seconds, time.monotonic())
 
@@ -178,6 +178,7 @@ class Server:
             "uptime_s": round(now - self._started_at, 3),
             "mode": self.mode.ordered,
             "share": self.mode.share,
+            "tls12": self.mode.tls12,
             "effective_mode": effective,
             "off_flag": self.mode.off_flag(),
             "drain_until": self.leave.until,
@@ -243,9 +244,10 @@ class Server:
             if refusal == "ulp_enotconn":
                 raise ConnectionResetError(errno.ENOTCONN, "the client left before it was accepted")
         kernel = refusal is None
-        tls = TlsConnection(self._context, sock.fileno(), kernel and assigned in (TX, RX), kernel and assigned == RX)
+        tls = TlsConnection(self._context, sock.fileno(), kernel and assigned != USERSPACE, kernel and assigned == RX)
         overloaded = open_now >= self._config.max_connections
-        connection = Connection(self._shared, sock, remote, tls, self._ended, assigned, refusal, overloaded)
+        tls12 = kernel and assigned == HW and self.mode.tls12
+        connection = Connection(self._shared, sock, remote, tls, self._ended, assigned, refusal, overloaded, tls12)
         connection.start()
         self._connections.add(connection)
 
@@ -257,7 +259,7 @@ class Server:
     def _mode_changed(self, mode: str) -> None:
         # A handshake under way keeps what it drew only if the host does not go back a step.
         before, self._previous_mode = self._previous_mode, mode
-        allowed = mode != USERSPACE and MODES.index(mode) >= MODES.index(before)
+        allowed = mode != USERSPACE and not is_back(before, mode)
         self.leave.moved(before, mode, time.monotonic())
         for connection in list(self._connections):
             connection.retire(ktls_allowed=allowed)

@@ -128,13 +128,13 @@ class Supervisor:
 
     # --- the control socket -----------------------------------------------------------------------------------------
 
-    async def order(self, mode: object, share: object, drain_s: object = USUAL) -> None:
+    async def order(self, mode: object, share: object, drain_s: object = USUAL, tls12: object = False) -> None:
         """Change the mode: what any worker accepts after this has it, however busy that worker is.
 
         Raises RequestError: those of :meth:`ModeSwitch.order`, and ``bad_drain``.
         """
         seconds = None if drain_s is USUAL else seconds_of(drain_s)
-        self.mode.order(mode, share)
+        self.mode.order(mode, share, tls12)
         if drain_s is not USUAL:
             self._leave.begin(seconds, time.monotonic())
             self._tell()
@@ -159,6 +159,7 @@ class Supervisor:
             "uptime_s": round(now - self._started, 3),
             "mode": self.mode.ordered,
             "share": self.mode.share,
+            "tls12": self.mode.tls12,
             "effective_mode": effective,
             "off_flag": self.mode.off_flag(),
             "drain_until": self._leave.until,
@@ -188,7 +189,9 @@ class Supervisor:
         self._leave.moved(before, mode, time.monotonic())
         self._tell()
         self._complain(
-            f"mode is now {mode}" + (f" for {self.mode.share:g} of connections" if self.mode.share < 1 else "")
+            f"mode is now {mode}"
+            + (", TLS 1.2 by consent" if self.mode.tls12 else "")
+            + (f" for {self.mode.share:g} of connections" if self.mode.share < 1 else "")
         )
         notify(f"STATUS=mode {mode}, port {self._port}")
 

@@ -41,10 +41,13 @@ def set_zerocopy(sock: socket.socket, allowed: bool) -> bool:
 
     Only for files that cannot change: a page that changes before a retransmission no longer has its authentication tag
     (Documentation/networking/tls.rst, TLS_TX_ZEROCOPY_RO, since Linux 5.19). Changes nothing where the kernel encrypts.
+    Raises OSError when it cannot be taken back: then nothing more may be sent.
     """
     try:
         sock.setsockopt(SOL_TLS, TLS_TX_ZEROCOPY_RO, int(allowed))
     except OSError:
+        if not allowed:
+            raise  # it may be in force still, and what follows may change
         return False
     return allowed
 

@@ -32,13 +32,16 @@ UNUSED_S = 6 * 3600.0
 Up = Callable[..., api.Lab]
 
 
-def start(up: Up, suffix: str, image: Sequence[str] = (api.DEFAULT_IMAGE,)) -> Deployed:
-    """Return hosts of these images, deployed, in userspace. ``up`` is the fixture ``start_lab``."""
+def start(up: Up, suffix: str, image: Sequence[str] = (api.DEFAULT_IMAGE,), *, rig: bool = False) -> Deployed:
+    """Return hosts of these images, deployed, in userspace. ``up`` is the fixture ``start_lab``.
+
+    ``rig``: with a played card on each, which what is kept does not have.
+    """
     place = cache_dir() / "deployed" / key(image)
     cache.make_once(place, lambda temporary: _make(up, f"{suffix}-d", image, temporary))
     os.utime(place / state.FILE)
     kept.prune(place.parent, UNUSED_S, print)
-    return Deployed(up(suffix, hosts=len(image), image=image, kept=place))
+    return Deployed(up(suffix, hosts=len(image), image=image, kept=place, rig=rig))
 
 
 def _make(up: Up, suffix: str, image: Sequence[str], place: Path) -> None:

@@ -56,6 +56,25 @@ def _none(evidence: Evidence) -> Finding:
 
 
 def _stale(evidence: Evidence) -> Iterator[Finding]:
+    """Connections that are called hw and are not: the agent follows that; without it the counters of now tell."""
+    open_now, live = _contexts(evidence)
+    shown = (evidence.status or {}).get("hw")
+    if isinstance(shown, dict):
+        stale = int((shown.get("open") or {}).get("stale") or 0)
+    else:
+        stale = 0 if live is None else max(0, open_now - live)
+    if stale:
+        held = "" if live is None else f"the drivers hold {live} contexts, and "
+        yield _found(
+            "stale_hw",
+            CONFIRMED,
+            f"{stale} of {open_now} open connections that the kernel calls hw have no card that works for them"
+            f" ({held}{_moved(evidence)}): they are in software since a link or driver went down or their route moved,"
+            " and stay so",
+            "dmesg | grep -i 'link is'; ip -s link; ethtool -S IFACE | grep tls; ss -tie | grep 'txconf: hw'",
+            "let these connections end (reload clients, or restart the service when quiet); look at the link",
+        )
+        return
     sent = sum(volume.sent for volume in evidence.sent_since_start() if volume.tx == "hw")
     nic = evidence.nic_since_start()
     known = [name for name in _WORK if name in nic]
@@ -73,6 +92,23 @@ def _stale(evidence: Evidence) -> Iterator[Finding]:
         )
     else:
         yield _found("stale_hw", RULED_OUT, what)
+
+
+def _contexts(evidence: Evidence) -> tuple[int, int | None]:
+    """Return open hw connections, and the contexts that drivers have for them; None where none counts them."""
+    now = evidence.now or {}
+    open_now = int((now.get("tls_stat") or {}).get("TlsCurrTxDevice", 0))
+    cards = [dict(counters) for counters in (now.get("nic") or {}).values()]
+    counting = [counters for counters in cards if "tx_tls_ctx" in counters and "tx_tls_del" in counters]
+    live = sum(counters["tx_tls_ctx"] - counters["tx_tls_del"] for counters in counting)
+    return open_now, max(0, live) if counting else None
+
+
+def _moved(evidence: Evidence) -> str:
+    sent = sum(volume.sent for volume in evidence.sent_since_start() if volume.tx == "hw")
+    done = evidence.nic_since_start().get("tx_tls_encrypted_bytes")
+    card = "" if done is None else f" while cards encrypted {size(done)}"
+    return f"hw connections sent {size(sent)} since the order{card}"
 
 
 def _tls13(evidence: Evidence) -> Iterator[Finding]:

@@ -205,7 +205,7 @@ def _others(evidence: Evidence) -> Iterator[Finding]:
 
 def _known(evidence: Evidence) -> Iterator[Finding]:
     text = str((evidence.sidecar or {}).get("openssl") or evidence.openssl)
-    receiving = evidence.ordered in ("rx", "hw")
+    receiving = evidence.ordered == "rx"  # phase hw sends by kTLS, and no more
     for known, reason in known_bad.hits("openssl", text):
         if receiving and evidence.ordered in known.phases:
             yield _found("known_release", LIKELY, reason.message, "openssl version", reason.cure)

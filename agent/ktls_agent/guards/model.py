@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KERNEL, SIDECAR, PROBE, LOG = "kernel", "sidecar", "probe", "kernel log"
-GROUPS = (KERNEL, SIDECAR, PROBE, LOG)
+KERNEL, SIDECAR, PROBE, LOG, NIC = "kernel", "sidecar", "probe", "kernel log", "network cards"
+GROUPS = (KERNEL, SIDECAR, PROBE, LOG, NIC)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class GuardPart:
             self._watch.restart()
             self._series.clear()
         self._series.append(reading)
-        trips = self._watch.look(reading)
+        trips = self._watch.look(reading, self._agent.state.wanted)
         for trip in trips if self.armed else ():
             await self._act(trip)
         if self._unwritten:

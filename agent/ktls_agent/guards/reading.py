@@ -14,8 +14,9 @@ from typing import Any
 from ktls_host.tls_stat import GAUGE_PREFIX
 
 from ..evidence.model import Snapshot
+from ..hw import measure
 from ..probe_log import Tally
-from .model import KERNEL, LOG, PROBE, SIDECAR, Reading
+from .model import KERNEL, LOG, NIC, PROBE, SIDECAR, Reading
 
 #: What the sidecar may call the same thing: an error of its own by what it means, or by errno(3).
 ERROR_KINDS = {
@@ -79,9 +80,29 @@ class Reader:
         sent = {"kernel_ktls_bytes": 0.0, "kernel_userspace_bytes": 0.0}
         for kind, volume in snapshot.volumes.items():
             sent["kernel_userspace_bytes" if kind.tx == "none" else "kernel_ktls_bytes"] += volume.sent
+        sent["hw_sent_bytes"] = measure.sent(snapshot)["hw"]
         self._totals.add("volumes", sent, fresh=fresh)
+        for interface, driver in snapshot.nic.items():
+            self._nic(interface, driver, snapshot.at_s)
         self._totals.add("kernel log", {"kernel_warnings": snapshot.kernel_warnings}, fresh=fresh)
         self._totals.saw(LOG, snapshot.at_s)
+
+    def _nic(self, interface: str, counters: Mapping[str, int], at_s: float) -> None:
+        """Take the TLS counters of one interface; a driver that is loaded again starts them anew."""
+        known = {
+            "nic_encrypted_bytes": (measure.ENCRYPTED,),
+            "nic_encrypted_packets": (measure.PACKETS,),
+            "nic_ooo": (measure.OUT_OF_ORDER,),
+            "nic_drops": measure.DROPS,
+        }
+        found = {
+            name: float(sum(counters.get(one, 0) for one in names))
+            for name, names in known.items()
+            if any(one in counters for one in names)
+        }
+        self._totals.add(f"nic {interface}", found)
+        if found:
+            self._totals.saw(NIC, at_s)
 
     def tls_stat(self, namespace: str, counters: Mapping[str, int], at_s: float) -> None:
         """Take the ``tls_stat`` of one network namespace."""
@@ -97,7 +118,7 @@ class Reader:
         errors = _numbers(status.get("errors"))
         for name, kinds in ERROR_KINDS.items():
             counters[f"sidecar_{name}"] = sum(errors.get(kind, 0.0) for kind in kinds)
-        ktls = fallback = opened = 0.0
+        ktls = fallback = opened = eligible = 0.0
         for row in status.get("by") or ():
             # What was never meant to be kTLS says nothing about it: a share below 1, and what is older than the order.
             if not isinstance(row, dict) or row.get("assigned") in (None, "userspace"):
@@ -105,9 +126,12 @@ class Reader:
             volume, total = _number(row.get("bytes_total")), _number(row.get("connections_total"))
             if row.get("path") in ("ktls_tx", "ktls_tx_rx"):
                 ktls, opened = ktls + volume, opened + total
+                gcm = row.get("protocol") == "TLSv1.2" and measure.is_gcm(str(row.get("cipher")))
+                eligible += total if gcm and row["assigned"] == "hw" else 0.0
             else:
                 fallback += volume
         counters.update(ordered_ktls_bytes=ktls, ordered_fallback_bytes=fallback, ktls_connections=opened)
+        counters["hw_eligible_connections"] = eligible
         pid = status.get("pid")
         self._totals.add("sidecar", counters, fresh=self._pid is not None and pid != self._pid)
         self._pid = pid

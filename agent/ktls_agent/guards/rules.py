@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .model import KERNEL, LOG, PROBE, SIDECAR, Reading
+from .model import KERNEL, LOG, NIC, PROBE, SIDECAR, Reading
 
 OK, OVER, BLIND, ABSENT, TRIPPED, DISABLED = "ok", "over", "blind", "absent", "tripped", "disabled"
 STATES = (OK, OVER, BLIND, ABSENT, TRIPPED, DISABLED)
@@ -42,6 +42,9 @@ class Setting:
 class Rule:
     """``counts`` are the totals whose growth is counted, against the growth of ``among`` (which includes them or not).
 
+    ``less`` are totals whose growth is taken away from that: work that was done. A host that does not have all of them
+    has no such rule. ``phase``: the rule is about that phase alone.
+
     With ``gauge``, ``counts`` is one number that is compared as it is. ``outside``: a client can cause such events,
     which is why they are weighed. ``own``: counted by ourselves, so that what was not read did not happen. ``unit``:
     what is counted, in words.
@@ -56,6 +59,8 @@ class Rule:
     gauge: bool = False
     outside: bool = False
     own: bool = False
+    less: tuple[str, ...] = ()
+    phase: str = ""
 
 
 MIB = float(1 << 20)
@@ -140,6 +145,47 @@ RULES = (
         ("ordered_fallback_bytes", "ordered_ktls_bytes"),
         outside=True,
     ),
+    Rule(
+        "hw_frozen",
+        NIC,
+        ("hw_sent_bytes",),
+        Setting(16 * MIB, ratio=0.5, windows=2),
+        "bytes of connections called hw that no card encrypted",
+        ("hw_sent_bytes",),
+        less=("nic_encrypted_bytes",),
+        phase="hw",
+    ),
+    Rule(
+        "hw_fallback",
+        SIDECAR,
+        ("hw_eligible_connections",),
+        Setting(50, ratio=0.5, windows=3),
+        "connections that a card could take and that stayed in software",
+        ("hw_eligible_connections",),
+        outside=True,
+        less=("TlsTxDevice",),
+        phase="hw",
+    ),
+    Rule(
+        "hw_drops",
+        NIC,
+        ("nic_drops",),
+        Setting(100, ratio=0.001, windows=2),
+        "packets that a card or its driver dropped",
+        ("nic_encrypted_packets",),
+        outside=True,
+        phase="hw",
+    ),
+    Rule(
+        "hw_resync",
+        NIC,
+        ("nic_ooo", "TlsRxDeviceResync"),
+        Setting(1000, ratio=0.1, windows=3),
+        "packets out of order for a card, and resyncs",
+        ("nic_encrypted_packets",),
+        outside=True,
+        phase="hw",
+    ),
 )
 
 
@@ -167,6 +213,7 @@ class Trip:
 def weigh(rule: Rule, setting: Setting, old: Reading, new: Reading) -> tuple[bool, float, float | None]:
     """Return (over, events, ratio) of what happened between two readings."""
     events = sum(_moved(rule, old, new, name) for name in rule.counts)
+    events = max(0.0, events - sum(_moved(rule, old, new, name) for name in rule.less))
     ratio: float | None = None
     if rule.among:
         # Never more than all: a late error belongs to a connection of an earlier window.
@@ -195,6 +242,12 @@ class Watcher:
         if self.setting.enabled:
             self.judgement = Judgement(BLIND)
 
+    def rest(self) -> None:
+        """There is nothing to watch: another phase is in force."""
+        self.restart()
+        if self.setting.enabled:
+            self.judgement = Judgement(ABSENT)
+
     def look(self, new: Reading) -> Trip | None:
         """Take the next reading; return a trip if this one was the last that it took."""
         if not self.setting.enabled:
@@ -206,7 +259,7 @@ class Watcher:
             if self.rule.own and not series:
                 series.append(new)
             return None
-        if not any(name in new.values for name in self.rule.counts):
+        if not any(name in new.values for name in self.rule.counts) or set(self.rule.less) - set(new.values):
             self.judgement = Judgement(ABSENT)
             return None
         series.append(new)
@@ -254,9 +307,14 @@ class Watch:
         for watcher in self.watchers:
             watcher.restart()
 
-    def look(self, reading: Reading) -> list[Trip]:
-        """Show all of them a reading; return those that trip, the gravest first."""
-        trips = (watcher.look(reading) for watcher in self.watchers)
+    def look(self, reading: Reading, phase: str = "") -> list[Trip]:
+        """Show them a reading, taken in ``phase``; return those that trip, the gravest first."""
+        trips = []
+        for watcher in self.watchers:
+            if watcher.rule.phase in ("", phase):
+                trips.append(watcher.look(reading))
+            else:
+                watcher.rest()
         return [trip for trip in trips if trip is not None]
 
 
@@ -265,6 +323,10 @@ def _among(rule: Rule) -> str:
         "decrypt_error": "new receiving connections",
         "rekey_error": "changes of keys",
         "ktls_share": "their bytes",
+        "hw_frozen": "their bytes",
+        "hw_fallback": "them",
+        "hw_drops": "packets that cards encrypted",
+        "hw_resync": "packets that cards encrypted",
     }.get(rule.name, "new kTLS connections")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS features of network cards: off on every interface that has them, and back as they were first found.
+"""TLS features of network cards: off on every interface that has them, on for phase hw, and back as they were.
 
 It is the ``offload`` lever that does it, so the first state is in that lever's records, one file an interface. By the
 names of those files ``ktls-off`` knows which interfaces were changed, without Python.
@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
+from ktls_host import originals
 from ktls_host.commands import Runner
 from ktls_host.errors import KtlsError
-from ktls_host.nic import drivers, lever, outcome, restore, targets
+from ktls_host.nic import drivers, lever, outcome, restore, targets, tls_features
 from ktls_host.nic import probe as nic_probe
 from ktls_host.nic.interface import Nic
 from ktls_host.nic.targets import DesiredOffload
+
+from . import nic_on
 
 
 def off(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
@@ -25,16 +28,74 @@ def off(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
     """
     runner = runner or Runner()
     names = tuple(nic.name for nic in _about(root, runner))
-    if not names:
-        return {"changed": False, "interfaces": {}, "notes": []}
     notes: list[str] = []
+    changed = False
+    if names:
+        try:
+            changed = lever.present(_wish(names), root=root, runner=runner).changed
+        except KtlsError as error:
+            # A record that cannot be written, a rule that somebody edited: no reason to leave a feature on.
+            changed = _features_only(root, runner)
+            notes.append(error.message)
+    _forget_hw(root, notes)
+    return {"changed": changed, "interfaces": _shown(_about(root, runner), root) if names else {}, "notes": notes}
+
+
+def on(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
+    """Let every card that can encrypt TLS do so, for sending, and say what was before.
+
+    Raises :class:`KtlsError`: those of :func:`.nic_on.able` and :func:`.nic_on.switch_on`. Then nothing is on that was
+    not before.
+    """
+    runner = runner or Runner()
+    with originals.lock(root):
+        nics = nic_on.able(_about(root, runner))
+        try:
+            changed = nic_on.switch_on(nics, root, runner)
+        except KtlsError:
+            _back(root, runner)
+            raise
+        before = nic_on.words(nic_on.recorded(root))
+    return {"changed": changed, "before": before, "interfaces": _shown(_about(root, runner), root), "notes": []}
+
+
+def back(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
+    """Undo :func:`on`: features as they were right before it, or off while a flag says off. No record: nothing to do.
+
+    Raises :class:`KtlsError` as :func:`off` does.
+    """
+    runner = runner or Runner()
     try:
-        changed = lever.present(_wish(names), root=root, runner=runner).changed
+        with originals.lock(root):
+            changed, notes = _back(root, runner)
     except KtlsError as error:
-        # A record that cannot be written, a rule that somebody edited: no reason to leave a feature on.
-        changed = _features_only(root, runner)
-        notes.append(error.message)
+        # Not known what was before, or it cannot be had: off is what phase hw must not leave behind.
+        done = off(root, runner)
+        return {**done, "notes": [error.message, *done["notes"]]}
     return {"changed": changed, "interfaces": _shown(_about(root, runner), root), "notes": notes}
+
+
+def _back(root: str, runner: Runner) -> tuple[bool, list[str]]:
+    before = nic_on.recorded(root)
+    if before is None:
+        return False, []
+    notes: list[str] = []
+    if nic_on.flagged(root):
+        _features_only(root, runner)
+    else:
+        notes = nic_on.put_back(before, _about(root, runner), root, runner)
+        if notes:
+            _features_only(root, runner)
+    nic_on.forget(root)
+    return True, notes
+
+
+def _forget_hw(root: str, notes: list[str]) -> None:
+    """What is off stays off, whatever was before phase hw."""
+    try:
+        nic_on.forget(root)
+    except KtlsError as error:
+        notes.append(error.message)
 
 
 def put_back(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
@@ -42,6 +103,7 @@ def put_back(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
     runner = runner or Runner()
     done = restore.absent(DesiredOffload(), keep_edited=True, root=root, runner=runner)
     left = [f"{entry['what']}: {entry['why']}" for entry in done.left_alone]
+    _forget_hw(root, left)
     return {"changed": done.changed, "interfaces": _shown(_about(root, runner), root), "notes": left}
 
 
@@ -60,10 +122,18 @@ def _about(root: str, runner: Runner) -> list[Nic]:
         remembered = lever.memories(root)
     except KtlsError:
         remembered = {}
-    found = nic_probe.probe(root, runner, also=tuple(remembered))
+    found = nic_probe.probe(root, runner, also=(*remembered, *_with_features()))
     for nic in found:
         targets.refuse_unable(nic, _wish())
     return [nic for nic in found if nic.name in remembered or _changeable(nic)]
+
+
+def _with_features() -> tuple[str, ...]:
+    """Return what the kernel says has a TLS feature, so that virtual interfaces are asked too that have one."""
+    try:
+        return tls_features.switchable()
+    except OSError:
+        return ()
 
 
 def _changeable(nic: Nic) -> dict[str, bool]:
@@ -97,4 +167,10 @@ def _shown(nics: Iterable[Nic], root: str) -> dict[str, Any]:
 
 _KEYS = tuple(drivers.FEATURES.items())
 
-VERBS: dict[str, Callable[[], dict[str, Any]]] = {"off": off, "restore": put_back, "status": status}
+VERBS: dict[str, Callable[[], dict[str, Any]]] = {
+    "off": off,
+    "on": on,
+    "back": back,
+    "restore": put_back,
+    "status": status,
+}

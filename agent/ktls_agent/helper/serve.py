@@ -20,6 +20,7 @@ NAMES = ("lease", "module", "nic")
 AGENT_USER = "ktls-agent"
 READ_TIMEOUT_S = 2.0
 MAX_REQUEST = 256
+TOWARDS_KTLS = ("on", "load")  # not done for somebody who has gone: nobody would take it back
 _PASSED_FD = 3  # sd_listen_fds(3): the first descriptor passed
 _PEERCRED = struct.Struct("3i")  # struct ucred, unix(7)
 
@@ -63,6 +64,8 @@ def converse(connection: socket.socket, name: str, verbs: Callable[[], Verbs], a
             raise KtlsError("not_permitted", f"helper {name} works for root and {AGENT_USER}, not for uid {uid}")
         known = verbs()
         verb = _verb(_line(connection), known)
+        if verb in TOWARDS_KTLS:
+            _refuse_unheard(connection)
         reply: dict[str, Any] = {"ok": True, **known[verb]()}
         outcome = "ok"
     except KtlsError as error:
@@ -95,6 +98,19 @@ def _line(connection: socket.socket) -> bytes:
             raise KtlsError("bad_request", "the connection ended before its request")
         data += chunk
     return data
+
+
+def _refuse_unheard(connection: socket.socket) -> None:
+    """Raise if whoever asked has left meanwhile: it was killed, or has given this up."""
+    connection.setblocking(False)  # with a time limit Python would wait for it, and call that an error
+    try:
+        gone = connection.recv(1, socket.MSG_PEEK) == b""
+    except (BlockingIOError, InterruptedError):
+        gone = False
+    except OSError:
+        gone = True
+    if gone:
+        raise KtlsError("abandoned", "whoever asked has left; nothing was switched on")
 
 
 def _verb(line: bytes, verbs: Verbs) -> str:

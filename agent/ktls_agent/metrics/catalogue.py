@@ -209,6 +209,34 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
 
 # What parts expose by themselves, so that documentation and dashboards know it too.
 _OF_PARTS: dict[str, tuple[Metric, ...]] = {
+    "Offload": (
+        Metric(
+            "ktls_hw_feature_on",
+            _GAUGE,
+            "1 while a card's TLS feature is on; all ktls_hw are absent on hosts without a card that can encrypt.",
+            ("interface", "driver", "direction"),
+        ),
+        Metric("ktls_hw_consent", _GAUGE, "1 where phase hw may move new connections to TLS 1.2."),
+        Metric(
+            "ktls_hw_connections",
+            _GAUGE,
+            "Connections that the kernel calls hw; stale: those of them that no card works for.",
+            ("state",),
+        ),
+        Metric(
+            "ktls_hw_sent_bytes_total",
+            _COUNTER,
+            "Bytes sent: by connections called hw, with TLS 1.2 and AES-GCM (what a card could take), and all.",
+            ("kind",),
+            "bytes",
+        ),
+        Metric(
+            "ktls_hw_anomalies_total",
+            _COUNTER,
+            "What cards and kernel could not do: resync, drops, ooo (sent again by software), decrypt.",
+            ("kind",),
+        ),
+    ),
     "Self-probe": (
         Metric("ktls_probe_total", _COUNTER, "Self-probes by result.", ("result",)),
         Metric(

@@ -7,6 +7,7 @@ and 7.2. Drivers of a vendor, built outside the kernel, are another matter: thei
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -126,6 +127,29 @@ IMPLEMENTING: dict[str, Driver] = {
     )
 }
 
+#: Drivers of test devices, which encrypt in software. They count on lab hosts, which have the marker, nowhere else.
+LAB: dict[str, Driver] = {
+    driver.name: driver
+    for driver in (
+        Driver(
+            name="tlssim",
+            cards="the test device of the lab, which is no hardware",
+            source="lab/tlssim of this project",
+            tx=True,
+            rx=True,
+            default={"tx": True, "rx": False},
+            ciphers=("aes-gcm-128", "aes-gcm-256"),
+            counters=(
+                *("tx_tls_ctx", "tx_tls_del", "tx_tls_encrypted_packets", "tx_tls_encrypted_bytes", "tx_tls_ooo"),
+                *("tx_tls_skip_no_sync_data", "tx_tls_drop_no_sync_data", "tx_tls_refused"),
+                *("rx_tls_ctx", "rx_tls_del", "rx_tls_resync_req_pkt"),
+            ),
+        ),
+    )
+}
+#: What the build of a lab image puts there, and nothing else does.
+LAB_MARKER = "/usr/lib/ktls-lab/tlssim"
+
 _NO_CRYPTO = "its hardware has no TLS engine that Linux could use"
 #: Drivers that are met often, or believed to offload TLS; each with what is so.
 NOT_IMPLEMENTING: dict[str, str] = {
@@ -161,9 +185,25 @@ NOT_IMPLEMENTING: dict[str, str] = {
 }
 
 
+def in_lab() -> bool:
+    """True on a host of the lab."""
+    return os.path.isfile(LAB_MARKER)
+
+
+def find(driver: str | None) -> Driver | None:
+    """Return what is known of a driver that implements TLS offload on this host; None for all others."""
+    name = driver or ""
+    return IMPLEMENTING.get(name) or (LAB.get(name) if name in LAB and in_lab() else None)
+
+
+def is_lab_device(driver: str | None) -> bool:
+    """True for a test device where it has no business: outside of the lab."""
+    return driver in LAB and not in_lab()
+
+
 def implements(driver: str | None) -> dict[str, bool]:
     """Return for both directions whether the driver has the code; what a card can do, its features say."""
-    known = IMPLEMENTING.get(driver or "")
+    known = find(driver)
     return {"tx": bool(known and known.tx), "rx": bool(known and known.rx)}
 
 
@@ -179,6 +219,6 @@ def why_not(driver: str | None) -> str:
 
 def tls_counters(driver: str | None, statistics: dict[str, int]) -> dict[str, int]:
     """Return those of ``statistics`` that are about TLS: the driver's own, and such as are named like them."""
-    known = IMPLEMENTING.get(driver or "")
+    known = find(driver)
     names = known.counters if known else ()
     return {name: value for name, value in statistics.items() if name in names or _COUNTER.match(name)}

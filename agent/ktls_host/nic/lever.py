@@ -32,13 +32,22 @@ class OffloadState:
     program: str | None = None
 
 
-def present(desired: DesiredOffload, *, check: bool = False, root: str = "/", runner: Runner | None = None) -> Outcome:
+def present(
+    desired: DesiredOffload,
+    *,
+    check: bool = False,
+    root: str = "/",
+    runner: Runner | None = None,
+    held: bool = False,
+) -> Outcome:
     """Bring the host to ``desired``; with ``check`` only say what that would do, or raise what it would raise.
+
+    ``held``: the caller holds the lock of all levers.
 
     Raises :class:`KtlsError`: those of :func:`plan`, :func:`adopt` and :func:`apply`, and ``levers_busy``.
     """
     runner = runner or Runner()
-    with contextlib.nullcontext() if check else originals.lock(root):
+    with contextlib.nullcontext() if check or held else originals.lock(root):
         state = probe(desired, root, runner)
         adopted = adopt(plan(state, desired), root)
         steps, diff = outcome.steps_of(adopted), outcome.diff_of(adopted)

@@ -41,7 +41,7 @@ def probe(root: str = "/", runner: Runner | None = None, also: Collection[str] =
     asked = {
         name
         for name, nic in found.items()
-        if nic.kind in _ASKED or nic.carries_default_route or name in also or _may_be_team(nic)
+        if nic.kind in _ASKED or nic.carries_default_route or name in also or _may_be_team(nic) or _may_be_lab(nic)
     }
     queue = list(asked)
     while queue:
@@ -130,6 +130,11 @@ def _kind(root: str, name: str, lowers: tuple[str, ...]) -> str:
 def _may_be_team(nic: Nic) -> bool:
     """A team says what it is only through ethtool."""
     return nic.kind == "virtual" and len(nic.lowers) > 1
+
+
+def _may_be_lab(nic: Nic) -> bool:
+    """The lab's test device lies over another interface, and says what it is only through ethtool."""
+    return nic.kind in ("virtual", "veth") and drivers.in_lab()
 
 
 def _kind_of_driver(kind: str, driver: str | None) -> str:

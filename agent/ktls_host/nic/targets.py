@@ -99,7 +99,7 @@ def refuse_unable(nic: Nic, desired: DesiredOffload) -> None:
 
 def _may_offload(nic: Nic) -> bool:
     """False when ``nic`` cannot have TLS offload on, whatever ethtool would say: then off is so already."""
-    return nic.kind == "physical" and nic.driver not in drivers.NOT_IMPLEMENTING
+    return any(nic.implements.values()) or (nic.kind == "physical" and nic.driver not in drivers.NOT_IMPLEMENTING)
 
 
 def _named(names: Iterable[str], known: dict[str, Nic]) -> list[Nic]:

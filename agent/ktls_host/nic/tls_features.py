@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether any interface has a TLS feature to switch: asked of the kernel itself, without a program and without rights.
+"""TLS features of interfaces, and whose driver they are: asked of the kernel, without a program and without rights.
 
-``ioctl(SIOCETHTOOL)`` with ETHTOOL_GSSET_INFO, ETHTOOL_GSTRINGS and ETHTOOL_GFEATURES, which net/ethtool/ioctl.c
-(``dev_ethtool``) allows to everybody; the structures are those of include/uapi/linux/ethtool.h. The kernel takes its
-lock of all interfaces for it (RTNL): a driver that hangs makes the question hang, so give it a thread and a time.
+``ioctl(SIOCETHTOOL)`` with ETHTOOL_GSSET_INFO, ETHTOOL_GSTRINGS, ETHTOOL_GFEATURES and ETHTOOL_GDRVINFO, which
+net/ethtool/ioctl.c (``dev_ethtool``) allows to everybody, on a socket of any family (netdevice(7)); the structures
+are those of include/uapi/linux/ethtool.h. The kernel takes its lock of all interfaces for it (RTNL): a driver that
+hangs makes the question hang, so give it a thread and a time.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import fcntl
 import os
 import socket
 import struct
+from dataclasses import dataclass
 
 from .drivers import FEATURES, RECORD_FEATURE
 
 _SIOCETHTOOL = 0x8946
-_GSTRINGS, _GSSET_INFO, _GFEATURES = 0x1B, 0x37, 0x3A
+_GSTRINGS, _GSSET_INFO, _GFEATURES, _GDRVINFO = 0x1B, 0x37, 0x3A, 0x03
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
+_DRVINFO = 196  # bytes of struct ethtool_drvinfo, the driver's name from the fifth on
+_NETLINK_ROUTE = 0
 _ETH_SS_FEATURES = 4
 _GSTRING_LEN = 32
 _BLOCKS = 8  # of 32 features each; the kernel fills as many as it has, at most these
@@ -39,14 +44,79 @@ def switchable(root: str = "/") -> tuple[str, ...]:
     Raises OSError when the kernel does not tell, or not of all of them: then nothing is known.
     """
     found = _ruled(os.path.join(root, _RULES))
-    interfaces = [name for _, name in socket.if_nameindex()]
-    if len(interfaces) > _MAX_INTERFACES:
-        raise OSError(errno.E2BIG, f"there are {len(interfaces)} interfaces")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    interfaces = _interfaces()
+    with _socket() as sock:
         if interfaces:
             numbers = [number for number, name in enumerate(_strings(sock, interfaces[0])) if name in _NAMES]
             found.update(name for name in interfaces if _has(_blocks(sock, name), numbers))
     return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class TlsCard:
+    """One interface with a TLS feature that is on or can be changed. ``up``: the administrator's wish (IFF_UP)."""
+
+    name: str
+    driver: str
+    tx_on: bool
+    rx_on: bool
+    up: bool
+
+
+def cards() -> tuple[TlsCard, ...]:
+    """Return the interfaces of this network namespace with a TLS feature for one direction, by name.
+
+    An interface that goes away meanwhile is left out. Raises OSError when the kernel does not tell.
+    """
+    found = []
+    interfaces = _interfaces()
+    with _socket() as sock:
+        names = _strings(sock, interfaces[0]) if interfaces else []
+        numbers = {direction: names.index(name) for direction, name in FEATURES.items() if name in names}
+        for name in interfaces:
+            try:
+                blocks = _blocks(sock, name)
+                if not _has(blocks, list(numbers.values())):
+                    continue
+                on = {direction: _is_on(blocks, number) for direction, number in numbers.items()}
+                driver = driver_of(name) or ""
+                found.append(TlsCard(name, driver, on.get("tx", False), on.get("rx", False), _is_up(sock, name)))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+    return tuple(sorted(found, key=lambda card: card.name))
+
+
+def driver_of(interface: str) -> str | None:
+    """Return the driver as ``ethtool -i`` names it, of a virtual interface too; None where the kernel says none."""
+    try:
+        with _socket() as sock:
+            return _driver(sock, interface) or None
+    except OSError:
+        return None
+
+
+def _interfaces() -> list[str]:
+    interfaces = [name for _, name in socket.if_nameindex()]
+    if len(interfaces) > _MAX_INTERFACES:
+        raise OSError(errno.E2BIG, f"there are {len(interfaces)} interfaces")
+    return interfaces
+
+
+def _socket() -> socket.socket:
+    # Of the one family that agent and helpers may all use.
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
+
+
+def _driver(sock: socket.socket, interface: str) -> str:
+    asked = array.array("I", [_GDRVINFO] + [0] * (_DRVINFO // 4 - 1))
+    _ask(sock, interface, asked)
+    return asked.tobytes()[4:36].split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def _is_up(sock: socket.socket, interface: str) -> bool:
+    answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("=16s24x", os.fsencode(interface)[:15]))
+    return bool(struct.unpack_from("=H", answer, 16)[0] & _IFF_UP)
 
 
 def _ruled(directory: str) -> set[str]:
@@ -66,6 +136,10 @@ def _has(blocks: array.array[int], numbers: list[int]) -> bool:
         if (available | requested | active) >> (number % 32) & 1:
             return True
     return False
+
+
+def _is_on(blocks: array.array[int], number: int) -> bool:
+    return bool(_BLOCK.unpack_from(blocks.tobytes(), _BLOCK.size * (number // 32))[2] >> (number % 32) & 1)
 
 
 def _strings(sock: socket.socket, interface: str) -> list[str]:

@@ -11,8 +11,9 @@ from .interface import Nic, below, by_name, offloading
 
 _TLS13 = Reason(
     "tls13_not_offloaded",
-    "the kernel offloads TLS 1.2 with AES-GCM only, in both directions: TLS 1.3 stays in software, silently",
-    "negotiate TLS 1.2 on what shall be offloaded, or stay at phase tx or rx; Linux 7.2 is no different",
+    "TLS 1.3 is not offloaded by this kernel, nor by any up to 7.2: what a card takes is TLS 1.2 with AES-GCM, the rest"
+    " stays in software, silently",
+    "consent to TLS 1.2 on what shall be offloaded (ktls_agent_tls12_consent), or stay at phase tx or rx",
 )
 
 
@@ -58,7 +59,16 @@ def ethtool_missing() -> Reason:
 
 def no_offload(nics: Iterable[Nic]) -> Reason:
     """Return the reason for interfaces whose drivers do not implement TLS offload, naming drivers that do."""
-    message = f"no driver here implements TLS offload: {', '.join(_described(nic) for nic in nics) or 'no interface'}"
+    found = tuple(nics)
+    lab = [nic for nic in found if drivers.is_lab_device(nic.driver)]
+    if lab:
+        message = (
+            f"{', '.join(nic.name for nic in lab)} is a test device (driver {lab[0].driver}) that encrypts in software"
+            " and may be told to corrupt or leak: this host is not one of the lab"
+        )
+        cure = f"take it away (ip link delete {lab[0].name}), or use a host made by `ktls lab up --rig`"
+        return Reason("lab_device", message, cure)
+    message = f"no driver here implements TLS offload: {', '.join(_described(nic) for nic in found) or 'no interface'}"
     return Reason("nic_no_tls_offload", message, f"use one of these, or stay below phase hw: {drivers.named()}")
 
 
@@ -68,7 +78,7 @@ def fixed_off(nic: Nic, direction: str, kernel_config: dict[str, str] | None = N
     feature = nic.feature(direction)
     state = "not there" if feature is None else feature.words
     message = f"{nic.name}: {name} is {state} although driver {nic.driver} implements it"
-    known = drivers.IMPLEMENTING.get(nic.driver or "")
+    known = drivers.find(nic.driver)
     if known and known.option:
         value = (kernel_config or {}).get(known.option)
         if value == "n":
@@ -92,7 +102,7 @@ def not_seen_through(nic: Nic) -> Reason | None:
         )
         cure = "set mode 802.3ad or balance-xor with xmit_hash_policy layer3+4, or stay below phase hw"
         return Reason("bond_no_tls_offload", message, cure)
-    if nic.lowers and not nic.bond:
+    if nic.lowers and not nic.bond and not any(nic.implements.values()):
         message = (
             f"{nic.name} is a {nic.kind} interface over {', '.join(nic.lowers)}: the kernel does not look through it"
         )

@@ -118,6 +118,14 @@ class TlsConnection(Handle):
         """
         self.lib.SSL_clear_options(self._pointer(), c.SSL_OP_ENABLE_KTLS)
 
+    def at_most_tls12(self) -> None:
+        """Negotiate no TLS 1.3. Only before the first :meth:`handshake` that has a whole ClientHello.
+
+        The client is not told that a downgrade happened (RFC 8446 section 4.1.3), for there was none: this connection
+        does not support TLS 1.3. Page: SSL_set_options.
+        """
+        self.lib.SSL_set_options(self._pointer(), c.SSL_OP_NO_TLSv1_3)
+
     # --- the handshake --------------------------------------------------------------------------------------
 
     def handshake(self) -> int:

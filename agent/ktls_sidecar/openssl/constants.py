@@ -9,6 +9,7 @@ from typing import Final
 SSL_OP_ENABLE_KTLS: Final = 1 << 3
 SSL_OP_NO_COMPRESSION: Final = 1 << 17
 SSL_OP_CIPHER_SERVER_PREFERENCE: Final = 1 << 22
+SSL_OP_NO_TLSv1_3: Final = 1 << 29
 SSL_OP_NO_RENEGOTIATION: Final = 1 << 30
 
 # SSL_CTX_set_mode(3)

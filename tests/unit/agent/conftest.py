@@ -50,6 +50,7 @@ class FakeSidecar:
     calls: list[str] = dataclasses.field(default_factory=list)
     share: float = 1.0
     share_stuck: bool = False
+    tls12: bool = False
 
     @property
     def effective(self) -> str:
@@ -64,12 +65,14 @@ class FakeSidecar:
             self.mode = request["mode"]
             if not self.share_stuck:
                 self.share = request.get("share", 1.0)
+            self.tls12 = request.get("tls12", False)
             self.on_change(self.mode)
         return {
             "ok": True,
             "mode": self.mode,
             "effective_mode": self.effective,
             "share": self.share,
+            "tls12": self.tls12,
             "connections": {"ktls_tx": 1, "userspace": 2},
             "bytes": {"ktls_tx": 30, "userspace": 10},
         }
@@ -154,7 +157,7 @@ class Host:
 
     def self_test(self, timeout_s: float) -> ProbeResult:
         self.checkpoint("before probe")
-        tx = self.sidecar.effective in ("tx", "rx") if self.probe_tx is None else self.probe_tx
+        tx = self.sidecar.effective in ("tx", "rx", "hw") if self.probe_tx is None else self.probe_tx
         error = None if self.probe_ok else "the content arrived damaged"
         result = ProbeResult(
             self.probe_ok, self.now, 0.01, self.probe_ok, tx, "TLSv1.3", "C", error, tx and self.probe_rx
@@ -188,7 +191,7 @@ class Host:
         """Whether the disk alone says that kTLS may be on now: an intent to undo it, or a commitment to it."""
         durable = Store(str(self.state_dir)).load()
         committed = durable.record_status == "committed" and durable.record_order is not None
-        return durable.intent is not None or (committed and durable.record_order.phase == "tx")  # type: ignore[union-attr]
+        return durable.intent is not None or (committed and durable.record_order.phase != "userspace")  # type: ignore[union-attr]
 
 
 async def drained(agent: Agent) -> None:

@@ -84,6 +84,9 @@ class FaultyHost(Host):
         self.accident = Accident("none")
         self.wall_s = 0.0
         self.threads = True
+        self.cards = False
+        """Whether a network card encrypts TLS; and, what the helper remembers, what that was before phase hw."""
+        self.before_hw: bool | None = None
         self.sidecar.on_change = self.changed
 
     def changed(self, mode: str) -> None:
@@ -123,13 +126,15 @@ class FaultyHost(Host):
                 self.helpers.armed = verb == "arm"
             elif verb == "load":
                 self.ktls = True
+            elif path == "nic":
+                self.switch_cards(verb)
             await at(f"after {path} {verb}")
             return {"ok": True, "changed": True}
 
         def self_test(timeout_s: float) -> ProbeResult:
             try:
                 checkpoint("before probe")
-                on = self.sidecar.effective == "tx"
+                on = self.sidecar.effective in ("tx", "hw")
                 checkpoint("after probe")
             except (OSError, KtlsError) as error:
                 return ProbeResult(False, self.now, error=str(error))
@@ -165,6 +170,19 @@ class FaultyHost(Host):
         if kind == "frozen":
             self.pass_time(LEASE_S + 1)
 
+    def switch_cards(self, verb: str) -> None:
+        """What helper/nic.py does."""
+        if verb == "on":
+            if any((*self.flags.present(), (self.run_dir / "lapsed").exists())):
+                raise JsonSockError("off_latched", "an off flag is set on this host: no card is switched on for TLS")
+            self.before_hw = self.cards if self.before_hw is None else self.before_hw
+            self.cards = True
+        elif verb == "off":
+            self.cards, self.before_hw = False, None
+        elif self.before_hw is not None:
+            self.cards = self.before_hw and not any(self.flags.present())
+            self.before_hw = None
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass while the agent does nothing: the timer goes on."""
         self.now += seconds
@@ -188,6 +206,7 @@ class FaultyHost(Host):
             (self.run_dir / "lapsed").touch()
             (self.run_dir / "revert").write_text("nic nothing\nrx nothing\ntx done\n")
             self.sidecar.mode = "userspace"
+            self.cards = False
 
     def power_cut(self) -> None:
         """Lose what is in memory; the boot check comes before the datapath."""
@@ -197,7 +216,19 @@ class FaultyHost(Host):
         self.now = 5.0
         self.helpers.armed = False
         self.sidecar.mode = "userspace"
+        self.cards = True  # as the driver has it
         self._shell(at_boot=True)
+
+    def cards_are_right(self, agent: Agent) -> bool:
+        """Whether the cards are what the state of ``agent`` wants; true while it still works on that."""
+        revert = agent.state.revert
+        if agent._cards_owed or agent._tasks or (revert is not None and revert.open) or agent.state.stuck:
+            return True
+        if agent.state.wanted == "hw":
+            return self.cards
+        if agent.state.wanted == "userspace":
+            return self.before_hw is None or agent.state.order is None
+        return not self.cards
 
 
 _BOOTS = itertools.count(2)
@@ -210,6 +241,22 @@ async def quiet(host: FaultyHost, agent: Agent) -> None:
 async def order_it(host: FaultyHost, agent: Agent) -> None:
     """Ask for transmit."""
     await agent.order(order(lease_s=LEASE_S))
+
+
+async def order_hw(host: FaultyHost, agent: Agent) -> None:
+    """Ask for the cards."""
+    await agent.order(order("o1", phase="hw", lease_s=LEASE_S))
+
+
+async def commit_hw(host: FaultyHost, agent: Agent) -> None:
+    """Ask for the cards, and confirm."""
+    await order_hw(host, agent)
+    await agent.confirm("o1", 1)
+
+
+async def order_userspace(host: FaultyHost, agent: Agent) -> None:
+    """A newer rollout, down to userspace."""
+    await agent.order(order("o2", 2, "userspace", LEASE_S))
 
 
 async def try_it(host: FaultyHost, agent: Agent) -> None:
@@ -308,6 +355,13 @@ SCENES = (
     Scene("off", commit_it, off_it),
     Scene("recover pending", order_it, start=True),
     Scene("recover committed", commit_it, start=True),
+    Scene("hw", quiet, order_hw),
+    Scene("tx over hw", commit_hw, order_again),
+    Scene("userspace over hw", commit_hw, order_userspace),
+    Scene("revert hw", commit_hw, revert_it),
+    Scene("off in hw", order_hw, off_it),
+    Scene("recover pending hw", order_hw, start=True),
+    Scene("recover committed hw", commit_hw, start=True),
 )
 
 
@@ -359,6 +413,7 @@ async def check(host: FaultyHost, scene: Scene, agent: Agent | None, where: str)
         await drained(agent)
         assert host.sidecar.effective == agent.state.wanted, (where, "the level is not reached")
         assert host.sidecar.effective == "userspace" or host.sidecar.share == agent._share(), (where, "nor the share")
+        assert host.cards_are_right(agent), (where, "cards", host.cards, host.before_hw, agent.state.wanted)
         agent.close()
     await _next(host, scene, where)
 
@@ -371,6 +426,8 @@ async def _next(host: FaultyHost, scene: Scene, where: str) -> None:
     await agent.start()
     await drained(agent)
     assert host.sidecar.effective == agent.state.wanted, (where, "after a restart the level is not reached")
+    assert not agent._cards_owed, (where, "after a restart the cards are owed")
+    assert host.cards_are_right(agent), (where, "cards after a restart", host.cards, host.before_hw, agent.state)
     assert not (host.state_dir / "intent.json").exists(), (where, "an intent outlived its undoing")
     assert not (host.state_dir / "lease").exists(), (where, "a lease outlived its undoing")
     assert not host.helpers.armed, (where, "the timer ticks on for nothing")

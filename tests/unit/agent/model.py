@@ -25,6 +25,9 @@ from ktls_agent.machine import (
     Event,
     ExtendCame,
     OffCame,
+    OffloadBack,
+    OffloadOff,
+    OffloadOn,
     Order,
     OrderCame,
     PutEpoch,
@@ -46,9 +49,7 @@ from ktls_agent.machine import TestPassed as SelfTestPassed
 
 PLAN = "0" * 64
 LEASE = 2.0
-FIRST = Order("first", 1, "tx", LEASE, PLAN)
-SECOND = Order("second", 2, "tx", LEASE, PLAN)
-STALE = Order("stale", 1, "tx", LEASE, PLAN)
+_CARDS = (OffloadOn, OffloadOff, OffloadBack)
 _WRITES = (PutEpoch, PutIntent, DropIntent, PutRecord, PutFlags, DropLapsed)
 
 Step = Callable[[State, Event], Transition]
@@ -106,6 +107,7 @@ class World:
     work: Work | None = None
     owed: tuple[Micro, ...] = ()
     mode: str = USERSPACE
+    cards: bool = False
     on_for: Order | None = None
     lapsed: bool = False
     flag: bool = False
@@ -131,9 +133,24 @@ class Model:
     """The moves of a world. ``step`` and ``recover`` are the machine, or a broken one to see that it is found out."""
 
     def __init__(
-        self, verbs: str, faults: int = 2, until: float = 3.0, step: Step = step, recover: Recover = recover
+        self,
+        verbs: str,
+        faults: int = 2,
+        until: float = 3.0,
+        step: Step = step,
+        recover: Recover = recover,
+        phases: tuple[str, str] = ("tx", "tx"),
     ) -> None:
-        """Allow these ``verbs``, each once (confirm as often as there are orders), ``faults`` and ticks of time."""
+        """Allow these ``verbs``, each once (confirm as often as there are orders), ``faults`` and ticks of time.
+
+        ``phases``: of the first and of the second order.
+        """
+        first, second = phases
+        self._orders = (
+            Order("first", 1, first, LEASE, PLAN),
+            Order("second", 2, second, LEASE, PLAN),
+            Order("stale", 1, first, LEASE, PLAN),
+        )
         self._spent = frozenset({"first", "second", "stale", "confirm", "extend", "off", "revert"} - set(verbs.split()))
         self.timer_works = True
         self._step = step
@@ -183,9 +200,20 @@ class Model:
                 yield "freeze", replace(world, frozen=True)
         # Power: what was in memory and in /run is gone, and the boot check comes before the datapath.
         lapsed = world.disk.lease is not None
+        order = world.disk.record[1]
+        driver = order is not None and order.phase == "tx"  # a driver that comes up with its features on
         yield (
             "reboot",
-            replace(dead, boot=world.boot + 1, lapsed=lapsed, flag=False, armed=False, mode=USERSPACE, on_for=None),
+            replace(
+                dead,
+                boot=world.boot + 1,
+                lapsed=lapsed,
+                flag=False,
+                armed=False,
+                mode=USERSPACE,
+                on_for=None,
+                cards=driver,
+            ),
         )
 
     # Time
@@ -194,7 +222,7 @@ class Model:
         world = replace(world, now=world.now + 1)
         lease = world.disk.lease
         if self.timer_works and world.armed and lease is not None and (lease[2] != world.boot or world.now >= lease[1]):
-            world = replace(world, lapsed=True, mode=USERSPACE, on_for=None)
+            world = replace(world, lapsed=True, mode=USERSPACE, on_for=None, cards=False)
         if world.agent is None or world.frozen:
             return world
         world = self._look(world)
@@ -220,6 +248,8 @@ class Model:
         assert state is not None
         if world.owed:
             head, *rest = world.owed
+            if isinstance(head, _CARDS):  # what is owed goes by the state of that moment
+                head = OffloadOn() if state.wanted == "hw" else OffloadOff()
             yield f"disk:{_name(head)}", _off_done(self._carry_out(replace(world, owed=tuple(rest)), head))
             if world.faults < self._faults:
                 yield f"disk fails:{_name(head)}", self._owed_fails(replace(world, faults=world.faults + 1))
@@ -235,8 +265,8 @@ class Model:
             yield "revert", self._enter(used, self._step(state, RevertCame("x")))
 
     def _verbs(self, world: World, state: State) -> Iterator[tuple[str, World]]:
-        for order in (FIRST, SECOND, STALE):
-            if order.id not in world.used and not (order is STALE and world.best_epoch < 2):
+        for order in self._orders:
+            if order.id not in world.used and not (order.id == "stale" and world.best_epoch < 2):
                 used = replace(world, used=world.used | {order.id}, taken_back=False)
                 flag = world.flag or world.disk.flag
                 began = self._begin(used, order.id, state, OrderCame(order, world.now, flag, True))
@@ -271,6 +301,10 @@ class Model:
         after = replace(world, work=replace(work, left=tuple(rest)))
         if work.applying:
             yield f"{work.verb}: {_name(head)}", self._apply(after, head)
+            if isinstance(head, OffloadOn) and world.faults < self._faults:
+                failed = replace(world, work=None, faults=world.faults + 1)
+                yield f"{work.verb}: OffloadOn fails", self._not_applied(failed)
+                yield f"{work.verb}: OffloadOn fails late", self._not_applied(self._carry_out(failed, head))
             return
         if work.verb in ("first", "second", "stale"):
             looked = self._look(world)
@@ -296,6 +330,8 @@ class Model:
         """What ``Agent._withdraw`` does; here in one step, and its writes may fail like any that are owed."""
         state = world.agent
         assert state is not None
+        if state.wanted == "hw":
+            world = replace(world, owed=(*world.owed, OffloadOn()))
         if state.status == "pending" and state.order is not None and state.deadline_s is not None:
             again = PutIntent(state.order, state.deadline_s)
             return (
@@ -323,9 +359,19 @@ class Model:
         best = max(looked.best_epoch, state.order.epoch)
         return replace(looked, agent=_plain(state), work=applying, best_epoch=best)
 
+    def _not_applied(self, world: World) -> World:
+        assert world.agent is not None
+        if world.agent.wanted != "hw":
+            return replace(world, owed=(*world.owed, OffloadBack()))
+        return self._enter(world, self._step(world.agent, RevertCame("nic_failed", world.agent.order)))
+
     def _apply(self, world: World, head: Micro) -> World:
         state = world.agent
         assert state is not None
+        if isinstance(head, OffloadOn) and state.wanted != "hw":
+            # Its order has gone, and what took it back was there first: the agent sees that, and asks once more.
+            late = self._carry_out(world, head)
+            return replace(late, work=None, owed=(*late.owed, OffloadBack()))
         if isinstance(head, SyncMode):
             world = self._set_mode(world, state)
         elif isinstance(head, SelfTest):
@@ -350,7 +396,7 @@ class Model:
             elif isinstance(effect, PutFlags):
                 world = replace(self._userspace(world), flag=True)
                 owed.insert(0, effect)  # a flag waits for no datapath
-            elif isinstance(effect, (*_WRITES, DisarmTimer, Undo)):
+            elif isinstance(effect, (*_WRITES, *_CARDS, DisarmTimer, Undo)):
                 owed.extend(_micro((effect,)))
         assert world.agent is not None
         waiting = world.owed + tuple(effect for effect in owed if effect not in world.owed)
@@ -371,13 +417,21 @@ class Model:
     def _owed_fails(self, world: World) -> World:
         head = world.owed[0]
         if isinstance(head, Undo):
-            return replace(world, lapsed=True, mode=USERSPACE, on_for=None, owed=world.owed[1:])  # by the mark
+            by_mark = replace(world, lapsed=True, mode=USERSPACE, on_for=None)
+            return replace(by_mark, owed=(*world.owed[1:], OffloadBack()))  # what failed is tried again
+        if isinstance(head, _CARDS):
+            return world
         if isinstance(head, PutFlags):
             return replace(world, owed=world.owed[1:])  # the next tick wants it again
         if isinstance(head, PutRecord) and head.status == "reverted":
             disk = replace(world.disk, record=("none", None))  # it is removed instead
             return replace(world, owed=world.owed[1:], disk=disk)
         return world
+
+    def _set_cards(self, world: World, effect: Micro) -> World:
+        on = isinstance(effect, OffloadOn)
+        flagged = world.flag or world.disk.flag or world.lapsed
+        return world if on and flagged else replace(world, cards=on)
 
     def _carry_out(self, world: World, effect: Micro) -> World:
         disk = world.disk
@@ -398,7 +452,10 @@ class Model:
         elif isinstance(effect, DropLapsed):
             return replace(world, lapsed=False)
         elif isinstance(effect, Undo):
+            world = replace(world, cards=False)  # "off", or "back" to what was before: off
             return self._set_mode(world, world.agent) if world.agent else world
+        elif isinstance(effect, _CARDS):
+            return self._set_cards(world, effect)
         elif isinstance(effect, ArmTimer):
             return replace(world, armed=True)
         elif isinstance(effect, DisarmTimer):
@@ -445,9 +502,14 @@ def broken(world: World) -> str:
             return "kTLS under a flag"
         if world.off_done:
             return "kTLS after off"
+    agent = world.agent
+    if world.cards and agent is not None and not (world.owed or world.work or world.frozen) and agent.wanted != "hw":
+        return f"the cards are on in phase {agent.wanted}, and nobody is about to take that back"
+    # Whatever order it is, an agent that finds it looks after the cards: off, or back to what was before.
+    if world.cards and disk.intent is None and disk.record[1] is None and not (agent is not None and world.owed):
+        return "the cards are on, and nothing on disk would take that back"
     if committed and disk.record[1] is not None and disk.record[1].id not in world.confirmed:
         return "committed, and nobody confirmed it"
-    agent = world.agent
     if agent is not None and agent.wanted != USERSPACE and agent.order and agent.order.epoch < world.best_epoch:
         return "a stale epoch won"
     if world.agent is not None and world.agent.epoch < world.best_epoch:

@@ -328,7 +328,7 @@ def test_order_file_that_cannot_be_an_order_is_damage(host: Host) -> None:
     run(host, commit_it)
     path = host.state_dir / "order.json"
     body = json.loads(path.read_text())
-    body["order"]["phase"] = "hw"
+    body["order"]["phase"] = "warp"
     path.write_text(json.dumps(body))
     assert run(host, nothing).state.wanted == "userspace"
 

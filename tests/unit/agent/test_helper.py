@@ -20,6 +20,7 @@ from ktls_agent.helper import lease, module, nic, serve
 from ktls_host import jsonsock, originals
 from ktls_host.commands import CommandResult, Runner
 from ktls_host.errors import KtlsError
+from ktls_host.nic import drivers
 from tests.unit.host.nic.fakenic import RX, TX, FakeHost
 from tests.unit.host.test_module_lever import Host as ModuleHost
 
@@ -120,7 +121,7 @@ def test_verbs_are_fixed_and_the_agent_is_the_only_other_peer() -> None:
     assert {name: set(serve.verbs_of(name)) for name in serve.NAMES} == {
         "lease": {"arm", "disarm"},
         "module": {"load", "unload"},
-        "nic": {"off", "restore", "status"},
+        "nic": {"off", "on", "back", "restore", "status"},
     }
     assert 0 in serve.allowed_uids()
     assert len(serve.allowed_uids()) <= 2
@@ -282,6 +283,149 @@ def test_nic_goes_off_everywhere_and_back_to_what_it_was(cards: FakeHost) -> Non
     assert back["interfaces"] == before
     assert not list((cards.root / "var/lib/ktls-levers").glob("offload:*.json"))
     assert nic.put_back(root, cards)["changed"] is False  # type: ignore[arg-type]
+
+
+# phase hw: helper/nic_on.py
+
+
+@pytest.fixture
+def lab_cards(cards: FakeHost) -> FakeHost:
+    """One that is on, as its driver has it, and one that is off."""
+    cards.request("chel0", TX, False)
+    cards.request("mlx0", RX, True)
+    return cards
+
+
+def state(host: FakeHost) -> dict[str, tuple[str, str]]:
+    shown = nic.status(str(host.root), host)["interfaces"]  # type: ignore[arg-type]
+    return {name: (entry["tx"], entry["rx"]) for name, entry in shown.items()}
+
+
+def test_nic_on_is_for_sending_and_back_is_what_was_before(lab_cards: FakeHost) -> None:
+    host, root = lab_cards, str(lab_cards.root)
+    before = state(host)
+    assert before == {"chel0": ("off", "off [fixed]"), "mlx0": ("on", "on")}
+    done = nic.on(root, host)  # type: ignore[arg-type]
+    assert done["changed"] is True
+    assert done["before"] == {"chel0": {TX: False, RX: False}, "mlx0": {TX: True, RX: True}}
+    assert state(host) == {"chel0": ("on", "off [fixed]"), "mlx0": ("on", "off")}, "receiving is not"
+    assert nic.on(root, host)["before"] == done["before"], "again: what was before is still what was before"  # type: ignore[arg-type]
+    assert nic.back(root, host)["changed"] is True  # type: ignore[arg-type]
+    assert state(host) == before
+    assert nic.back(root, host)["changed"] is False  # type: ignore[arg-type]
+    assert state(host) == before
+
+
+def test_nic_on_leaves_a_name_for_ktls_off_where_nothing_had_to_change(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path, KtlsError)
+    host.add("mlx0", "mlx5_core", {TX: "on"})
+    assert nic.on(str(tmp_path), host)["changed"] is False  # type: ignore[arg-type]
+    assert (tmp_path / "var/lib/ktls-levers/offload:mlx0.json").exists()
+    nic.back(str(tmp_path), host)  # type: ignore[arg-type]
+    nic.put_back(str(tmp_path), host)  # type: ignore[arg-type]
+    assert list((tmp_path / "var/lib/ktls-levers").iterdir()) == []
+
+
+def test_nic_back_goes_to_what_was_right_before_and_not_to_what_was_first(lab_cards: FakeHost) -> None:
+    host, root = lab_cards, str(lab_cards.root)
+    nic.off(root, host)  # type: ignore[arg-type]
+    nic.on(root, host)  # type: ignore[arg-type]
+    nic.back(root, host)  # type: ignore[arg-type]
+    assert {tx for tx, _ in state(host).values()} == {"off"}
+    nic.on(root, host)  # type: ignore[arg-type]
+    nic.off(root, host)  # type: ignore[arg-type]
+    assert nic.back(root, host)["changed"] is False, "off is for good"  # type: ignore[arg-type]
+    nic.put_back(root, host)  # type: ignore[arg-type]
+    assert state(host)["mlx0"] == ("on", "on"), "undeployed, it is as it was first"
+
+
+@pytest.mark.parametrize("flag", ["run/ktls/off", "var/lib/ktls/off", "run/ktls/lapsed"])
+def test_nic_under_a_flag_goes_off_and_never_on(lab_cards: FakeHost, flag: str) -> None:
+    host, root = lab_cards, str(lab_cards.root)
+    before = state(host)
+    host.write(flag, "")
+    with pytest.raises(KtlsError) as caught:
+        nic.on(root, host)  # type: ignore[arg-type]
+    assert caught.value.code == "off_latched"
+    assert state(host) == before
+    (host.root / flag).unlink()
+    nic.on(root, host)  # type: ignore[arg-type]
+    host.write(flag, "")
+    nic.back(root, host)  # type: ignore[arg-type]
+    assert {tx for tx, _ in state(host).values()} == {"off"}, "what was before is for a host that is not off"
+
+
+def test_nic_on_that_meets_a_flag_under_way_takes_itself_back(lab_cards: FakeHost) -> None:
+    def raise_flag(argv: tuple[str, ...]) -> None:
+        if argv[:2] == ("ethtool", "-K"):
+            lab_cards.write("run/ktls/off", "")
+
+    lab_cards.before_call = raise_flag
+    with pytest.raises(KtlsError) as caught:
+        nic.on(str(lab_cards.root), lab_cards)  # type: ignore[arg-type]
+    assert caught.value.code == "off_latched"
+    assert {tx for tx, _ in state(lab_cards).values()} == {"off"}
+
+
+def test_nic_on_that_fails_leaves_everything_as_it_was(lab_cards: FakeHost) -> None:
+    before = state(lab_cards)
+    lab_cards.deaf.add(TX)
+    with pytest.raises(KtlsError) as caught:
+        nic.on(str(lab_cards.root), lab_cards)  # type: ignore[arg-type]
+    assert caught.value.code == "offload_not_effective"
+    lab_cards.deaf.clear()
+    assert not (lab_cards.root / "var/lib/ktls-levers/hw.json").exists()
+    assert state(lab_cards)["mlx0"] == before["mlx0"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "features", "code_"),
+    [
+        ("ice", {TX: "off fixed"}, "nic_no_tls_offload"),
+        ("mlx5_core", {TX: "off fixed"}, "nic_feature_fixed_off"),
+        ("tlssim", {TX: "on"}, "lab_device"),
+    ],
+)
+def test_nic_on_says_why_no_card_can(tmp_path: Path, driver: str, features: dict[str, str], code_: str) -> None:
+    host = FakeHost(tmp_path, KtlsError)
+    host.add("eth0", driver, features)
+    with pytest.raises(KtlsError) as caught:
+        nic.on(str(tmp_path), host)  # type: ignore[arg-type]
+    assert caught.value.code == code_
+
+
+def test_nic_in_the_lab_the_test_device_is_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "marker"
+    monkeypatch.setattr(drivers, "LAB_MARKER", str(marker))
+    host = FakeHost(tmp_path, KtlsError)
+    host.add("eth1", "virtio_net", {TX: "off fixed", RX: "off fixed"})
+    host.add_stacked("sim0", "tlssim", "eth1")
+    with pytest.raises(KtlsError):
+        nic.on(str(tmp_path), host)  # type: ignore[arg-type]
+    marker.touch()
+    assert nic.on(str(tmp_path), host)["interfaces"]["sim0"]["tx"] == "on"  # type: ignore[arg-type]
+    nic.back(str(tmp_path), host)  # type: ignore[arg-type]
+
+
+def test_on_is_not_done_for_somebody_who_has_left() -> None:
+    done: list[str] = []
+
+    def note(verb: str) -> dict[str, Any]:
+        done.append(verb)
+        return {}
+
+    def table() -> serve.Verbs:
+        return {"on": lambda: note("on"), "off": lambda: note("off")}
+
+    for verb in ("on", "off"):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+            ours.close()
+            serve.converse(theirs, "nic", table, US)
+    assert done == ["off"]
+    assert ask(b'{"verb": "on"}\n', table=table) == {"ok": True}, "and for one who waits it is"
+    assert done == ["off", "on"]
 
 
 def test_nic_off_does_not_wait_for_a_record_or_an_edited_rule(cards: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def code(state: State, event: Any) -> str:
         ({"epoch": 1.0}, "bad_order"),
         ({"epoch": 2**53 + 1}, "bad_order"),
         ({"phase": "warp"}, "unsupported_phase"),
-        ({"phase": "hw"}, "unsupported_phase"),
+        ({"phase": "HW"}, "unsupported_phase"),
         ({"phase": "on"}, "unsupported_phase"),
         ({"phase": ["tx"]}, "unsupported_phase"),
         ({"lease_s": 0}, "bad_order"),

@@ -12,6 +12,8 @@ from ktls_agent.machine import (
     ConfirmCame,
     Durable,
     Event,
+    OffloadOff,
+    OffloadOn,
     OrderCame,
     PutIntent,
     State,
@@ -39,6 +41,46 @@ from .model import BrokenPromiseError, Model, rearranged
 )
 def test_no_history_breaks_a_promise(verbs: str, faults: int, ticks: int, at_least: int) -> None:
     assert Model(verbs, faults, float(ticks)).search() > at_least, "the search has met too little of the world"
+
+
+@pytest.mark.parametrize(
+    ("verbs", "phases", "faults", "ticks", "at_least"),
+    [
+        ("first confirm", ("hw", "tx"), 2, 3, 5_000),
+        ("first confirm off", ("hw", "tx"), 1, 2, 3_000),
+        ("first confirm second", ("hw", "tx"), 1, 2, 3_000),
+        ("first confirm second", ("tx", "hw"), 1, 2, 3_000),
+        ("first confirm second", ("hw", "userspace"), 1, 2, 3_000),
+        ("first confirm revert", ("hw", "tx"), 1, 2, 3_000),
+    ],
+)
+def test_no_history_leaves_a_card_on(
+    verbs: str, phases: tuple[str, str], faults: int, ticks: int, at_least: int
+) -> None:
+    assert Model(verbs, faults, float(ticks), phases=phases).search() > at_least, "the search has met too little"
+
+
+def test_a_machine_that_switches_cards_on_before_anything_is_durable_is_found_out() -> None:
+    def wrong(state: State, event: Event) -> Transition:
+        right = step(state, event)
+        if not isinstance(event, OrderCame):
+            return right
+        rest = tuple(effect for effect in right.follow if not isinstance(effect, OffloadOn))
+        return rearranged(right, (OffloadOn(), *right.prepare), rest)
+
+    with pytest.raises(BrokenPromiseError, match="nothing on disk would take that back"):
+        Model("first confirm", 1, 3.0, step=wrong, phases=("hw", "tx")).search()
+
+
+def test_a_machine_that_does_not_look_after_cards_when_it_starts_is_found_out() -> None:
+    """Phase tx has been confirmed, and a boot gives the cards their drivers' way, which is on."""
+
+    def wrong(durable: Durable, boot: str, flag: bool, lapsed: bool) -> Transition:
+        right = recover(durable, boot, flag, lapsed)
+        return rearranged(right, (), tuple(effect for effect in right.follow if not isinstance(effect, OffloadOff)))
+
+    with pytest.raises(BrokenPromiseError, match="the cards are on in phase tx"):
+        Model("first confirm", 1, 2.0, recover=wrong).search()
 
 
 def late(*kinds: type) -> Model:

@@ -103,7 +103,7 @@ class Hosts(RuleBasedStateMachine):
     @rule(
         epoch=st.integers(1, 5),
         lease=st.integers(5, 50),
-        phase=st.sampled_from(["userspace", "tx"]),
+        phase=st.sampled_from(["userspace", "tx", "hw"]),
         method=st.sampled_from([None, "switchback", "connections"]),
     )
     def order(self, epoch: int, lease: int, phase: str, method: str | None) -> None:
@@ -118,7 +118,7 @@ class Hosts(RuleBasedStateMachine):
             self.ordered_over = self.connection
         if not code:
             assert epoch >= self.best_epoch, "a stale epoch won"
-            assert not (flagged and phase == "tx"), "kTLS was ordered under a flag"
+            assert not (flagged and phase != "userspace"), "kTLS was ordered under a flag"
             self.best_epoch = epoch
 
     @precondition(lambda self: self.agent is not None and self.agent.state.order is not None)
@@ -214,6 +214,16 @@ class Hosts(RuleBasedStateMachine):
         lease = (self.host.state_dir / "lease").read_text()
         assert self.host.helpers.armed, "nobody but the agent guards the lease"
         assert self.host.now < float(lease.rpartition("=")[2]) + 0.25
+
+    @invariant()
+    def cards_are_what_the_phase_wants_or_it_is_worked_on(self) -> None:
+        if self.agent is not None and not any(self.host.flags.present()):
+            assert self.host.cards_are_right(self.agent), (self.host.cards, self.host.before_hw, self.agent.state)
+
+    @invariant()
+    def hw_without_a_card_that_was_switched_on_is_not_in_force(self) -> None:
+        if self.agent is not None and self.agent.state.wanted == "hw" and self.agent.state.tested:
+            assert self.host.before_hw is not None or self.agent._cards_owed
 
     @invariant()
     def what_is_committed_is_whole(self) -> None:

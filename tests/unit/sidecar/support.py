@@ -125,6 +125,7 @@ def report_of(counts: Counts, **changes: Any) -> Report:
         "uptime_s": 1.0,
         "mode": "tx",
         "share": 1.0,
+        "tls12": False,
         "effective_mode": "tx",
         "off_flag": False,
         "drain_until": None,

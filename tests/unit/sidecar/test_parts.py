@@ -360,7 +360,7 @@ def test_a_flag_that_cannot_be_looked_at_counts_as_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "code"),
-    [("hw", "unsupported_mode"), ("on", "bad_mode"), (None, "bad_mode"), ([], "bad_mode")],
+    [("HW", "bad_mode"), ("on", "bad_mode"), (None, "bad_mode"), ([], "bad_mode")],
 )
 def test_other_modes_are_refused(mode: Any, code: str) -> None:
     switch = ModeSwitch([], lambda _mode: None)

@@ -165,12 +165,18 @@ def test_the_most_connections_is_for_all_together(command: Command, certificate:
 # --- mode ---------------------------------------------------------------------------------------------------------
 
 
-def test_rx_is_a_mode_and_hw_is_not_yet(crew: Crew) -> None:
-    assert crew.call(verb="mode", mode="rx")["effective_mode"] == "rx"
-    assert 'ktls_sidecar_mode{mode="rx"} 1\n' in crew.call(verb="metrics")["text"]
+@pytest.mark.parametrize("mode", ["rx", "hw"])
+def test_every_mode_is_in_the_metrics(crew: Crew, mode: str) -> None:
+    assert crew.call(verb="mode", mode=mode)["effective_mode"] == mode
+    assert f'ktls_sidecar_mode{{mode="{mode}"}} 1\n' in crew.call(verb="metrics")["text"]
+
+
+def test_workers_are_told_of_tls12(crew: Crew) -> None:
+    assert crew.call(verb="mode", mode="hw", tls12=True)["tls12"] is True
+    assert crew.call(verb="mode", mode="tx")["tls12"] is False
     with pytest.raises(JsonSockError) as caught:
-        crew.call(verb="mode", mode="hw")
-    assert caught.value.code == "unsupported_mode"
+        crew.call(verb="mode", mode="rx", tls12=True)
+    assert caught.value.code == "bad_tls12"
 
 
 def drawn(crew: Crew) -> dict[str, int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def offloaded(moved: dict[str, int], *more: dict[str, Any], stats: dict[str, int
         start=digest(kind(sent=0, **hw), nic=nic),
         now=digest(kind(sent=9 * GIB, **hw), *more, nic={**nic, **moved}),
     )
+
+
+def flapped(deleted: int, told: int | None = None) -> Evidence:
+    """The link went down: contexts of the driver are gone, what the kernel says has not changed."""
+    evidence = offloaded({"tx_tls_encrypted_bytes": 2 * GIB, "tx_tls_ctx": 90, "tx_tls_del": 86 + deleted})
+    now = {**(evidence.now or {}), "tls_stat": {"TlsCurrTxDevice": 4}}
+    shown = {} if told is None else {"hw": {"open": {"hw": 4, "stale": told}}}
+    return replace(evidence, now=now, status={**(evidence.status or {}), **shown})
+
+
+def test_the_agent_has_followed_it_and_knows_better_than_one_look() -> None:
+    assert "stale_hw" not in causes(flapped(4, told=0))
+    assert "stale_hw" not in causes(flapped(0))
 
 
 working = {"tx_tls_encrypted_bytes": 9 * GIB, "tx_tls_encrypted_packets": 10**6}
@@ -166,6 +180,10 @@ def test_hardware_that_works_is_healthy() -> None:
         # Hardware.
         (host(status=status(phase="hw")), "none_in_hardware", "confirmed", "no connection ever went to the card"),
         (offloaded({}), "stale_hw", "confirmed", "sent 9.0 GiB; the cards' counters moved by 0"),
+        (flapped(4), "stale_hw", "confirmed", "4 of 4 open connections that the kernel calls hw have no card"),
+        (flapped(4), "stale_hw", "confirmed", "the drivers hold 0 contexts"),
+        (flapped(4), "stale_hw", "confirmed", "sent 9.0 GiB since the order while cards encrypted 2.0 GiB"),
+        (flapped(3, told=3), "stale_hw", "confirmed", "3 of 4 open connections"),
         (
             offloaded(working, kind("sw", sent=1, version="TLSv1.3", connections=12)),
             "tls13_not_offloaded",

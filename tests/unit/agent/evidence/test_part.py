@@ -20,6 +20,7 @@ from ktls_agent.evidence.nic import NicCounters
 from ktls_agent.evidence.part import EvidencePart, summarise
 from ktls_host.commands import CommandResult
 from ktls_host.errors import KtlsError
+from ktls_host.nic import drivers, tls_features
 
 PLAIN = Kind(443, "web", "", "", "none", "none")
 KTLS = Kind(443, "web", "TLSv1.3", "AES-256-GCM", "sw", "none")
@@ -199,6 +200,17 @@ class Ethtool:
         if argv[2] not in self.answers:
             raise KtlsError("command_missing", "no ethtool")
         return CommandResult(0, self.answers[argv[2]], "")
+
+
+def test_nic_counters_of_the_labs_device_in_the_lab(tmp_path: Any, monkeypatch: Any) -> None:
+    (tmp_path / "sim0").mkdir()
+    monkeypatch.setattr(tls_features, "driver_of", lambda name: "tlssim")
+    monkeypatch.setattr(drivers, "LAB_MARKER", str(tmp_path / "marker"))
+    runner = Ethtool({"sim0": "tx_tls_ctx: 5\ntx_tls_refused: 2\nsim_leaked: 1\n"})
+    assert NicCounters(runner, str(tmp_path)).read() == {}  # type: ignore[arg-type]
+    (tmp_path / "marker").touch()
+    found = NicCounters(runner, str(tmp_path)).read()  # type: ignore[arg-type]
+    assert found == {"sim0": {"tx_tls_ctx": 5, "tx_tls_refused": 2}}
 
 
 def test_nic_counters(tmp_path: Any) -> None:

@@ -196,8 +196,9 @@ def test_the_detail_has_the_numbers(rule: Rule) -> None:
     watcher = Watcher(rule, replace(rule.default, windows=1))
     names = (*rule.counts, *rule.among)
     big = rule.default.events * 2
-    watcher.look(Reading(0.0, dict.fromkeys(names, 0.0), dict.fromkeys(GROUPS, 0.0)))
-    trip = watcher.look(Reading(30.0, dict.fromkeys(names, big), dict.fromkeys(GROUPS, 30.0)))
+    watcher.look(Reading(0.0, dict.fromkeys((*names, *rule.less), 0.0), dict.fromkeys(GROUPS, 0.0)))
+    idle = dict.fromkeys(rule.less, 0.0)
+    trip = watcher.look(Reading(30.0, {**dict.fromkeys(names, big), **idle}, dict.fromkeys(GROUPS, 30.0)))
     assert trip is not None
     assert f"{big * len(rule.counts):.0f} {rule.unit}" in trip.detail
     assert "\n" not in trip.detail

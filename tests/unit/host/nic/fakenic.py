@@ -81,6 +81,13 @@ class FakeHost:
         self._sysfs(name, [lower], "DEVTYPE=vlan\n")
         self.write(f"fake/{name}.json", json.dumps({"driver": "802.1Q VLAN Support", "features": {}}))
 
+    def add_stacked(self, name: str, driver: str, lower: str) -> None:
+        """Add a virtual interface over another one that has features of a card: the lab's test device."""
+        self._sysfs(name, [lower])
+        self.write(f"sys/class/net/{name}/iflink", "2\n")
+        state = {key: self._state(words) for key, words in {RXCSUM: "on", CSUM: "on", TX: "off", RX: "off"}.items()}
+        self.write(f"fake/{name}.json", json.dumps({"driver": driver, "features": state}))
+
     def route(self, name: str) -> None:
         with (self.root / "proc/net/route").open("a") as stream:
             stream.write(f"{name}\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n")

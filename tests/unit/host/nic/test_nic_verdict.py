@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ktls_host.nic import drivers
 from ktls_host.nic.ethtool import Feature, parse_features
 from ktls_host.nic.interface import Bond, Nic
 from ktls_host.nic.probe import probe
@@ -47,6 +48,25 @@ def bond(bond_: Bond, name: str = "bond0", route: bool = True) -> Nic:
 
 def vlan(lower: str) -> Nic:
     return Nic("vlan5", "vlan", lowers=(lower,), carries_default_route=True)
+
+
+def test_a_test_device_outside_of_the_lab_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sim = replace(TLS_ON, name="sim0", kind="virtual", driver="tlssim", lowers=("eth1",))
+    (refusal,) = hw_reasons([sim], {})[0]
+    assert refusal.code == "lab_device"
+    assert "ip link delete sim0" in refusal.cure
+    marker = tmp_path / "tlssim"
+    marker.touch()
+    monkeypatch.setattr(drivers, "LAB_MARKER", str(marker))
+    refused, unsure, notes = hw_reasons([sim], {})
+    assert (refused, unsure) == ([], [])
+    assert "tls13_not_offloaded" in {note.code for note in notes}
+    assert "tlssim" not in drivers.named(), "never advised"
+
+
+def test_tls13_is_told_in_these_words() -> None:
+    (note,) = [note for note in hw_reasons([TLS_OFF], {})[2] if note.code == "tls13_not_offloaded"]
+    assert note.message.startswith("TLS 1.3 is not offloaded by this kernel")
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,13 @@ class Kernel:
         self.features = features
         self.names = NAMES
         self.errors: dict[str, int] = {}
+        self.drivers: dict[str, str] = {}
+        self.down: set[str] = set()
 
-    def ioctl(self, _sock: object, number: int, ifreq: bytes) -> int:
+    def ioctl(self, _sock: object, number: int, ifreq: bytes) -> int | bytes:
+        if number == 0x8913:
+            name = ifreq[:16].rstrip(b"\0").decode()
+            return ifreq[:16] + struct.pack("=H22x", 0x1002 | (name not in self.down))
         assert (number, len(ifreq)) == (0x8946, 40)
         name, address = struct.unpack("16sQ", ifreq[:24])
         interface = name.rstrip(b"\0").decode()
@@ -46,6 +51,10 @@ class Kernel:
         elif command == 0x3A:
             words = [(bits >> 32 * block) & 0xFFFFFFFF for block in (0, 1) for bits in (*self.features[interface], 0)]
             self.write(address + 4, struct.pack("=I8I", 2, *words))
+        elif command == 0x03:
+            if interface not in self.drivers:
+                raise OSError(errno.EOPNOTSUPP, "no driver")
+            self.write(address + 4, self.drivers[interface].encode().ljust(32, b"\0"))
         else:
             raise AssertionError(command)
         return 0
@@ -144,3 +153,21 @@ def test_the_kernel_of_this_machine_says_what_ethtool_says() -> None:
                 )
                 assert (active, not available or never) == (feature.on, feature.fixed), (interface, name)
                 assert feature.fixed or requested == feature.requested, (interface, name)
+
+
+def test_cards_are_interfaces_with_a_feature_their_driver_and_what_is_on(kernel: Kernel) -> None:
+    able = bit(TX) | bit(RX)
+    kernel.features.update(sim0=(able, able, bit(TX)), eth1=(able, 0, 0), odd0=(able, 0, 0), gone0=(able, 0, 0))
+    kernel.drivers.update(sim0="tlssim", eth1="mlx5_core", gone0="x")
+    kernel.errors["gone0"] = errno.ENODEV
+    kernel.down.add("eth1")
+    assert tls_features.cards() == (
+        tls_features.TlsCard("eth1", "mlx5_core", False, False, False),
+        tls_features.TlsCard("odd0", "", False, False, True),
+        tls_features.TlsCard("sim0", "tlssim", True, False, True),
+    )
+    assert tls_features.driver_of("sim0") == "tlssim"
+    assert tls_features.driver_of("odd0") is None
+    kernel.errors["eth1"] = errno.EIO
+    with pytest.raises(OSError, match="as the test wants"):
+        tls_features.cards()
