@@ -21,6 +21,7 @@ OTHERS = (
     "exchange.py",
     "httpserver.py",
     "jsonserver.py",
+    "task.py",
     "jsonsock.py",
     "order.py",
     "sock_diag.py",
