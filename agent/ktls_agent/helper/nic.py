@@ -56,7 +56,9 @@ def on(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:
             _back(root, runner)
             raise
         before = nic_on.words(nic_on.recorded(root))
-    return {"changed": changed, "before": before, "interfaces": _shown(_about(root, runner), root), "notes": []}
+    # Only those: on a slow host each start of ethtool counts, and an order waits for this.
+    after = [nic_probe.ask(nic, runner) for nic in nics]
+    return {"changed": changed, "before": before, "interfaces": _shown(after, root), "notes": []}
 
 
 def back(root: str = "/", runner: Runner | None = None) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_phase_hw_from_the_order_to_the_last_byte_and_back(pair: Pair) -> None:
 def test_a_link_flap_leaves_stale_sessions_and_the_doctor_names_them(pair: Pair) -> None:
     """What ``ss`` calls hw is in software after the link was down; the transfer itself survives."""
     pair.order("hw", "flap")
-    slow = pair.download("/object", "50")
+    slow = pair.download("/object", "40")
     pair.fleet.wait("a connection in the card", lambda: "hw" in pair.card()["conf"], 60)
     assert pair.story(pair.server, "flap")["complaints"] == "0"
     pair.fleet.wait("stale", lambda: pair.agent("status")["hw"]["open"] == {"hw": 1, "stale": 1}, 40)
