@@ -603,6 +603,8 @@ static int add_link(struct net_device *dev, struct net *net, struct nlattr *tb[]
 	/* udev and tools shall take it for a card where the one below is one. */
 	SET_NETDEV_DEV(dev, lower->dev.parent);
 
+	/* So that the carrier comes, and with it the operational state. */
+	netif_carrier_off(dev);
 	error = register_netdevice(dev);
 	if (error)
 		return error;

@@ -17,6 +17,8 @@ NAMES = [
     *("tx_tls_skip_no_sync_data", "tx_tls_drop_no_sync_data", "rx_tls_ctx", "rx_tls_del", "rx_tls_resync_req_pkt"),
     *("sim_corrupted", "sim_leaked", "sim_dropped", "sim_reordered"),
 ]
+#: What Python says of it with OpenSSL 3.0 and with 3.5.
+BROKEN_RECORD = ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
 
 pytestmark = pytest.mark.parametrize("image", IMAGES)
 
@@ -89,7 +91,7 @@ def test_each_fault_alone(rig: Rig, image: str) -> None:
     corrupt, leak, drop, reorder = (told[name] for name in ("corrupt", "leak", "drop", "reorder"))
     for broken in (corrupt, leak):
         assert not broken["right"] and broken["honest"], broken
-        assert "BAD_RECORD_MAC" in broken["receiver"].upper(), broken
+        assert any(words in broken["receiver"] for words in BROKEN_RECORD), broken
         assert "TlsDecryptError" not in broken["tls"], "a receiver that is not in the kernel is the only one who knows"
     assert corrupt["card"]["sim_corrupted"] >= 1 and corrupt["seen"]["marked"] == 0
     assert leak["card"]["sim_leaked"] >= 1 and leak["seen"]["marked"] >= 1

@@ -76,6 +76,7 @@ def over_there(make: Callable[[], Made]) -> Made:
 def certificate(directory: Path) -> Path:
     """Make a key and a certificate that vouches for itself; return the file with both."""
     place = directory / "rig.pem"
+    directory.mkdir(mode=0o700, exist_ok=True)
     if not place.exists():
         key, certified = directory / "key.pem", directory / "certificate.pem"
         names = "subjectAltName=DNS:rig.test"
