@@ -136,7 +136,7 @@ def test_the_module_goes_under_an_open_connection(rig: Rig, image: str) -> None:
 def test_random_faults(rig: Rig, image: str) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    told = rig.tell(image, "chaos", str(seed), "12")
+    told = rig.tell(image, "chaos", str(seed), "8")
     assert told["wrong"] == [], (seed, told["told"])
     assert told["balanced"], (seed, told["card"])
     is_hardware(told["after"], MIB // 4)

@@ -51,7 +51,9 @@ def test_another_machine_downloads_and_looks_at_the_wire(joined: Rig, image: str
     joined.run(server, f"echo 2 > {knob}")
     served, fetched = download(joined, server, client)
     joined.run(server, f"echo 0 > {knob}")
-    assert fetched["status"] != 0 and "bad record mac" in fetched["error"].lower(), fetched
+    # CURLE_RECV_ERROR: the record's tag is wrong; each OpenSSL has other words for it.
+    assert fetched["status"] == 56 and "SSL_read" in fetched["error"], fetched
+    assert fetched["sha256"] != hashlib.sha256(content(SIZE)).hexdigest()
     assert fetched["seen"]["marked"] >= 1, "the other machine read it"
     assert served["card"]["sim_leaked"] >= 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,18 +20,35 @@ from .wire import GCM128, Watcher, certificate, content, moved, run, statistics,
 
 CARD, LOWER, PORT = "sim0", "eth1", 9443
 PLACE = Path("/root/rig")
+# s_server of OpenSSL 3.0 has no -ktls.
+CONFIGURATION = """\
+openssl_conf = init
+[init]
+ssl_conf = modules
+[modules]
+system_default = all
+[all]
+Options = KTLS
+"""
 
 
 def serve(size: str) -> dict[str, Any]:
     """Serve ``object`` once, by sendfile; look at the connection until it ends."""
     pem = certificate(PLACE)
     (PLACE / "object").write_bytes(content(int(size)))
+    (PLACE / "ktls.cnf").write_text(CONFIGURATION)
     tls, card = tls_stat(), statistics(CARD)
+    command = ["openssl", "s_server", "-accept", str(PORT), "-cert", str(pem), "-key", str(pem), "-tls1_2"]
+    command += ["-cipher", GCM128, "-sendfile", "-WWW", "-naccept", "1"]
     server = subprocess.Popen(
-        ["openssl", "s_server", "-accept", str(PORT), "-cert", str(pem), "-key", str(pem), "-tls1_2", "-cipher", GCM128,
-         "-ktls", "-sendfile", "-WWW", "-naccept", "1"],
-        cwd=PLACE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command,
+        env=os.environ | {"OPENSSL_CONF": str(PLACE / "ktls.cnf")},
+        cwd=PLACE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     seen: set[str] = set()
     deadline = time.monotonic() + 50
     while server.poll() is None and time.monotonic() < deadline:
