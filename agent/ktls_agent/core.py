@@ -797,13 +797,13 @@ class Agent:
                 return
             steps = await self._undoer.once(revert, datapath)
             was_stuck = self.state.stuck
-            transition = step(self.state, UndoTried(revert, steps))
+            transition = step(self.state, UndoTried(revert, steps, self._undoer.busy))
             now = transition.state.revert
             if now is not None:
-                self._undo_at_s = self.clock() + 2.0 ** (now.tries - 1)
+                self._undo_at_s = self.clock() + 2.0 ** max(0, now.tries - 1)
             if now is not None and now.failed and now is not revert:
                 failed = "; ".join(f"{one.step}: {one.detail}" for one in steps if one.result == "failed")
-                _LOG.error("revert, try %d: %s", now.tries, failed)
+                _LOG.error("revert, try %d: %s", now.tries or 1, failed)
                 if transition.state.stuck and not was_stuck:
                     _LOG.critical("stuck: userspace TLS serves; repair that and clear")
                     self.audit.record("stuck", by="agent", steps=failed)

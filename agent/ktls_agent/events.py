@@ -69,10 +69,11 @@ class RevertCame:
 
 @dataclass(frozen=True)
 class UndoTried:
-    """The steps of ``revert`` were tried once, with these results."""
+    """The steps of ``revert`` were tried once, with these results; ``waiting``: a helper has yet to say what it came to."""
 
     revert: Revert
     steps: tuple[StepResult, ...]
+    waiting: bool = False
 
 
 @dataclass(frozen=True)

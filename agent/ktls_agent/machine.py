@@ -261,7 +261,9 @@ def _reverted(state: State, reason: str, unload: bool = False) -> Transition:
 def _undone(state: State, event: UndoTried) -> Transition:
     if state.revert != event.revert or state.status not in ("none", "reverted", "stuck"):
         return Transition(state)  # another order, or another revert, has come meanwhile
-    revert = replace(event.revert, tries=event.revert.tries + 1, steps=event.steps)
+    # Who has not answered has not failed: a slow host is not stuck.
+    tries = event.revert.tries + (0 if event.waiting else 1)
+    revert = replace(event.revert, tries=tries, steps=event.steps)
     after = replace(state, revert=revert)
     if revert.failed and not revert.open:
         after = replace(after, status="stuck", stuck=True)

@@ -62,7 +62,7 @@ class Undoer:
     async def once(self, revert: Revert, datapath: Awaitable[tuple[str, str]]) -> tuple[StepResult, ...]:
         """Try once what ``revert`` has not done yet; ``datapath`` is under way. Takes a few seconds at most."""
         phase = revert.order.phase if revert.order else USERSPACE
-        if revert.tries == 0:  # what was asked for another revert, and has ended since, says nothing of this one
+        if not revert.steps:  # what was asked for another revert, and has ended since, says nothing of this one
             self._asked = {step: task for step, task in self._asked.items() if not task.done()}
         before = {one.step: one for one in revert.steps if one.result != "failed"}
         if "nic" not in before:

@@ -14,6 +14,7 @@ import pytest
 import ktls_agent.marks
 from ktls_agent.core import Agent
 from ktls_agent.machine import UNDO_TRIES, RefusedError
+from ktls_host.errors import KtlsError
 
 from .conftest import Host, drained, order
 from .test_orders import nothing, refused, run
@@ -391,6 +392,36 @@ def test_helpers_that_take_their_time_are_asked_once_each(host: Host) -> None:
         assert (results(agent)["nic"], results(agent)["module"]) == ("done", "done")
         assert sorted(asked) == ["disarm", "off", "unload"]
         assert (agent.state.status, agent.problems, agent._armed) == ("reverted", [], False)
+
+    run(host, scenario)
+
+
+def test_nobody_is_stuck_while_a_helper_is_at_work(host: Host) -> None:
+    """As under load, where it takes longer than a step waits, and fails in the end: only the end is a try."""
+
+    async def scenario(host: Host, agent: Agent) -> None:
+        await commit(agent)
+        agent._undoer._wait_s = 0.01
+        answers: list[asyncio.Future[dict[str, Any]]] = []
+
+        async def slow(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            if path != "nic":
+                return await host.helpers.call(path, request, timeout_s)
+            answers.append(asyncio.get_running_loop().create_future())
+            return await answers[-1]
+
+        agent._levers._call = slow
+        await agent.revert("test")
+        for number in range(1, UNDO_TRIES):
+            assert len(answers) == number
+            answers[-1].set_exception(KtlsError("timeout", "no answer within 30 s"))
+            await tried(host, agent, 1)  # hears of it
+            assert agent.state.revert is not None
+            assert (agent.state.revert.tries, agent.state.status) == (number, "reverted")
+            await tried(host, agent, 1)  # and asks again
+        answers[-1].set_result({"ok": True, "changed": True})
+        await tried(host, agent, 1)
+        assert (results(agent)["nic"], agent.state.status) == ("done", "reverted")
 
     run(host, scenario)
 
