@@ -69,7 +69,10 @@ class RevertCame:
 
 @dataclass(frozen=True)
 class UndoTried:
-    """The steps of ``revert`` were tried once, with these results; ``waiting``: a helper has yet to say what it came to."""
+    """The steps of ``revert`` were tried once, with these results.
+
+    :param waiting: a helper is still at work, and has yet to say what it came to.
+    """
 
     revert: Revert
     steps: tuple[StepResult, ...]
