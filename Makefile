@@ -62,6 +62,9 @@ vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
 
+vm-operator: prepare ## Phase hw as an operator does it, with sentinel, plan and a card that leaks (some minutes; not part of test)
+	@$(BIN)/pytest -q -s tests/vm/operator
+
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
 	@$(BIN)/ktls lab build --image debian13-gnutls
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
@@ -80,4 +83,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-gnutls vm-nginx bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean

@@ -22,7 +22,7 @@ from ktls_control.rollout import journal, store
 from .. import deployed as deployed_hosts
 from ..conftest import StartLab
 from ..fleet.fleet import ROOT
-from .hosts import CARD, Pair
+from ..hw.hosts import CARD, Pair
 
 GROUP = "hw_served"
 POLICY = {
