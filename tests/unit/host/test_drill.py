@@ -55,6 +55,7 @@ class FakeHost:
         self.card = {"encrypted": 500, "sent": 500, "installed": 2, "software": 3}
         self.features = False
         self.files = {"/etc/ktls/agent.json": "file 0640", "module tls": "loaded", "eth1 tls-hw-tx-offload": "off"}
+        self.first, self.restored = "off", False
         self.proof = Proof(True, None, "OpenSSL", (cell(),))
         self.looks = 0
         self.told: dict[str, Any] = {}
@@ -119,6 +120,7 @@ class FakeHost:
         self.phase = order["phase"]
         if self.phase == "hw" and "feature stays off" not in self.faults:
             self.features, self.files["eth1 tls-hw-tx-offload"] = True, "on"
+            self.files["/var/lib/ktls-levers/offload:eth1.json"] = "file 0600"
             self.protocol = "TLSv1.2"
         self.sessions += "no session" not in self.faults
         self.ktls = 3
@@ -146,7 +148,9 @@ class FakeHost:
         return {"effective_mode": mode, "connections": {"ktls_tx": self.ktls}, "ktls_rx": {"connections": 0}}
 
     def restore_cards(self) -> None:
-        self.files["eth1 tls-hw-tx-offload"] = "off"
+        self.restored = True
+        self.files["eth1 tls-hw-tx-offload"] = self.first
+        self.files.pop("/var/lib/ktls-levers/offload:eth1.json", None)
 
     def start_off(self, reason: str, unload: bool) -> Off:
         self.offs.append((reason, unload))
@@ -320,6 +324,17 @@ def test_a_drill_of_hw_is_proved_by_the_cards_own_count() -> None:
     assert (found.phase, found.protocol) == ("hw", "TLSv1.3")
     assert host.told["durations"].keys() == {"enable_s", "card_s", "off_s", "drained_s", "total_s"}
     assert (host.mode, host.files["eth1 tls-hw-tx-offload"], host.protocol) == ("userspace", "off", "TLSv1.3")
+
+
+@pytest.mark.parametrize("first", ["on", "off"])
+def test_a_card_is_after_a_drill_what_its_driver_made_it(first: str) -> None:
+    """Off leaves it off and what it was on record: right for a host that is off, and not for one that was drilled."""
+    host = FakeHost()
+    host.first = host.files["eth1 tls-hw-tx-offload"] = first
+    found = run(host, phase="hw")
+    assert found.ok, found
+    assert host.restored
+    assert host.files["eth1 tls-hw-tx-offload"] == first
 
 
 @pytest.mark.parametrize(
