@@ -84,6 +84,7 @@ def _back(root: str, runner: Runner) -> tuple[bool, list[str]]:
     notes: list[str] = []
     if nic_on.flagged(root):
         _features_only(root, runner)
+        notes = nic_on.own(_about(root, runner), root)
     else:
         notes = nic_on.put_back(before, _about(root, runner), root, runner)
         if notes:

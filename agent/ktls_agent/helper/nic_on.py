@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ktls_host import originals
@@ -102,6 +103,28 @@ def put_back(before: Before, nics: Iterable[Nic], root: str, runner: Runner) -> 
             lever.present(wish, root=root, runner=runner, held=True)
         except KtlsError as error:
             problems.append(f"{name}: {error.message}")
+    return problems
+
+
+def own(nics: Iterable[Nic], root: str) -> list[str]:
+    """Note that features which are off now were switched off by us, by ``ktls-off`` perhaps, which keeps no record.
+
+    So a restoration gives them back, and does not take them for somebody else's wish. Call it under the lock.
+
+    :returns: a line for each interface whose record could not be written: off matters more.
+    """
+    problems = []
+    for nic in nics:
+        try:
+            record = originals.load(remembered.lever_of(nic.name), root)
+            if record is None:
+                continue
+            memory = Memory.parse(record.lever, record.facts).settled(nic)
+            ours = frozenset(name for name in drivers.FEATURES.values() if name in memory.features)
+            facts = replace(memory, touched=memory.touched | ours).as_facts()
+            originals.save(replace(record, facts=facts), root)
+        except KtlsError as error:
+            problems.append(f"{nic.name}: {error.message}")
     return problems
 
 

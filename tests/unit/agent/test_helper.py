@@ -355,6 +355,21 @@ def test_nic_under_a_flag_goes_off_and_never_on(lab_cards: FakeHost, flag: str) 
     assert {tx for tx, _ in state(host).values()} == {"off"}, "what was before is for a host that is not off"
 
 
+def test_what_the_shell_switched_off_in_hw_is_ours_to_give_back(lab_cards: FakeHost) -> None:
+    host, root = lab_cards, str(lab_cards.root)
+    before = state(host)
+    nic.on(root, host)  # type: ignore[arg-type]
+    host.write("run/ktls/off", "")
+    for name in before:
+        host.request(name, TX, False)  # as ktls-off does it, without a record
+    nic.back(root, host)  # type: ignore[arg-type]
+    assert {tx for tx, _ in state(host).values()} == {"off"}
+    (host.root / "run/ktls/off").unlink()
+    done = nic.put_back(root, host)  # type: ignore[arg-type]
+    assert state(host) == before
+    assert done["notes"] == []
+
+
 def test_nic_on_that_meets_a_flag_under_way_takes_itself_back(lab_cards: FakeHost) -> None:
     def raise_flag(argv: tuple[str, ...]) -> None:
         if argv[:2] == ("ethtool", "-K"):
