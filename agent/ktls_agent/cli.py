@@ -14,12 +14,13 @@ import sys
 import time
 from typing import Any
 
+from ktls_host.commandline import FAILED, OK, reader_gone, refused
 from ktls_host.errors import KtlsError
 
 from . import defaults
 from .version import VERSION
 
-OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+USAGE = 2
 _QUICK_S = 15.0
 _SLOW_S = 60.0  # order and probe wait for a handshake and a transfer
 
@@ -63,14 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     except KtlsError as error:
         if arguments.verb == "off" and error.code in ("unreachable", "timeout", "protocol"):
             return _off_without_agent(arguments, error)
-        if getattr(arguments, "json", False):
-            print(json.dumps({"ok": False, "error": {"code": error.code, "message": error.message}}))
-        print(f"ktls-agent: {os.uname().nodename}: {error.message}", file=sys.stderr)
-        return UNREACHABLE if error.code in ("unreachable", "timeout", "protocol") else FAILED
+        return refused("ktls-agent", error, as_json=getattr(arguments, "json", False))
     except BrokenPipeError:
-        # The reader of our output is gone: nothing to report, and nobody to report it to.
-        sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115
-        return OK
+        return reader_gone()
     except KeyboardInterrupt:
         return OK
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ktls_host import configfile
 from ktls_host.errors import KtlsError
 
 from . import defaults
@@ -78,14 +78,7 @@ class AgentConfig:
 
 def load(path: str = DEFAULT_PATH) -> AgentConfig:
     """Read the configuration at ``path``. Raises :class:`KtlsError`: bad_config."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            raw = json.load(handle)
-    except OSError as error:
-        raise KtlsError("bad_config", f"cannot read {path}: {error.strerror}; deploy the agent's role") from error
-    except ValueError as error:
-        raise KtlsError("bad_config", f"{path} is not JSON: {error}; deploy the agent's role") from error
-    return parse(raw, path)
+    return parse(configfile.read(path, "deploy the agent's role"), path)
 
 
 def parse(raw: Any, source: str) -> AgentConfig:

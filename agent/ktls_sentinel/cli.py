@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from typing import Any
 
+from ktls_host.commandline import OK, reader_gone, refused
 from ktls_host.errors import KtlsError
 
 from .version import VERSION
 
-OK, FAILED, UNREACHABLE = 0, 1, 3
 _CONFIG = "/etc/ktls/sentinel.json"
 _SOCKET = "/run/ktls-sentinel/sentinel.sock"
 _CALL_S = 15.0
@@ -31,14 +30,9 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(arguments.config)
         return _ask(arguments)
     except KtlsError as error:
-        if getattr(arguments, "json", False):
-            print(json.dumps({"ok": False, "error": error.as_dict()}))
-        print(f"ktls-sentinel: {os.uname().nodename}: {error.message}", file=sys.stderr)
-        return UNREACHABLE if error.code in ("unreachable", "timeout", "protocol") else FAILED
+        return refused("ktls-sentinel", error, as_json=getattr(arguments, "json", False))
     except BrokenPipeError:
-        # The reader of our output is gone: nothing to report, and nobody to report it to.
-        sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115
-        return OK
+        return reader_gone()
     except KeyboardInterrupt:
         return OK
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ktls_host import configfile
 from ktls_host.errors import KtlsError
 from ktls_host.probe_object import PROBE_NAME, PROBE_SIZE
 
@@ -66,14 +66,7 @@ class SentinelConfig:
 
 def load(path: str = DEFAULT_PATH) -> SentinelConfig:
     """Read the configuration at ``path``. Raises :class:`KtlsError`: bad_config."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            raw = json.load(stream)
-    except OSError as error:
-        raise KtlsError("bad_config", f"cannot read {path}: {error.strerror}; run playbook sentinel.yml") from error
-    except (ValueError, RecursionError) as error:
-        raise KtlsError("bad_config", f"{path} is not JSON: {error}; run playbook sentinel.yml") from error
-    return parse(raw, path)
+    return parse(configfile.read(path, "run playbook sentinel.yml"), path)
 
 
 def parse(raw: Any, source: str) -> SentinelConfig:

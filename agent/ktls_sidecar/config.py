@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ktls_host import configfile
 from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import RequestError
 
@@ -108,14 +108,7 @@ def key_path(key: str) -> str:
 
 def load(path: str) -> Config:
     """Read the JSON file ``path``. Raises KtlsError ``bad_config`` with the cure."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        message = f"cannot read the configuration {path} ({error.strerror}); write it, or name another with --config"
-        raise KtlsError("bad_config", message) from error
-    except ValueError as error:
-        raise KtlsError("bad_config", f"the configuration {path} is not JSON: {error}") from error
+    data = configfile.read(path, "write it, or name another with --config")
     try:
         return parse(data)
     except ValueError as error:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from ktls_host import configfile
 from ktls_host.errors import KtlsError
 
 DEFAULT_PATH = "/etc/ktls/pull.json"
@@ -51,14 +51,7 @@ class PullConfig:
 
 def load(path: str = DEFAULT_PATH) -> PullConfig:
     """Read the configuration at ``path``. Raises :class:`KtlsError`: bad_config."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            raw = json.load(handle)
-    except OSError as error:
-        raise KtlsError("bad_config", f"cannot read {path}: {error.strerror}; run playbook pull.yml") from error
-    except (ValueError, RecursionError) as error:
-        raise KtlsError("bad_config", f"{path} is not JSON: {error}; run playbook pull.yml") from error
-    return parse(raw, path)
+    return parse(configfile.read(path, "run playbook pull.yml"), path)
 
 
 def parse(raw: Any, source: str) -> PullConfig:

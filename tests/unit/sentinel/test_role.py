@@ -17,23 +17,17 @@ import yaml
 from ktls_control.sentinel import GROUP
 from ktls_host import release
 from ktls_sentinel import config
+from tests import rolefiles
 
 ROOT = Path(__file__).parents[3]
-ROLE = ROOT / "roles/ktls_sentinel"
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((ROLE / name).read_text())
+    return rolefiles.read("ktls_sentinel", name)
 
 
 def test_every_option_is_documented_and_has_the_default_that_is_documented() -> None:
-    options = read("meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    defaults = read("defaults/main.yml")
-    assert set(options) == set(defaults)
-    for name, default in defaults.items():
-        assert options[name]["description"], name
-        if "{{" not in str(default):
-            assert options[name]["default"] == default, name
+    rolefiles.check_options("ktls_sentinel")
 
 
 MINE: dict[str, Any] = {"name": "a", "host": "a.example.org", "port": 443, "server_name": "a.example.org"}
@@ -59,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 {
                     "hosts": GROUP,
                     "gather_facts": False,
-                    "vars_files": [str(ROLE / "defaults/main.yml")],
+                    "vars_files": [str(ROOT / "roles/ktls_sentinel/defaults/main.yml")],
                     "vars": {"ansible_python_interpreter": sys.executable},
                     "tasks": [
                         {

@@ -136,4 +136,4 @@ def test_no_configuration(command: Command) -> None:
     )
     assert child.returncode == 78
     assert child.stderr.count("\n") == 1
-    assert "cannot read the configuration /nonexistent.json" in child.stderr
+    assert "cannot read /nonexistent.json" in child.stderr

@@ -3,30 +3,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from ktls_sidecar import config
-
-ROLE = Path(__file__).parents[3] / "roles/ktls_sidecar"
+from tests import rolefiles
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((ROLE / name).read_text())
+    return rolefiles.read("ktls_sidecar", name)
 
 
 def test_every_option_is_documented_and_has_the_default_that_is_documented() -> None:
-    options = read("meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    defaults = read("defaults/main.yml")
-    assert set(options) == set(defaults)
-    for name, default in defaults.items():
-        if "{{" not in str(default):
-            assert options[name]["default"] == default, name
-        assert options[name]["description"], name
+    rolefiles.check_options("ktls_sidecar")
 
 
 def test_the_sidecar_takes_what_the_role_writes() -> None:

@@ -7,29 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ktls_agent.pull import config
 from ktls_host import flag_document, flag_setup, flag_signature
 from ktls_host.flag_setup import DesiredPull, Signer
+from tests import rolefiles
 
 from .conftest import Keys
 
-ROLE = Path(__file__).parents[4] / "roles/ktls_pull"
 URL = "https://a.example.org/flag"
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((ROLE / name).read_text())
+    return rolefiles.read("ktls_pull", name)
 
 
 def test_every_option_is_documented_and_has_the_default_that_is_documented() -> None:
-    options = read("meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    defaults = read("defaults/main.yml")
-    assert set(options) == set(defaults)
-    for name, default in defaults.items():
-        assert options[name]["default"] == default, name
-        assert options[name]["description"], name
+    defaults = rolefiles.check_options("ktls_pull")
     (task,) = read("tasks/main.yml")
     assert {f"ktls_pull_{option}" for option in task["ktls.fleet.ktls_pull"]} == set(defaults)
 
