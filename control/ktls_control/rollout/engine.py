@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ktls_host.series import join
 
@@ -75,13 +75,28 @@ class Fleet:
             self._reach.__exit__(None, None, None)
 
 
+class Watchers(Protocol):
+    """Who watches the wire in phase ``hw``: :class:`.sentinels.Sentinels`, or a fake."""
+
+    def look(self, names: Sequence[str], since: float, now: float, /) -> Sighting: ...
+
+    def standing(self, names: Sequence[str], now: float, /) -> Sighting: ...
+
+
+def switch_fleet_off(plan: Plan, why: str) -> Mapping[str, Any]:
+    """The same as ``ktls off`` of an operator."""
+    from ..off.whole import whole_fleet
+
+    return whole_fleet(plan.inventory, plan.group, by=SENTINEL, reason=why)
+
+
 @dataclass
 class Engine:
     """One step of a run: open it, call one method, close it.
 
     :param check: check mode: nothing is waited for or judged.
-    :param sentinels: a :class:`.sentinels.Sentinels`, for phase ``hw``.
-    :param off: switches the whole fleet off, for the reason given; what ``ktls off --json`` prints.
+    :param sentinels: asked in phase ``hw``; None: those of ``known``.
+    :param off: switches the whole fleet of a plan off, for the reason given; returns what ``ktls off --json`` prints.
     """
 
     run: Run
@@ -93,8 +108,8 @@ class Engine:
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     observers: Observers | None = None
-    sentinels: Any = None
-    off: Callable[[str], Mapping[str, Any]] = field(default=lambda _why: {})
+    sentinels: Watchers | None = None
+    off: Callable[[Plan, str], Mapping[str, Any]] = switch_fleet_off
     complaints: list[str] = field(init=False, default_factory=list)
     state: RunState = field(init=False)
 
@@ -111,8 +126,7 @@ class Engine:
         with Journal(run.journal) as journal:
             known, plan = answers.load_known(run), plan_file.load(run.plan)
             with closing(Fleet(known.hosts)) as fleet:
-                engine = cls(run, plan, journal, fleet, known, check, sentinels=Sentinels(known.sentinels))
-                engine.off = engine.switch_fleet_off
+                engine = cls(run, plan, journal, fleet, known, check)
                 if not check:
                     engine.observers = Observers.begin(run.directory, plan, journal.events)
                 try:
@@ -423,6 +437,9 @@ class Engine:
 
     # The wire, in phase hw
 
+    def _watchers(self) -> Watchers:
+        return self.sentinels or Sentinels(self.known.sentinels)
+
     def watch_wire(self, number: int) -> Sighting | None:
         """What the sentinels have seen since the wave has its orders; None where the phase needs none.
 
@@ -432,7 +449,7 @@ class Engine:
             return None
         wave = self.state.wave(number)
         since = wave.soak_started or wave.since
-        watched: Sighting = self.sentinels.look(machine.taking_part(wave), since, self.clock())
+        watched = self._watchers().look(machine.taking_part(wave), since, self.clock())
         if watched.sight == "leak":
             self._leak(number, watched)
         self._saw(number, watched)
@@ -462,7 +479,7 @@ class Engine:
             control.ask(self.run.control, "off", by=SENTINEL, why=why)
         keys: dict[str, Any] = {"by": SENTINEL, "why": why, "ok": False, "hosts": {}}
         try:
-            done = self.off(f"sentinel: {why}")
+            done = self.off(self.plan, f"sentinel: {why}")
             hosts = done.get("hosts") or {}
             keys["hosts"] = {
                 name: {"off": bool(one.get("off")), **({"error": str(one["error"])} if one.get("error") else {})}
@@ -492,12 +509,6 @@ class Engine:
             said += ": run `ktls off` now"
         return f"plaintext on the wire: {done.get('why')}; {said}"
 
-    def switch_fleet_off(self, why: str) -> Mapping[str, Any]:
-        """The same as ``ktls off`` of an operator."""
-        from ..off.whole import whole_fleet
-
-        return whole_fleet(self.plan.inventory, self.plan.group, by=SENTINEL, reason=why)
-
     def _await_sentinel(self, number: int, planned: Wave, *, touched: bool) -> None:
         """Before anybody is ordered somebody has to watch; a sentinel that has just started is waited for.
 
@@ -507,7 +518,7 @@ class Engine:
             return
         began = self.clock()
         while True:
-            watched: Sighting = self.sentinels.standing(planned.hosts, self.clock())
+            watched = self._watchers().standing(planned.hosts, self.clock())
             if watched.sight == "leak" and (touched or any(wave.state == "promoted" for wave in self.state.waves)):
                 self._leak(number, watched)
             if watched.sight in ("clean", "none"):

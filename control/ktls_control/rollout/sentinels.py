@@ -85,7 +85,8 @@ def ready(statuses: Statuses, sentinels: Sequence[str], names: Sequence[str], no
     """Clean when all sentinels answer, between them are armed for every host, and no leak is latched. Pure."""
     leaks = [f"{name} has seen plaintext" for name, status in statuses.items() if status.get("leaks")]
     if leaks:
-        why = f"{'; '.join(leaks)}: find out why, then clear it there (ktls-sentinel clear)"
+        cure = "`ktls off` if hosts are in hw, find out why, then clear it there (ktls-sentinel clear)"
+        why = f"{'; '.join(leaks)}: {cure}"
         return Sighting("leak", why, now)
     silent = [name for name in sentinels if (statuses.get(name) or {}).get("ok") is not True]
     if silent:

@@ -334,7 +334,7 @@ class _Opened:
         known = answers.load_known(begun.run)
         return Engine(
             begun.run, begun.plan, self._journal, world, known, clock=world.clock, sleep=world.sleep,
-            sentinels=world.sentinel, off=world.off,
+            sentinels=world.sentinel, off=lambda _plan, why: world.off(why),
         )  # fmt: skip
 
     def __exit__(self, *_error: object) -> None:
