@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network cards on for phase ``hw``, and back to what they were right before it.
 
-Receiving by the card is not switched on: kernels up to 7.2 may hang when such a link goes down. An operator who wants
+Receiving by the card is not switched on: kernels up to 7.3 may hang when such a link goes down. An operator who wants
 it says so with ktls_offload.
 
 What the features were is a record of its own, durable before the first change, and there until they are back. It is

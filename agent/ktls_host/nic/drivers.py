@@ -2,7 +2,7 @@
 """Which network drivers of the Linux kernel offload TLS, and which only seem to. Data, from the kernel's source.
 
 A driver offloads TLS when it sets ``tlsdev_ops`` (include/linux/netdevice.h). The same set does in Linux 6.1, 6.12
-and 7.2. Drivers of a vendor, built outside the kernel, are another matter: their feature shows as not fixed.
+and 7.3. Drivers of a vendor, built outside the kernel, are another matter: their feature shows as not fixed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from .interface import Nic, below, by_name, offloading
 
 _TLS13 = Reason(
     "tls13_not_offloaded",
-    "TLS 1.3 is not offloaded by this kernel, nor by any up to 7.2: what a card takes is TLS 1.2 with AES-GCM, the rest"
+    "TLS 1.3 is not offloaded by this kernel, nor by any up to 7.3: what a card takes is TLS 1.2 with AES-GCM, the rest"
     " stays in software, silently",
     "consent to TLS 1.2 on what shall be offloaded (ktls_agent_tls12_consent), or stay at phase tx or rx",
 )
@@ -158,7 +158,7 @@ def _notes(usable: list[Nic], *, routed: bool) -> list[Reason]:
     receiving = sorted(nic.name for nic in usable if (feature := nic.feature("rx")) and feature.on)
     if receiving:
         name = drivers.FEATURES["rx"]
-        message = f"{name} is on at {', '.join(receiving)}: kernels up to 7.2 may hang when such a link goes down"
+        message = f"{name} is on at {', '.join(receiving)}: kernels up to 7.3 may hang when such a link goes down"
         cure = "switch it off with ktls_offload (rx: false), or never take the link down"
         notes.append(Reason("rx_offload_on", message, cure))
     short = sorted(nic.name for nic in usable if not _needed_is_on(nic))

@@ -26,7 +26,7 @@ def directory(driver: Driver) -> str:
     return "/".join(driver.source.split("/")[:4])
 
 
-@pytest.mark.parametrize("version", ["6.1", "6.12"])
+@pytest.mark.parametrize("version", ["6.1", "6.12", "7.3"])
 def test_these_drivers_and_no_others_set_tlsdev_ops(version: str) -> None:
     found = source(version)["set_tlsdev_ops"]
     # cxgb4 registers what its module ch_ktls does, and is the driver that ethtool names.
@@ -35,7 +35,7 @@ def test_these_drivers_and_no_others_set_tlsdev_ops(version: str) -> None:
     assert set(found) == expected
 
 
-@pytest.mark.parametrize("version", ["6.1", "6.12"])
+@pytest.mark.parametrize("version", ["6.1", "6.12", "7.3"])
 @pytest.mark.parametrize("driver", IMPLEMENTING.values(), ids=lambda driver: driver.name)
 def test_directions_defaults_ciphers_and_counters_are_those_of_the_source(driver: Driver, version: str) -> None:
     recorded = source(version)
