@@ -17,6 +17,7 @@ TEXT = (ROOT / PAGE).read_text()
 OTHERS = (
     "release.py",
     "certificate.py",
+    "configfile.py",
     "unixsock.py",
     "exchange.py",
     "httpserver.py",
