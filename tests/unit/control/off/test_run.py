@@ -50,7 +50,7 @@ def test_never_more_at_a_time_than_the_pool(root: Path) -> None:
         run.add(local(*"abcdefg"))
         while run.busy:
             run.step()
-            most = max(most, len(run._connecting))
+            most = max(most, run._pace.holding)
     assert len(run.results) == 7
     assert most <= 2
 
