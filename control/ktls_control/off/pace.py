@@ -45,6 +45,11 @@ class Pace:
         return self._mean_s
 
     @property
+    def hurried(self) -> bool:
+        """Whether answers come so late that a host which did not answer in time may only have had no chance to."""
+        return self._mean_s is not None and self._mean_s > WELL_S
+
+    @property
     def holding(self) -> int:
         """Hosts that hold a place, as of the last :meth:`room`."""
         return len(self._asked)

@@ -30,6 +30,7 @@ TIMEOUT_S = 25.0
 #: Seconds that an answer of the agent may take on top of the draining.
 _ANSWER_S = 20.0
 #: More tries at a host that turned us away because it had too many at once, each a second later than the one before.
+#: One that only was too slow gets one more.
 _TRIES = 3
 
 
@@ -177,7 +178,10 @@ class OffRun:
         hearing = self._hearings[name]
         result = hearing.result()
         if not result.reachable:
-            if openssh.is_turned_away(child.stderr) and self._tries.get(name, 0) < _TRIES:
+            turned_away = openssh.is_turned_away(child.stderr) and self._tries.get(name, 0) < _TRIES
+            # Where everything is slow, it may be us: once more, when there are fewer at a time.
+            too_slow = child.timed_out and self._pace.hurried and name not in self._tries
+            if turned_away or too_slow:
                 self._tries[name] = self._tries.get(name, 0) + 1
                 heapq.heappush(self._again, (time.monotonic() + self._tries[name], name))
                 return
