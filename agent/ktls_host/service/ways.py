@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each backend sets for one unit: the variable and value of our drop-in, and the name of its record."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .. import textfile
+from ..policy import places
+from ..policy.targets import Target
+from ..policy.units import Unit
+from . import lighttpd
+from .programs import BACKENDS, LIGHTTPD
+
+
+@dataclass(frozen=True)
+class Way:
+    """``lever`` names the record and the note of its last change; ``value`` is what ``variable`` gets by our drop-in."""
+
+    backend: str
+    unit: str
+    drop_in: str
+    lever: str
+    variable: str
+    value: str
+
+    def there(self, root: str = "/") -> bool:
+        """True when our drop-in is on disk: then the next start gets kernel TLS."""
+        return os.path.lexists(textfile.under(root, self.drop_in))
+
+    def loaded(self, unit: Unit) -> bool:
+        """True when systemd has it, so that the next start really gets it."""
+        return f"{self.variable}={self.value}" in unit.environment
+
+
+def way(backend: str, unit: str) -> Way:
+    """Return how ``unit`` is switched by ``backend``."""
+    if backend == LIGHTTPD:
+        lever, value = lighttpd.lever(unit), lighttpd.VALUE
+        return Way(backend, unit, lighttpd.drop_in(unit), lever, lighttpd.VARIABLE, value)
+    config, drop_in = places.service_files(unit, backend)
+    return Way(backend, unit, drop_in, Target(backend, Unit(unit)).lever, places.VARIABLES[backend], config)
+
+
+def on_disk(unit: str, root: str = "/") -> tuple[Way, ...]:
+    """Return the ways whose drop-in is there: one, unless the unit changed its library while it was switched on."""
+    return tuple(found for found in (way(backend, unit) for backend in BACKENDS) if found.there(root))
