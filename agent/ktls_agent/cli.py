@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         service.add_argument("--config", default=defaults.CONFIG, help="default: %(default)s")
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
-    helper.add_argument("name", choices=("lease", "module", "nic"))
+    helper.add_argument("name", choices=("lease", "module", "nic", "service"))
     verbs.add_parser("task", help="do one task of a playbook: request and answer are JSON (for programs)")
     pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
     pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from ktls_host import configfile
 from ktls_host.datapath import registry
 from ktls_host.datapath.registry import Choice
 from ktls_host.errors import KtlsError
+from ktls_host.probe_object import EXPECTED_SHA256, PROBE_SIZE
 
 from . import defaults
 from .evidence import config as evidence
@@ -34,16 +36,24 @@ HELPER_SOCKETS = {
     "nic_socket": "/run/ktls-nic.sock",
 }
 
+MAX_PROBE_SIZE = 64 * 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Where the self-probe connects, and what it verifies there."""
+    """Where the self-probe connects, and what it verifies there.
+
+    ``path`` is what it downloads, whose ``sha256`` and ``size`` in bytes are known; None: it ends with the handshake.
+    """
 
     host: str
     port: int
     server_name: str
     ca: str
-    path: str
+    path: str | None
+    sha256: str = EXPECTED_SHA256
+    size: int = PROBE_SIZE
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ def parse(raw: Any, source: str) -> AgentConfig:
     port = probe.pop("port", None)
     if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
         raise _bad(source, "probe.port is not a port number")
-    texts = {key: _text(source, "probe.", probe, key) for key in ("host", "server_name", "ca", "path")}
+    target = {"port": port, **_target(source, probe)}
+    target.update({key: _text(source, "probe.", probe, key) for key in ("host", "server_name", "ca")})
     optional: dict[str, Any] = {}
     if "diag_socket" in raw:
         optional["diag_socket"] = _text(source, "", raw, "diag_socket")
@@ -128,7 +139,23 @@ def parse(raw: Any, source: str) -> AgentConfig:
     odd = sorted(str(key) for key in (*raw, *(f"probe.{key}" for key in probe)))
     if odd:
         raise _bad(source, f"unknown key {odd[0]}")
-    return AgentConfig(probe=ProbeConfig(port=port, **texts), **paths, **optional)
+    return AgentConfig(probe=ProbeConfig(**target), **paths, **optional)
+
+
+def _target(source: str, probe: dict[str, Any]) -> dict[str, Any]:
+    """Take out of ``probe`` what is downloaded, and what that is: ours unless the hash of another is given."""
+    if "path" in probe and probe["path"] is None:
+        del probe["path"]
+        return {"path": None}
+    found: dict[str, Any] = {"path": _text(source, "probe.", probe, "path")}
+    if "sha256" in probe or "size" in probe:
+        found["sha256"] = _text(source, "probe.", probe, "sha256")
+        found["size"] = size = probe.pop("size", None)
+        if not _SHA256.match(found["sha256"]):
+            raise _bad(source, "probe.sha256 is not 64 hexadecimal digits")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_PROBE_SIZE:
+            raise _bad(source, f"probe.size is not a number of bytes up to {MAX_PROBE_SIZE}")
+    return found
 
 
 def _text(source: str, prefix: str, raw: dict[str, Any], key: str) -> str:

@@ -18,7 +18,7 @@ from .. import files, originals, textfile
 from ..commands import Runner
 from ..errors import KtlsError
 from ..files import FileSpec
-from ..policy import marks, services, units
+from ..policy import services, units
 
 VARIABLE = "KTLS_FLEET_LIGHTTPD"
 VALUE = "KTLS"
@@ -27,10 +27,11 @@ CONFIG = "/etc/lighttpd/lighttpd.conf"
 #: Read by Debian's lighttpd.conf, in the order of their names.
 DIRECTORY = "/etc/lighttpd/conf-enabled"
 FRAGMENT = f"{DIRECTORY}/zz-ktls-fleet.conf"
+_HEADER = "# Written by ktls-fleet (datapath service): kernel TLS from the next start on\n"
 _LINE = f'include_shell "echo \'ssl.openssl.ssl-conf-cmd += (\\"Options\\" => \\"\'${{{VARIABLE}:--KTLS}}\'\\")\'"\n'
-TEXT = marks.signed(
-    "# kernel TLS only while ktls-fleet's drop-in of the unit asks for it; without this line lighttpd always does\n"
-    + _LINE
+TEXT = (
+    "# Written by ktls-fleet (ktls_service). Kernel TLS only while ktls-fleet's drop-in of the unit asks for it;\n"
+    "# without this line lighttpd always does.\n" + _LINE
 )
 
 
@@ -51,7 +52,7 @@ def drop_in(unit: str) -> str:
 
 def drop_in_spec(unit: str) -> FileSpec:
     """Return the drop-in that asks for kernel TLS."""
-    return FileSpec(drop_in(unit), marks.signed(units.drop_in_text(VARIABLE, VALUE)).encode())
+    return FileSpec(drop_in(unit), f"{_HEADER}{units.drop_in_text(VARIABLE, VALUE)}".encode())
 
 
 def adopted(root: str = "/") -> bool:
@@ -112,7 +113,7 @@ def read_back(runner: Runner) -> None:
 
 
 def says(printed: str, value: str) -> bool:
-    """True when ``lighttpd -p`` shows ``Options`` of ``value`` at the top level of ``ssl.openssl.ssl-conf-cmd``. Pure."""
+    """True when ``lighttpd -p`` shows ``Options`` of ``value`` in the ``ssl-conf-cmd`` outside of conditions. Pure."""
     inside = False
     for line in printed.splitlines():
         if line.startswith("    ssl.openssl.ssl-conf-cmd"):

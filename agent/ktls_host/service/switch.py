@@ -81,7 +81,7 @@ class Look:
     def problem(self) -> str | None:
         """Return what an operator should know, in one line."""
         if self.there and not self.way.loaded(self.unit):
-            return f"{self.way.drop_in} is not what systemd would start {self.unit.name} with; run 'systemctl daemon-reload'"
+            return f"systemd would not start {self.unit.name} with {self.way.drop_in}; run 'systemctl daemon-reload'"
         if self.stale:
             how = "with kernel TLS" if not self.there else "without kernel TLS"
             return f"{self.unit.name} runs on {how} until it is restarted (systemctl restart {self.unit.name})"
@@ -99,7 +99,7 @@ def look(asked: Asked, runner: Runner | None = None, root: str = "/") -> Look:
     )
     way = ways.way(chosen, unit.name)
     there = way.there(root)
-    runs = running.sort(found, way.variable, way.value, there, services.changed_at(way.lever, root))
+    runs = running.sort(found, way.variable, way.value, there, _since(way, there, root))
     if chosen == LIGHTTPD:
         runs = _by_itself(runs, unit.name, root)
     return Look(unit, way, there, runs, main)
@@ -138,7 +138,13 @@ def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str
     notes: list[str] = []
     restarted: list[str] = []
     name = units.full_name(asked.unit)
-    for way in ways.on_disk(name, root):
+    for way in ways.every(name):
+        if not way.there(root):
+            if not way.recorded(root):
+                continue
+            # ktls-off took it away, which notes no time: what runs now counts as older.
+            with contextlib.suppress(KtlsError):
+                services.note_after(way.lever, root)
         try:
             if way.backend == LIGHTTPD:
                 with originals.lock(root):
@@ -150,13 +156,37 @@ def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str
             notes.append(error.message)
         if way.there(root):  # edited by somebody, no record, a lock that is held: off does not wait for that
             _unlink(way, runner, root)
-    now = look(asked, runner, root)
-    if now.stale and asked.restart_ok and name not in restarted:
+    now = _after(asked, name, runner, root)
+    if now["stale"] and asked.restart_ok and name not in restarted:
         why = restart(name, runner)
         notes += [] if why is None else [f"{name} did not restart ({why})"]
         restarted += [name] if why is None else []
-        now = look(asked, runner, root)
-    return {**now.as_dict(), "restarted": restarted, "notes": notes}
+        now = _after(asked, name, runner, root)
+    return {**now, "restarted": restarted, "notes": notes}
+
+
+def _after(asked: Asked, name: str, runner: Runner, root: str) -> dict[str, Any]:
+    """What came of taking it away. That the unit cannot be looked at, having gone perhaps, is no failure of that."""
+    try:
+        return look(asked, runner, root).as_dict()
+    except KtlsError as error:
+        return {
+            "unit": name,
+            "active": False,
+            "main_pid": 0,
+            "drop_in": ways.way(programs.OPENSSL, name).drop_in,
+            "configured": bool(ways.on_disk(name, root)),
+            "asks": False,
+            "stale": 0,
+            "problem": error.message,
+        }
+
+
+def _since(way: Way, there: bool, root: str) -> float:
+    """Return when the drop-in last changed; ``inf`` when ``ktls-off`` took it away, which notes no time."""
+    if not there and way.recorded(root):
+        return float("inf")
+    return services.changed_at(way.lever, root)
 
 
 def _asked(asked: Asked, name: str, main: Process | None, root: str) -> str:

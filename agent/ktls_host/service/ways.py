@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .. import textfile
+from .. import originals, textfile
 from ..policy import places
 from ..policy.targets import Target
 from ..policy.units import Unit
@@ -16,7 +16,7 @@ from .programs import BACKENDS, LIGHTTPD
 
 @dataclass(frozen=True)
 class Way:
-    """``lever`` names the record and the note of its last change; ``value`` is what ``variable`` gets by our drop-in."""
+    """``lever`` names the record and the note of its last change; our drop-in gives ``value`` to ``variable``."""
 
     backend: str
     unit: str
@@ -28,6 +28,10 @@ class Way:
     def there(self, root: str = "/") -> bool:
         """True when our drop-in is on disk: then the next start gets kernel TLS."""
         return os.path.lexists(textfile.under(root, self.drop_in))
+
+    def recorded(self, root: str = "/") -> bool:
+        """True when what was before our drop-in is on record: from before it is written until it was taken back."""
+        return os.path.lexists(textfile.under(root, originals.record_path(self.lever)))
 
     def loaded(self, unit: Unit) -> bool:
         """True when systemd has it, so that the next start really gets it."""
@@ -43,6 +47,11 @@ def way(backend: str, unit: str) -> Way:
     return Way(backend, unit, drop_in, Target(backend, Unit(unit)).lever, places.VARIABLES[backend], config)
 
 
+def every(unit: str) -> tuple[Way, ...]:
+    """Return the ways of all backends."""
+    return tuple(way(backend, unit) for backend in BACKENDS)
+
+
 def on_disk(unit: str, root: str = "/") -> tuple[Way, ...]:
     """Return the ways whose drop-in is there: one, unless the unit changed its library while it was switched on."""
-    return tuple(found for found in (way(backend, unit) for backend in BACKENDS) if found.there(root))
+    return tuple(found for found in every(unit) if found.there(root))
