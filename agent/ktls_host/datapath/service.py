@@ -139,7 +139,7 @@ class Service:
         unit, library = self._settings.unit, str(answer.get("library") or "its TLS library")
         if mode == HW:
             message = f"phase hw is for the sidecar: {unit} cannot be told to take TLS 1.2 with AES-GCM; order tx or rx"
-            return KtlsError("hw_not_here", message)
+            return KtlsError("phase_not_for_datapath", message)
         if answer.get("ktls_built") is False:
             message = (
                 f"{library}, which {unit} uses, was built without kernel TLS; use a build with it, or another server"
@@ -150,7 +150,7 @@ class Service:
             message = (
                 f"{unit} runs with {library}, which leaves receiving of TLS 1.3 in userspace; order tx, or upgrade it"
             )
-            return KtlsError("rx_not_here", message)
+            return KtlsError("service_no_ktls_receive", message)
         if mode == TX and means == TX_RX:
             found = self._tx_means_rx(library)
             if found is not None:
@@ -171,7 +171,7 @@ class Service:
             self._settings.unit,
             answer.get("program"),
             answer.get("version"),
-            modes=(USERSPACE, self._means()) if answer else (USERSPACE,),
+            modes=self._modes(),
             consent=self._settings.consent,
             draining=self.drain(),
             switch="restart",
@@ -215,6 +215,11 @@ class Service:
             "problem": answer.get("problem"),
             **outside.counted(self._tools.seen(), unit.removesuffix(".service")),
         }
+
+    def _modes(self) -> tuple[str, ...]:
+        if not self._answer:
+            return (USERSPACE,)
+        return (USERSPACE, TX_RX, RX) if self._means() == TX_RX else (USERSPACE, TX)
 
     def _means(self) -> str:
         answer = self._answer

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktls_host.commands import CommandResult
+from ktls_host.commands import CommandResult, Runner
 from ktls_host.service import lighttpd
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ else:
     import policyhost
 
 
-class ServiceHost(policyhost.Host):
+class ServiceHost(policyhost.Host, Runner):
     """``titles``: units whose program overwrites its environment. ``options``: what lighttpd's own file sets."""
 
     def __init__(self, root: Path) -> None:
