@@ -89,8 +89,9 @@ def fetch(where: Place, url: str) -> tuple[Baseline, bool | None]:
             connection = http.client.HTTPConnection(where.server_name, where.port)
             connection.sock = tls
             connection.request("GET", where.path or "/", headers={"User-Agent": "ktls-probe"})
-            digest, size = _digest(connection.getresponse())
-            in_kernel = _in_kernel(where.port, tls.getsockname()[1])
+            with connection.getresponse() as response:
+                digest, size = _digest(response)
+                in_kernel = _in_kernel(where.port, tls.getsockname()[1])
     except ssl.SSLCertVerificationError as error:
         raise _failed(url, f"the certificate was not accepted: {error.verify_message}") from error
     except (OSError, http.client.HTTPException) as error:
