@@ -75,7 +75,7 @@ class Host:
 
     def start(self) -> None:
         subprocess.run([PROGRAM, "-c", str(self.conf)], check=True, capture_output=True)
-        while not self.nginx().processes().workers:
+        while len(self.nginx().processes().workers) < 2:
             time.sleep(0.01)
 
     def stop(self) -> None:
