@@ -117,6 +117,11 @@ ktls_built:
   returned: success
   type: bool
   sample: true
+drop_in:
+  description: Where the drop-in is while the unit is switched on.
+  returned: success
+  type: str
+  sample: /etc/systemd/system/lighttpd.service.d/zz-ktls-fleet-lighttpd.conf
 modes:
   description: What can be ordered. V(tx+rx) where the one setting means both directions.
   returned: success

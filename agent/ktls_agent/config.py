@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +35,13 @@ HELPER_SOCKETS = {
     "nic_socket": "/run/ktls-nic.sock",
 }
 
-MAX_PROBE_SIZE = 64 * 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-
 
 @dataclass(frozen=True)
 class ProbeConfig:
     """Where the self-probe connects, and what it verifies there.
 
-    ``path`` is what it downloads, whose ``sha256`` and ``size`` in bytes are known; None: it ends with the handshake.
+    ``path`` is what it downloads, whose ``sha256`` and ``size`` in bytes are known; None: it ends with the handshake,
+    unless the file ``known`` has an object of the server (:mod:`.probe_known`).
     """
 
     host: str
@@ -54,6 +51,7 @@ class ProbeConfig:
     path: str | None
     sha256: str = EXPECTED_SHA256
     size: int = PROBE_SIZE
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,19 +141,11 @@ def parse(raw: Any, source: str) -> AgentConfig:
 
 
 def _target(source: str, probe: dict[str, Any]) -> dict[str, Any]:
-    """Take out of ``probe`` what is downloaded, and what that is: ours unless the hash of another is given."""
-    if "path" in probe and probe["path"] is None:
-        del probe["path"]
-        return {"path": None}
-    found: dict[str, Any] = {"path": _text(source, "probe.", probe, "path")}
-    if "sha256" in probe or "size" in probe:
-        found["sha256"] = _text(source, "probe.", probe, "sha256")
-        found["size"] = size = probe.pop("size", None)
-        if not _SHA256.match(found["sha256"]):
-            raise _bad(source, "probe.sha256 is not 64 hexadecimal digits")
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_PROBE_SIZE:
-            raise _bad(source, f"probe.size is not a number of bytes up to {MAX_PROBE_SIZE}")
-    return found
+    """Take out of ``probe`` what is downloaded: our object, or with a path of null what ``known`` has recorded."""
+    if "path" not in probe or probe["path"] is not None:
+        return {"path": _text(source, "probe.", probe, "path")}
+    del probe["path"]
+    return {"path": None, "known": _text(source, "probe.", probe, "known") if "known" in probe else None}
 
 
 def _text(source: str, prefix: str, raw: dict[str, Any], key: str) -> str:

@@ -17,7 +17,7 @@ from ..datapath.model import USERSPACE
 from ..errors import KtlsError
 from ..files import FileSpec
 from ..policy.units import full_name
-from ..policy.work import restart
+from ..policy.work import reload_systemd, restart
 from . import baseline, lighttpd, switch, ways
 from .baseline import Baseline, Place
 from .programs import AUTO, LIGHTTPD, directions
@@ -25,6 +25,8 @@ from .switch import Asked, Look
 
 LEVER = "service"
 RECORD = "/etc/ktls-fleet/service.json"
+#: The flags decide before the unit starts; it starts all the same where there is no such service.
+_ORDER = "# Written by ktls-fleet (ktls_service)\n[Unit]\nAfter=ktls-boot.service\n"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Report:
             "backend": facts.get("backend"),
             "library": facts.get("library"),
             "ktls_built": facts.get("ktls_built"),
+            "drop_in": facts.get("drop_in"),
             "modes": [USERSPACE, means] if facts else [],
             "probe": self.found.as_dict() if self.found else None,
             "restart_required": [str(facts["unit"])] if facts.get("stale") else [],
@@ -94,9 +97,11 @@ def present(wish: Wish, *, check_only: bool = False, runner: Runner | None = Non
     notes += [said] if said else []
     with originals.lock(root):
         known = _recorded(root) if check_only else found
-        plan = originals.plan(LEVER, [FileSpec(RECORD, _text(after, known), 0o644)], root=root)
-        if not check_only:
+        specs = [FileSpec(RECORD, _text(after, known)), FileSpec(_order_file(after.unit.name), _ORDER.encode())]
+        plan = originals.plan(LEVER, specs, root=root)
+        if plan.changes and not check_only:
             originals.commit(plan)
+            reload_systemd(runner)
     return Report(changed or bool(plan.changes) or bool(restarted), after, known, tuple(restarted), tuple(notes))
 
 
@@ -123,6 +128,7 @@ def absent(
         if ours and not check_only:
             originals.restore_files(restoration)
             originals.forget(restoration)
+            reload_systemd(runner)
     if there or line:
         if restart_ok:
             restarted = [name]
@@ -131,6 +137,10 @@ def absent(
         else:
             notes.append(f"{name} runs on by the configuration of ktls-fleet until it is restarted")
     return Report(ours or there or line, None, None, tuple(restarted), tuple(notes))
+
+
+def _order_file(unit: str) -> str:
+    return f"/etc/systemd/system/{unit}.d/zz-ktls-fleet-order.conf"
 
 
 def _restart(unit: str, line: bool, runner: Runner, root: str) -> None:

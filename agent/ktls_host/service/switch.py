@@ -156,6 +156,10 @@ def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str
             notes.append(error.message)
         if way.there(root):  # edited by somebody, no record, a lock that is held: off does not wait for that
             _unlink(way, runner, root)
+    for way in ways.every(name):
+        with contextlib.suppress(OSError):
+            os.unlink(textfile.under(root, way.owed))
+            os.rmdir(textfile.under(root, os.path.dirname(way.owed)))
     now = _after(asked, name, runner, root)
     if now["stale"] and asked.restart_ok and name not in restarted:
         why = restart(name, runner)

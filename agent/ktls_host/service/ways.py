@@ -29,6 +29,11 @@ class Way:
         """True when our drop-in is on disk: then the next start gets kernel TLS."""
         return os.path.lexists(textfile.under(root, self.drop_in))
 
+    @property
+    def owed(self) -> str:
+        """Where `ktls-off` moves the drop-in, which systemd does not read there, until it has told systemd."""
+        return f"{self.drop_in}.off"
+
     def recorded(self, root: str = "/") -> bool:
         """True when what was before our drop-in is on record: from before it is written until it was taken back."""
         return os.path.lexists(textfile.under(root, originals.record_path(self.lever)))

@@ -11,10 +11,11 @@ import pytest
 
 from ktls_agent.helper import service
 from ktls_host.errors import KtlsError
-from ktls_host.service import switch
+from ktls_host.service import settings, switch
 from ktls_host.service.switch import Asked
 
 UNIT = "web.service"
+GIVEN = {"unit": UNIT, "backend": "gnutls", "restart_ok": True}
 
 
 @pytest.fixture
@@ -37,9 +38,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Asked]]:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     (tmp_path / "run/ktls").mkdir(parents=True)
-    given = {"datapath": {"kind": "service", "unit": UNIT, "backend": "gnutls", "restart_ok": True}}
-    (tmp_path / "agent.json").write_text(json.dumps(given))
-    return str(tmp_path / "agent.json")
+    (tmp_path / "service.json").write_text(json.dumps(GIVEN))
+    return str(tmp_path / "service.json")
 
 
 ASKED = Asked(UNIT, "gnutls", True)
@@ -80,9 +80,31 @@ def test_a_flag_that_comes_up_meanwhile_takes_it_back(
     assert [verb for verb, _ in done] == ["on", "off"]
 
 
-@pytest.mark.parametrize("raw", [[], {}, {"datapath": {"kind": "sidecar"}}, {"datapath": 5}])
-def test_a_host_of_another_datapath_has_nothing_for_it(tmp_path: Path, raw: object) -> None:
-    (tmp_path / "agent.json").write_text(json.dumps(raw))
-    with pytest.raises(KtlsError) as caught:
-        service.off(str(tmp_path / "agent.json"), str(tmp_path))
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ([], "unit, backend and restart_ok"),
+        ({}, "unit, backend and restart_ok"),
+        ({**GIVEN, "root": "/"}, "nothing else"),
+        ({**GIVEN, "unit": "web"}, "full name"),
+        ({**GIVEN, "unit": "../x.service"}, "full name"),
+        ({**GIVEN, "unit": "x\ny.service"}, "full name"),
+        ({**GIVEN, "backend": "auto"}, "backend is not one of"),
+        ({**GIVEN, "restart_ok": 1}, "restart_ok"),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path: Path, raw: object, said: str) -> None:
+    (tmp_path / "service.json").write_text(json.dumps(raw))
+    with pytest.raises(KtlsError, match=said) as caught:
+        service.off(str(tmp_path / "service.json"), str(tmp_path))
     assert caught.value.code == "bad_config"
+
+
+def test_what_the_shell_is_told() -> None:
+    assert settings.for_shell(GIVEN).decode().splitlines() == [
+        "kind=service",
+        f"unit={UNIT}",
+        f"on=/etc/systemd/system/{UNIT}.d/zz-ktls-fleet-gnutls.conf",
+        "restart=yes",
+    ]
+    assert b"restart=no\n" in settings.for_shell({**GIVEN, "restart_ok": False})

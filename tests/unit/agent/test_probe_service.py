@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import ssl
 import threading
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ktls_agent import config, probe
+from ktls_agent import config, probe, probe_known
 from ktls_agent.config import ProbeConfig
 from ktls_agent.selftest import verdict
 from ktls_host.errors import KtlsError
-from ktls_host.probe_object import PROBE_SIZE
+from ktls_host.probe_object import EXPECTED_SHA256, PROBE_SIZE
 from ktls_host.service import baseline
 from tests.unit.agent.test_probe import HEAD, NAME, certificate
 
@@ -108,24 +109,32 @@ def test_a_handshake_verifies_too(server: Server, tmp_path: Path) -> None:
     assert (done.ok, done.sha256_ok, done.failure) == (False, False, "certificate")
 
 
+def test_what_was_recorded_counts_from_the_next_probe_on(tmp_path: Path) -> None:
+    """And a record that is missing or damaged makes a handshake of it, not a failure."""
+    record = tmp_path / "service.json"
+    found = config.parse({**CONFIG, "probe": {**PROBE, "path": None, "known": str(record)}}, "x").probe
+    assert probe_known.current(found).path is None
+    for text in ("", "[]", '{"baseline": null}', '{"baseline": {"url": "https://x/"}}', "\0"):
+        record.write_text(text)
+        assert probe_known.current(found) == found
+    record.write_text(json.dumps({"baseline": {"url": "https://x:1/a?b=c", "sha256": DIGEST, "size": 7}}))
+    now = probe_known.current(found)
+    assert (now.path, now.sha256, now.size, now.port) == ("/a?b=c", DIGEST, 7, found.port)
+
+
 def test_configuration() -> None:
     usual = config.parse({**CONFIG, "probe": PROBE}, "x").probe
-    assert (usual.path, usual.size) == ("/p", PROBE_SIZE)
-    own = config.parse({**CONFIG, "probe": {**PROBE, "sha256": DIGEST, "size": 7}}, "x").probe
-    assert (own.sha256, own.size) == (DIGEST, 7)
-    assert config.parse({**CONFIG, "probe": {**PROBE, "path": None}}, "x").probe.path is None
+    assert (usual.path, usual.size, usual.sha256) == ("/p", PROBE_SIZE, EXPECTED_SHA256)
+    assert probe_known.current(usual) == usual
+    assert config.parse({**CONFIG, "probe": {**PROBE, "path": None}}, "x").probe.known is None
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"sha256": DIGEST}, "probe.size"),
-        ({"size": 7}, "probe.sha256"),
-        ({"sha256": "x", "size": 7}, "64 hexadecimal"),
-        ({"sha256": DIGEST, "size": True}, "probe.size"),
-        ({"sha256": DIGEST, "size": config.MAX_PROBE_SIZE + 1}, "probe.size"),
         ({"path": ""}, "probe.path"),
-        ({"path": None, "sha256": DIGEST}, "unknown key probe.sha256"),
+        ({"path": None, "known": 5}, "probe.known"),
+        ({"known": "/x"}, "unknown key probe.known"),
     ],
 )
 def test_configuration_that_cannot_be_used(change: dict[str, Any], said: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ktls_agent.config import HELPER_SOCKETS
+from ktls_host.datapath import service
 
 UNITS = Path(__file__).resolve().parents[3] / "agent/units"
 
@@ -34,6 +35,7 @@ EXPOSURE = {
     "ktls-diag.service": 20,
     "ktls-pull.service": 15,
     "ktls-sentinel.service": 20,
+    "ktls-service-helper@.service": 20,
     "ktls-sidecar.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }
@@ -164,3 +166,20 @@ def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None
     assert (tmp_path / "run/ktls-agent").stat().st_mode & 0o7777 == 0o2755
     assert (tmp_path / "var/lib/ktls-levers").stat().st_mode & 0o7777 == 0o700
     assert (tmp_path / "run/ktls-levers.lock").stat().st_mode & 0o7777 == 0o600
+
+
+def test_the_helper_of_a_service_writes_there_and_nowhere_else() -> None:
+    socket = values("ktls-service-helper.socket", "Socket")
+    assert (socket["SocketUser"], socket["SocketGroup"], socket["SocketMode"]) == (["root"], ["ktls-agent"], ["0660"])
+    assert socket["ListenStream"] == [service.SOCKET]
+    unit = values("ktls-service-helper@.service", "Service")
+    assert unit["ExecStart"] == ["/usr/local/bin/ktls-agent helper service"]
+    assert set(unit["ReadWritePaths"][0].split()) == {
+        "-/etc/ktls-fleet",
+        "-/etc/systemd/system",
+        "-/var/lib/ktls-levers",
+        "-/run/ktls-levers",
+        "-/run/ktls-levers.lock",
+    }
+    assert unit["ProtectSystem"] == ["strict"]
+    assert float(unit["RuntimeMaxSec"][0]) > service.SWITCH_TIMEOUT_S
