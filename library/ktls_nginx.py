@@ -10,7 +10,7 @@ short_description: Prepare an nginx for kernel TLS, or take our part of it out
 version_added: 0.2.0
 description:
   - Puts C(ktls-base.conf) into a directory that nginx's http block includes. It has the log by which requests are
-    counted, and a server block on loopback with the probe file: the agent's own download goes through this nginx.
+    counted, and a server block on loopback with the probe file, through which goes the own download of the agent.
   - It switches nothing. Orders do, by a second file there, which the agent's helper makes and C(ktls-off) takes away.
   - C(nginx -t) comes before each reload, and the reload is graceful. What nginx does not take is taken back, and
     nothing is reloaded.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 _FILE = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
 _DEPTH = 20
+_LUA = re.compile(r"""--[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,14 @@ class _Tokens:
         return _Token(self._text[begin : self._at], line)
 
     def skip_code(self) -> None:
-        """Go to the end of a block in another language."""
+        """Go to the end of a block of Lua, whose strings and comments may hold braces of their own."""
         depth = 1
-        while self._at < len(self._text) and depth:
-            sign = self._text[self._at]
-            depth += {"{": 1, "}": -1}.get(sign, 0)
-            self._line += sign == "\n"
-            self._at += 1
+        for part in _LUA.finditer(self._text, self._at):
+            depth += {"{": 1, "}": -1}.get(part[0], 0)
+            self._line += part[0].count("\n")
+            self._at = part.end()
+            if not depth:
+                return
 
     def _skip(self) -> None:
         while self._at < len(self._text):
