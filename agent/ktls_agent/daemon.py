@@ -37,6 +37,7 @@ from .observe import Observer
 from .parts import Part, Parts
 from .probe_log import ProbeLog
 from .pull.part import PullPart
+from .series import cpu
 from .series.part import SeriesPart
 from .store import Store
 
@@ -254,7 +255,8 @@ def build(config: AgentConfig) -> Daemon:
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
     evidence.on_news = guards.wake
-    series = SeriesPart(config.series, agent, probes)
+    unit = datapath.about().unit
+    series = SeriesPart(config.series, agent, probes, lambda status: cpu.read(status, cpu.group_of(unit)))
     drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
     hw = HwPart(agent, lambda: evidence.latest, _cards)
     parts: list[Part] = [evidence, hw, guards, audit, PullPart(), series, drills]
