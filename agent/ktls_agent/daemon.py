@@ -250,6 +250,7 @@ def build(config: AgentConfig) -> Daemon:
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
         tls12_consent=config.tls12_consent,
         refusal=sidecar.refusal,
+        by_marks=chosen.kind == registry.DEFAULT,
     )
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)

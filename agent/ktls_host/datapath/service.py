@@ -45,6 +45,8 @@ LOOK_TIMEOUT_S = 30.0
 SWITCH_TIMEOUT_S = 150.0  # systemd gives a service 90 s to stop and 90 s to start, and kills it then
 LOOK_AGAIN_S = 60.0
 LISTEN_WAIT_S = 15.0
+AGAIN_S = 15.0
+"""After a switch to kernel TLS that failed, it is not tried again for so long: each try may restart the unit."""
 _POLL_S = 0.1
 
 
@@ -94,18 +96,26 @@ class Service:
         self._lock = threading.Lock()
         self._answer: dict[str, Any] = {}
         self._at_s = float("-inf")
+        self._failed: tuple[float, KtlsError] | None = None
         self._mode = TX
         """The phase that was last ordered here; a configuration on disk does not tell tx from rx."""
 
     def switch(self, wish: Wish) -> Status:
         """Change the configuration, and restart by consent. Raises KtlsError: the helper's, and ``not_listening``."""
         if wish.mode == USERSPACE:
+            self._failed = None
             self._ask("off", SWITCH_TIMEOUT_S)
-        else:
+            return self._status()
+        if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_S:
+            raise self._failed[1]
+        try:
             answer = self._ask("on", SWITCH_TIMEOUT_S)
             self._mode = wish.mode
             if answer.get("restarted"):
                 self._wait_until_it_listens()
+        except KtlsError as error:
+            self._failed = (time.monotonic(), error)
+            raise
         return self._status()
 
     def drain(self) -> Draining | None:
@@ -132,6 +142,7 @@ class Service:
 
     def refusal(self, mode: str) -> KtlsError | None:
         """Return what the program, its library or a missing consent has against ``mode``."""
+        self._failed = None
         try:
             answer = self._ask("look", LOOK_TIMEOUT_S)
         except KtlsError as error:

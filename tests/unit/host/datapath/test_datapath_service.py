@@ -179,6 +179,11 @@ def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
     helper.error = None
     web.observe()
     assert helper.asked == ["look", "on", "look", "look"]
+    with pytest.raises(KtlsError):
+        web.switch(Wish("tx"))
+    assert helper.asked[4:] == [], "each try may restart the unit"
+    assert web.refusal("tx") is None
+    assert web.switch(Wish("tx"))["mode"] == "tx"
 
 
 @pytest.mark.parametrize(
