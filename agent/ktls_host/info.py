@@ -59,7 +59,8 @@ def collect(
     Reads files under ``root``, asks libcrypto, libssl, libgnutls and the kernel in child processes, and starts
     ``openssl version``, ``nginx -V`` and ``ethtool`` where they are. With ``load_module`` a module that is not loaded
     is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. ``nginx``: that is what
-    serves here, and ``tx_rx_consent`` what was agreed to for it. Raises :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
+    serves here, and ``tx_rx_consent`` what was agreed to for it. Raises :class:`KtlsError` only
+    when our own files are not safe to read; what a host lacks is part of the answer.
     """
     runner = runner or Runner()
     # First: the trial is work too.
