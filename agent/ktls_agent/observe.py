@@ -54,6 +54,9 @@ class Observer:
         zero = {"ktls_tx": 0, "userspace": 0}
         lease = state.lease_left_s(now)
         about = self._about() if self._about is not None else None
+        if sockets and about is not None and about.kind != "sidecar":
+            # The diag helper knows one port; a server that is not ours has its own.
+            counts, sockets_error = _sockets_of(sidecar)
         return {
             "schema": 1,
             "version": VERSION,
@@ -103,3 +106,15 @@ class Observer:
             return stats, self._diag.summary(), None
         except (OSError, KtlsError, ValueError) as error:
             return stats, {}, " ".join(str(error).split())
+
+
+def _sockets_of(status: dict[str, Any] | None) -> tuple[dict[str, int], str | None]:
+    """Return what a datapath knows of its sockets from the kernel, in the words of the diag helper."""
+    connections, receiving = (status or {}).get("connections") or {}, (status or {}).get("ktls_rx") or {}
+    if {"ktls_tx", "userspace"} - set(connections) or "connections" not in receiving:
+        return {}, "the kernel has not been looked at yet"
+    return {
+        "ktls_tx": connections["ktls_tx"],
+        "ktls_rx": receiving["connections"],
+        "userspace": connections["userspace"],
+    }, None

@@ -35,8 +35,12 @@ class Sessions:
         self._opened, self._open = opened, left
 
     def ages(self, now_s: float) -> dict[str, float | None]:
-        """Return how long ago the last session began, and since when there is none; None: not since the start."""
+        """Return how long ago the last session began, and since when there is none; None: not since the start.
+
+        ``ktls_tx_open``: how many there are.
+        """
         return {
+            "ktls_tx_open": self._open,
             "last_ktls_tx_established_age_s": _age(now_s, self._last_s),
             "ktls_tx_zero_age_s": _age(now_s, self._zero_s) if not self._open else None,
         }

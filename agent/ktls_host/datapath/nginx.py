@@ -143,6 +143,9 @@ class Nginx:
         flows = outside.flows_of(seen, self._process)
         self._learn(flows)
         counted = outside.counted(seen, self._process)
+        ktls = outside.ktls_open(seen, self._process, watched.get("ktls_tx_open"))
+        if ktls is not None:
+            counted["connections"] = {**counted.get("connections", {}), "ktls_tx": ktls}
         effective = self._effective(ordered, watched)
         rows = self._rows(watched)
         return {
@@ -177,7 +180,7 @@ class Nginx:
             return None
         left: int | None = None
         if self._ordered() == USERSPACE:
-            left = outside.counted(self._tools.seen(), self._process).get("connections", {}).get("ktls_tx")
+            left = outside.ktls_open(self._tools.seen(), self._process, watched.get("ktls_tx_open"))
         return Draining(leaving, left)
 
     def reload_needed(self) -> bool:

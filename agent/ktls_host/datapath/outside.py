@@ -38,6 +38,18 @@ def counted(seen: Seen | None, process: str) -> dict[str, Any]:
     }
 
 
+def ktls_open(seen: Seen | None, process: str, in_kernel: int | None) -> int | None:
+    """Return how many connections of ``process`` send by kernel TLS now.
+
+    ``in_kernel``: what the kernel counts in its network namespace (TlsCurrTxSw and TlsCurrTxDevice) at this moment,
+    where a view is some seconds old. What the view shows of other programs is taken off. Without it, what the view shows.
+    """
+    flows = seen.flows if seen else ()
+    if in_kernel is None:
+        return _open(flow for flow in flows if flow.process == process and flow.tx in IN_KERNEL) if seen else None
+    return max(0, in_kernel - _open(flow for flow in flows if flow.process != process and flow.tx in IN_KERNEL))
+
+
 def main_pid(unit: str, root: str = "/") -> int | None:
     """Return the oldest process of ``unit``'s control group: the one that the others descend from.
 

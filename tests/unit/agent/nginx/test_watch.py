@@ -70,15 +70,16 @@ def test_rows_are_bounded() -> None:
 def test_ages_of_kernel_sessions() -> None:
     sessions = Sessions()
     sessions.look(0.0, {"TlsTxSw": 5, "TlsCurrTxSw": 0})
-    assert sessions.ages(1.0) == {"last_ktls_tx_established_age_s": None, "ktls_tx_zero_age_s": None}
+    none = {"last_ktls_tx_established_age_s": None, "ktls_tx_zero_age_s": None}
+    assert sessions.ages(1.0) == {"ktls_tx_open": 0, **none}
     sessions.look(2.0, {"TlsTxSw": 6, "TlsCurrTxSw": 1})
     sessions.look(3.0, {"TlsTxSw": 6, "TlsCurrTxSw": 1})
-    assert sessions.ages(3.0) == {"last_ktls_tx_established_age_s": 1.0, "ktls_tx_zero_age_s": None}
+    assert sessions.ages(3.0) == {"ktls_tx_open": 1, "last_ktls_tx_established_age_s": 1.0, "ktls_tx_zero_age_s": None}
     sessions.look(4.0, {"TlsTxSw": 6, "TlsCurrTxSw": 0})
     sessions.look(5.0, {"TlsTxSw": 6, "TlsCurrTxSw": 0})
-    assert sessions.ages(5.0) == {"last_ktls_tx_established_age_s": 3.0, "ktls_tx_zero_age_s": 1.0}
+    assert sessions.ages(5.0) == {"ktls_tx_open": 0, "last_ktls_tx_established_age_s": 3.0, "ktls_tx_zero_age_s": 1.0}
     sessions.look(6.0, {"TlsTxSw": 9, "TlsCurrTxSw": 0})  # they came and went between two looks
-    assert sessions.ages(6.5) == {"last_ktls_tx_established_age_s": 0.5, "ktls_tx_zero_age_s": 0.5}
+    assert sessions.ages(6.5) == {"ktls_tx_open": 0, "last_ktls_tx_established_age_s": 0.5, "ktls_tx_zero_age_s": 0.5}
     sessions.look(7.0, None)  # the module was unloaded
     assert sessions.ages(7.5)["last_ktls_tx_established_age_s"] == 1.5
 

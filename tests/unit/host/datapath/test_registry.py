@@ -90,3 +90,14 @@ def test_what_is_not_known_is_absent() -> None:
         "bytes": {"ktls_tx": 100, "userspace": 7},
         "ktls_rx": {"connections": 2, "bytes": 10},
     }
+
+
+def test_open_connections_are_those_of_now_less_what_others_have() -> None:
+    mine = Flow(443, "nginx", "TLSv1.3", "AES-256-GCM", "sw", "none", 2)
+    other = Flow(8443, "ktls-sidecar", "TLSv1.3", "AES-256-GCM", "sw", "none", 3)
+    seen = Seen(1.0, 0.0, (mine, other))
+    assert outside.ktls_open(None, "nginx", None) is None
+    assert outside.ktls_open(seen, "nginx", None) == 2
+    assert outside.ktls_open(None, "nginx", 4) == 4
+    assert outside.ktls_open(seen, "nginx", 10) == 7
+    assert outside.ktls_open(seen, "nginx", 0) == 0
