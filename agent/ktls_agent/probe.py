@@ -15,7 +15,7 @@ from ktls_host.errors import KtlsError
 from .config import ProbeConfig
 
 _HEAD_LIMIT = 16 * 1024
-_SETTLE_S = 0.5
+_SETTLE_S = 2.0
 
 CONNECT = "connect"
 CERTIFICATE = "certificate"
@@ -188,12 +188,14 @@ class _Run:
     def _look_only(self, tls: ssl.SSLSocket) -> None:
         """Nothing is asked for. The server may still be at the client's last message, which begins receiving."""
         self.sha256_ok = None
-        deadline = min(self._deadline, time.monotonic() + _SETTLE_S)
+        started = time.monotonic()
         while True:
             self._ask_kernel(tls)
-            if self.problem or self.kernel == (True, True) or time.monotonic() >= deadline:
+            # One that has begun is worth waiting for; most have not, and never will.
+            wait_s = _SETTLE_S if self.kernel[0] else _SETTLE_S / 4
+            if self.problem or self.kernel == (True, True) or time.monotonic() >= min(self._deadline, started + wait_s):
                 return
-            time.sleep(_SETTLE_S / 5)
+            time.sleep(_SETTLE_S / 20)
 
     def _transfer(self, tls: ssl.SSLSocket) -> None:
         name = self._config.server_name
