@@ -42,7 +42,7 @@ def ktls_open(seen: Seen | None, process: str, in_kernel: int | None) -> int | N
     """Return how many connections of ``process`` send by kernel TLS now.
 
     ``in_kernel``: what the kernel counts in its network namespace (TlsCurrTxSw and TlsCurrTxDevice) at this moment,
-    where a view is some seconds old. What the view shows of other programs is taken off. Without it, what the view shows.
+    where a view is some seconds old. What the view shows of other programs is taken off. Without it: what it shows.
     """
     flows = seen.flows if seen else ()
     if in_kernel is None:

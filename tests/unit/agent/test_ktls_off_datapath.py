@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_without_a_datapath_file_nothing_is_said(root: Path) -> None:
         ({"reload": "exit 1"}, "systemctl reload nginx.service failed"),
     ],
 )
-def test_what_fails_is_named_and_stays_owed(root: Path, broken: dict[str, str], said: str) -> None:
+def test_what_fails_is_named_and_stays_owed(root: Path, broken: dict[str, Any], said: str) -> None:
     log = nginx(root, **broken)
     done = off(root)
     assert done.returncode == 0, "OFF is set all the same"

@@ -7,11 +7,19 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from nginxhost import Host
 
 from ktls_host.nginx.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.unit.host.nginx.nginxhost import Host
+else:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from nginxhost import Host
 
 
 @pytest.fixture
