@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         service.add_argument("--config", default=defaults.CONFIG, help="default: %(default)s")
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
-    helper.add_argument("name", choices=("lease", "module", "nic", "nginx"))
+    helper.add_argument("name", choices=("lease", "module", "nic", "nginx", "service"))
     nginx = verbs.add_parser("nginx-watch", help="count what nginx logs (started by systemd)")
     nginx.add_argument("--config", default="/etc/ktls/nginx.json", help="default: %(default)s")
     verbs.add_parser("task", help="do one task of a playbook: request and answer are JSON (for programs)")

@@ -121,10 +121,12 @@ class Agent:
         levers: Levers | None = None,
         tls12_consent: bool = False,
         refusal: Refusal | None = None,
+        by_marks: bool = True,
     ) -> None:
         """Take the parts; nothing runs before :meth:`start`. ``self_test(timeout_s)`` may block.
 
-        ``tls12_consent``: whether phase hw moves new connections to TLS 1.2 with AES-GCM.
+        ``tls12_consent``: whether phase hw moves new connections to TLS 1.2 with AES-GCM. ``by_marks``: whether what
+        serves looks at the flags and marks by itself, as the sidecar does.
         """
         self.state = State()
         self.probe: ProbeResult | None = None
@@ -147,7 +149,8 @@ class Agent:
         self._boot = boot_id() if boot is None else boot
         self._available = available
         self._levers = levers or no_levers()
-        self._undoer = Undoer(self._levers, self.marks, self._sync)
+        self._by_marks = by_marks
+        self._undoer = Undoer(self._levers, self.marks, self._sync, by_marks=by_marks)
         self._problems: dict[str, str] = {}
         self._disk = Disk(store, flags, self.marks, self._boot, self._problems)
         self._work = ThreadPoolExecutor(4, "ktls-work")
@@ -226,7 +229,8 @@ class Agent:
         if self.state.stuck:
             failed = ", ".join(self.state.revert.failed) if self.state.revert else ""
             what = f" at {failed}" if failed else ""
-            found.insert(0, f"STUCK{what}: userspace TLS serves; repair that, then `ktls-agent clear` as root")
+            serves = "userspace TLS serves" if self._by_marks else "kernel TLS may serve"
+            found.insert(0, f"STUCK{what}: {serves}; repair that, then `ktls-agent clear` as root")
         return found
 
     def revert_steps(self) -> list[dict[str, Any]]:

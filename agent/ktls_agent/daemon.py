@@ -15,7 +15,7 @@ from ktls_host.datapath import registry
 from ktls_host.datapath.model import Tools
 from ktls_host.jsonsock import Peer, RequestError
 
-from . import probe
+from . import probe, probe_known
 from .audit_journal import Journal
 from .audit_trail import AuditTrail
 from .config import AgentConfig
@@ -243,11 +243,14 @@ def build(config: AgentConfig) -> Daemon:
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
+        lambda timeout_s: probes.note(
+            probe.run(probe_known.current(config.probe), diag.ktls_tx, timeout_s, diag.ktls_rx)
+        ),
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
         tls12_consent=config.tls12_consent,
         refusal=sidecar.refusal,
+        by_marks=chosen.kind == registry.DEFAULT,
     )
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)

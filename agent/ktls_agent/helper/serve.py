@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from ktls_host.errors import KtlsError
 
-NAMES = ("lease", "module", "nic", "nginx")
+NAMES = ("lease", "module", "nic", "nginx", "service")
 AGENT_USER = "ktls-agent"
 READ_TIMEOUT_S = 2.0
 MAX_REQUEST = 256

@@ -39,6 +39,7 @@ EXPOSURE = {
     "ktls-datapath.service": 20,
     "ktls-pull.service": 15,
     "ktls-sentinel.service": 20,
+    "ktls-service-helper@.service": 20,
     "ktls-sidecar.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }
