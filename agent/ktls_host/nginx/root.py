@@ -171,23 +171,15 @@ class Nginx:
     def _turn(self) -> Iterator[None]:
         """Wait while `ktls-off` does the same (take_turn there), so that nginx is not told twice; not for ever."""
         busy = os.path.join(self._root, BUSY)
-        mine = False
         deadline = time.monotonic() + TURN_WAIT_S
-        while not mine:
-            try:
-                os.mkdir(busy)
-                mine = True
-            except FileExistsError:
-                if time.monotonic() >= deadline:
-                    break  # whoever it was has been killed
-                self._sleep(_POLL_S)
-            except OSError:
-                break
+        while (mine := _made(busy)) is False and time.monotonic() < deadline:
+            self._sleep(_POLL_S)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                os.rmdir(busy)
+            if mine is not None:  # also one that somebody left who was killed
+                with contextlib.suppress(OSError):
+                    os.rmdir(busy)
 
     # The file that stays
 
@@ -317,6 +309,17 @@ class Nginx:
 
     def _under(self, path: str) -> str:
         return textfile.under(self._root, path)
+
+
+def _made(directory: str) -> bool | None:
+    """Make it, and return whether it was not there before; None: it cannot be made."""
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def broken(said: str, blame: str = "") -> KtlsError:
