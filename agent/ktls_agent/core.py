@@ -649,7 +649,9 @@ class Agent:
         if not fulfils(effective, order.phase):
             return "apply_failed", f"the sidecar stays in {effective}; its log and fallbacks say why"
         self.probe = await self.in_thread(self._self_test, min(PROBE_TIMEOUT_S, order.lease_s))
-        problem = verdict(self.probe, RX if effective == TX_RX else order.phase, tls12=self.tls12_consent)
+        both = effective == TX_RX  # of a server with a library of its own, which can
+        phase, library = (RX, (3, 2)) if both else (order.phase, None)
+        problem = verdict(self.probe, phase, library, tls12=self.tls12_consent)
         return ("apply_failed", problem) if problem else ("", "")
 
     # Network cards: on in phase hw, off in those below it

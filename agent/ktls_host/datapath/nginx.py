@@ -8,6 +8,7 @@ follows from what the kernel shows of its connections by protocol and cipher, an
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -201,6 +202,8 @@ class Nginx:
         problem = self._watch_error
         if self._failed is not None:
             problem = f"nginx was not switched to {self._failed[0]}: {self._failed[2].message}"
+        elif problem is None and not self._readable():
+            problem = f"{self._settings.directory} cannot be read by the agent: chmod o+rx, it holds no secret of ours"
         elif problem is None and self._owed():
             problem = f"{self._places.owed}: kernel TLS was taken away, and nginx has not been reloaded yet"
         return About(
@@ -230,6 +233,9 @@ class Nginx:
 
     def _ordered(self) -> str:
         return dropin.phase_of(textfile.read(self._tools.root, self._places.on)) or USERSPACE
+
+    def _readable(self) -> bool:
+        return os.access(textfile.under(self._tools.root, self._settings.directory), os.R_OK | os.X_OK)
 
     def _there(self) -> bool:
         return textfile.present(self._tools.root, self._places.on)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ from .syntax import Dump
 from .workers import Processes
 
 FLAGS = ("run/ktls/off", "var/lib/ktls/off", "run/ktls/lapsed")
+BUSY = "run/ktls/datapath.busy"
+TURN_WAIT_S = 15.0
 SEEN_WITHIN_S = 20.0
 _POLL_S = 0.05
 _COMPLAINT = re.compile(r"\[(?:emerg|crit|alert|error)\] (?:\d+#\d+: )?(.*)")
@@ -155,12 +157,29 @@ class Nginx:
             os.replace(self._under(places.on), self._under(places.owed))
         elif not self._there(places.owed):
             return False
-        before = self.processes()
-        if before.master is not None:
-            self._test()
-            self._reload(before)
-        self._unlink(places.owed)
+        with self._turn():
+            if not self._there(places.owed):
+                return True  # `ktls-off` was at it, and has told nginx
+            before = self.processes()
+            if before.master is not None:
+                self._test()
+                self._reload(before)
+            self._unlink(places.owed)
         return True
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait while `ktls-off` does the same (take_turn there), so that nginx is not told twice; not for ever."""
+        busy = os.path.join(self._root, BUSY)
+        deadline = time.monotonic() + TURN_WAIT_S
+        while (mine := _made(busy)) is False and time.monotonic() < deadline:
+            self._sleep(_POLL_S)
+        try:
+            yield
+        finally:
+            if mine is not None:  # also one that somebody left who was killed
+                with contextlib.suppress(OSError):
+                    os.rmdir(busy)
 
     # The file that stays
 
@@ -290,6 +309,17 @@ class Nginx:
 
     def _under(self, path: str) -> str:
         return textfile.under(self._root, path)
+
+
+def _made(directory: str) -> bool | None:
+    """Make it, and return whether it was not there before; None: it cannot be made."""
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def broken(said: str, blame: str = "") -> KtlsError:

@@ -64,6 +64,7 @@ class Played:
 
 @pytest.fixture
 def played(tmp_path: Path) -> Played:
+    (tmp_path / "etc/nginx/conf.d").mkdir(parents=True)
     return Played(tmp_path)
 
 
@@ -162,6 +163,11 @@ def test_counts_come_from_the_kernel_and_the_log_and_nothing_is_invented(played:
     datapath.observe()
     draining = datapath.about().as_dict()["draining"]
     assert draining == {"processes": 2, "connections": 3}
+
+
+def test_a_directory_that_the_agent_cannot_read_is_named(played: Played) -> None:
+    datapath = played.datapath(directory="/etc/nginx/elsewhere")
+    assert "cannot be read by the agent" in (datapath.about().problem or "")
 
 
 def test_an_nginx_that_does_not_run_is_an_error_and_no_zero(played: Played) -> None:

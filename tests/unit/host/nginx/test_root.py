@@ -123,6 +123,30 @@ def test_what_nginx_does_not_take_is_taken_out_again(host: Host, monkeypatch: py
     assert host.nginx().processes() == before
 
 
+def test_off_waits_for_ktls_off_and_does_not_reload_twice(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.start()
+    host.nginx().on("tx")
+    host.runner.ran.clear()
+    busy, owed = host.root / root.BUSY, host.drop_ins / dropin.OWED
+    busy.mkdir()
+
+    def shell_is_done(seconds: float) -> None:
+        owed.unlink()
+        busy.rmdir()
+
+    nginx = host.nginx()
+    monkeypatch.setattr(nginx, "_sleep", shell_is_done)
+    assert nginx.off()["changed"]
+    assert host.runner.ran == []
+    assert not busy.exists()
+    # One that was killed is not waited for without end.
+    monkeypatch.setattr(root, "TURN_WAIT_S", 0.1)
+    host.nginx().on("tx")
+    busy.mkdir()
+    assert host.nginx().off()["changed"]
+    assert not host.nginx().status()["owed"]
+
+
 @pytest.mark.parametrize("path", root.FLAGS)
 def test_no_flag_is_overruled(host: Host, path: str) -> None:
     host.start()
