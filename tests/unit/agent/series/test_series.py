@@ -144,7 +144,7 @@ def test_a_status_without_counts_makes_no_series_and_is_no_problem(part: SeriesP
 
 
 def test_a_status_that_makes_no_sense_is_a_problem_and_no_sample(part: SeriesPart) -> None:
-    part.heard(100.0, {"pid": 1, "bytes": None}, False)
+    part.heard(100.0, {"pid": 1, "bytes": None, "by": None}, False)
     assert "cannot be read" in part.status()["problem"]
     hear(part, 105.0)
     assert part.status()["problem"] is None
