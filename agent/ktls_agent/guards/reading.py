@@ -15,6 +15,7 @@ from ktls_host.tls_stat import GAUGE_PREFIX
 
 from ..evidence.model import Snapshot
 from ..hw import measure
+from ..metrics.serving import UNKNOWN
 from ..probe_log import Tally
 from .model import KERNEL, LOG, NIC, PROBE, SIDECAR, Reading
 
@@ -113,7 +114,10 @@ class Reader:
             self._totals.saw(KERNEL, at_s)
 
     def sidecar(self, status: Mapping[str, Any], at_s: float) -> None:
-        """Take the sidecar's status object."""
+        """Take the status object of what serves."""
+        if "errors" not in status and "by" not in status:
+            self._totals.saw(SIDECAR, at_s)  # nobody counts there: the rules about it have nothing to look at
+            return
         counters: dict[str, float] = {}
         errors = _numbers(status.get("errors"))
         for name, kinds in ERROR_KINDS.items():
@@ -128,7 +132,7 @@ class Reader:
                 ktls, opened = ktls + volume, opened + total
                 gcm = row.get("protocol") == "TLSv1.2" and measure.is_gcm(str(row.get("cipher")))
                 eligible += total if gcm and row["assigned"] == "hw" else 0.0
-            else:
+            elif row.get("path") != UNKNOWN:
                 fallback += volume
         counters.update(ordered_ktls_bytes=ktls, ordered_fallback_bytes=fallback, ktls_connections=opened)
         counters["hw_eligible_connections"] = eligible
