@@ -40,7 +40,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "wave_reverting": ("wave", "why"),
     # A host that could not be reached, by itself: lease_left_s? says when its lease takes it back; holds? is "yes" when
     # its confirmation arrived, so that nothing does, and "unknown" when that may be.
-    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?", "holds?"),
+    # failed?: of an earlier wave, which a later gate found not well: why; it counts against the failure budget
+    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?", "holds?", "failed?"),
     "wave_reverted": ("wave", "why"),
     # to?: host of the receiver; of?: seq of the event that it was told of
     "notified": ("trigger", "ok", "error?", "to?", "of?"),

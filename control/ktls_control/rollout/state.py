@@ -255,7 +255,10 @@ def _wave_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
 def _host_reverted(state: RunState, event: Mapping[str, Any], at: float) -> None:
     host = state.wave(event["wave"]).hosts[event["host"]]
     host.state, host.since = ("reverted" if event["ok"] else "unreachable"), at
-    host.info = str(event.get("error") or "")
+    host.info = str(event.get("error") or event.get("failed") or "")
+    if event.get("failed"):
+        # Of an earlier wave: it was well when that was promoted.
+        state.failed[event["host"]] = str(event["failed"])
     if event["ok"]:
         host.lost, host.lease_until = None, None
     else:
