@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from ktls_host import datapath_status
 from ktls_host.drift import facts
 
 from ..judge import kinds as groups
@@ -23,8 +24,9 @@ from .labels import labels
 from .model import Gates, Hardware, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 
-#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
-Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
+#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later; of one kind
+#: of datapath, which is named.
+Detect = Callable[[Gates, Soak, int, int, str], Mapping[str, float | None]]
 
 
 #: Of recorded peaks: a host that serves nothing now would have any.
@@ -140,9 +142,15 @@ def _epoch(status: Mapping[str, Any] | None) -> int:
 def _headroom(
     seen: Mapping[str, Seen], policy: Policy, series: Sequence[HostSeries]
 ) -> tuple[dict[str, float | None], float | None]:
-    """What each host needs after an off, and the ratio that it was reckoned with."""
+    """What each host needs after an off, and the ratio that it was reckoned with, the dearest of all datapaths'."""
     peak = policy.headroom_peak or min(headroom.peak(series) or 1.0, _MOST_PEAK)
-    ratio = policy.headroom_ratio or headroom.ratio(one.status for one in seen.values() if one.status)
+    # Programs differ in what a byte costs, so each is compared with its own.
+    kinds = {name: datapath_status.of(one.status).kind for name, one in seen.items()}
+    ratios = {
+        kind: policy.headroom_ratio
+        or headroom.ratio(one.status for name, one in seen.items() if one.status and kinds[name] == kind)
+        for kind in set(kinds.values())
+    }
     needs: dict[str, float | None] = {}
     for name, one in seen.items():
         serving = headroom.serving(one.series) if one.series else None
@@ -152,9 +160,9 @@ def _headroom(
             # Off adds nothing to what it bears today, however busy a moment it was looked at in.
             needs[name] = None if load.busy is None else min(load.busy, policy.headroom_limit)
             continue
-        need = headroom.after_off(load, peak, ratio)
+        need = headroom.after_off(load, peak, ratios[kinds[name]])
         needs[name] = None if need is None else round(need, 4)
-    return needs, ratio
+    return needs, max((ratio for ratio in ratios.values() if ratio is not None), default=None)
 
 
 def _sort(
@@ -241,7 +249,7 @@ def _detectable(
     for kind in kinds:
         of_it = [name for name in members if hosts[name].datapath.kind == kind]
         own = groups.gates_of(gates, kinds[kind].experiments, len(kinds))
-        told = detect(own, soak, len(of_it), later_of[kind])
+        told = detect(own, soak, len(of_it), later_of[kind], kind)
         unfed = {name for host in of_it for name in groups.unfed_metrics(hosts[host].datapath.unfed)}
         for name, value in told.items():
             before = found.get(name, value)

@@ -156,6 +156,13 @@ def title(found: HostDatapath) -> str:
     return ", ".join(words)
 
 
+def told(plan: Plan) -> dict[str, Any]:
+    """What a journal has of this, in the event of the run's start; nothing where the sidecar serves everywhere."""
+    if not mixed(plan):
+        return {}
+    return {"means": phase_words(plan, plan.phase), "datapaths": dict(counted(plan, plan.hosts))}
+
+
 def mixed(plan: Plan) -> bool:
     """Something else than the sidecar serves a host."""
     return any(host.datapath.kind != datapath_status.SIDECAR for host in plan.hosts.values())

@@ -11,7 +11,19 @@ from collections.abc import Mapping
 
 #: Keys of each event. Those that end in ``?`` may be missing.
 EVENTS: Mapping[str, tuple[str, ...]] = {
-    "run_started": ("run", "fleet", "epoch", "phase", "plan_sha256", "operator", "hosts", "waves"),
+    # means?, datapaths?: where not the sidecar serves everywhere: what the phase is there; {datapath: number of hosts}
+    "run_started": (
+        "run",
+        "fleet",
+        "epoch",
+        "phase",
+        "plan_sha256",
+        "operator",
+        "hosts",
+        "waves",
+        "means?",
+        "datapaths?",
+    ),
     "run_resumed": ("operator", "epoch"),
     "wave_opened": ("wave", "name", "hosts", "attempt", "order_id", "epoch", "lease_s"),
     "host_ordered": ("wave", "host", "ok", "error?", "code?", "ordered_at_s?", "boot_id?"),

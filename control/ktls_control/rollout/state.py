@@ -86,6 +86,14 @@ class RunState:
     last: float = 0.0
     owes_off: str | None = None
     fleet_off: dict[str, Any] | None = None
+    #: What the phase is on these hosts, where that is not what its name says; and hosts by datapath.
+    means: str = ""
+    datapaths: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shown_phase(self) -> str:
+        """The phase as people have to read it: ``tx+rx`` where that is what it means."""
+        return self.means or self.phase
 
     def wave(self, number: int) -> WaveState:
         """The wave of that number."""
@@ -114,6 +122,7 @@ def _run_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
     for key in ("run", "fleet", "phase", "epoch", "plan_sha256", "operator"):
         setattr(state, key, event[key])
     state.started = at
+    state.means, state.datapaths = str(event.get("means") or ""), dict(event.get("datapaths") or {})
     state.waves = [
         WaveState(wave["number"], wave["name"], {host: HostState() for host in wave["hosts"]})
         for wave in event["waves"]
