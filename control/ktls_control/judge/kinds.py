@@ -20,6 +20,7 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "bytes": ("cpu", "throughput"),
     "probe": ("latency",),
+    "series": ("errors", "cpu", "latency", "throughput"),
 }
 _RANK: Mapping[Outcome, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 

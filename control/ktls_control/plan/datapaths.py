@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ktls_host import datapath_status
-from ktls_host.datapath_status import BOTH, Datapath
+from ktls_host.datapath_status import BOTH
 
 from .model import HostDatapath, Plan, Refusal
 from .texts import harmless
@@ -20,10 +20,12 @@ from .texts import harmless
 #: What a gate asks of a host, in the words of a plan.
 WORDS: Mapping[str, str] = {
     "errors": "failures",
-    "bytes": "bytes sent (CPU per byte, throughput)",
+    "bytes": "bytes sent",
     "connections": "connections",
     "share": "the share of kTLS",
-    "probe": "downloads from itself (latency)",
+    "probe": "downloads from itself",
+    "content": "the content of its own downloads",
+    "series": "CPU per byte, throughput and latency over time",
 }
 
 CURES: Mapping[str, str] = {
@@ -31,11 +33,11 @@ CURES: Mapping[str, str] = {
         "consent to it: ktls_tx_rx_consent: true for the host, and ktls deploy; every view then says tx+rx. Or serve "
         "with the sidecar, which transmits alone"
     ),
-    "restart_not_allowed": (
+    "no_restart_consent": (
         "consent to it: ktls_restart_ok: true for the host, and ktls deploy; without, processes keep what they have "
         "until somebody restarts them, also after off"
     ),
-    "phase_not_here": "leave the host out of this phase, or serve with the sidecar",
+    "phase_not_for_datapath": "leave the host out of this phase, or serve with the sidecar",
 }
 
 
@@ -51,22 +53,25 @@ def of_status(status: Mapping[str, Any]) -> HostDatapath:
         found.experiments,
         found.means("tx"),
         harmless(found.switch),
-        unfed(status, found),
+        unfed(status),
     )
 
 
-def unfed(status: Mapping[str, Any], found: Datapath) -> tuple[str, ...]:
+def unfed(status: Mapping[str, Any]) -> tuple[str, ...]:
     """What no gate will hear from this host; keys of :data:`WORDS`."""
     said = status.get("sidecar")
     said = said if isinstance(said, Mapping) else {}
     evidence = status.get("evidence")
     known = isinstance(evidence, Mapping) and evidence.get("known") is True
+    probe, series = status.get("probe"), status.get("series")
     counts = {
         "errors": isinstance(said.get("errors"), Mapping),
         "bytes": _counted(said.get("bytes")),
         "connections": _counted(said.get("connections_total")),
         "share": known or _counted(said.get("bytes")),
-        "probe": isinstance(status.get("probe"), Mapping) or found.is_sidecar,
+        "probe": isinstance(probe, Mapping),
+        "content": not isinstance(probe, Mapping) or probe.get("sha256_ok") is not None,
+        "series": not isinstance(series, Mapping) or (bool(series.get("samples")) and not series.get("problem")),
     }
     return tuple(name for name in WORDS if not counts[name])
 
@@ -83,7 +88,7 @@ def refusals(status: Mapping[str, Any], phase: str) -> list[Refusal]:
     name = found.unit or found.kind
     if not found.takes(phase):
         can = ", ".join(found.modes) or "nothing that its agent told of"
-        return [_refusal("phase_not_here", f"{name} ({found.kind}) has no phase {phase}: it can do {can}")]
+        return [_refusal("phase_not_for_datapath", f"{name} ({found.kind}) has no phase {phase}: it can do {can}")]
     why = []
     if found.means(phase) == BOTH and not found.tx_rx_consent:
         why.append(
@@ -96,7 +101,7 @@ def refusals(status: Mapping[str, Any], phase: str) -> list[Refusal]:
     if found.switch == "restart" and not found.restart_consent:
         why.append(
             _refusal(
-                "restart_not_allowed",
+                "no_restart_consent",
                 f"{name} reads its configuration when it starts: every switch, and every way back, restarts it, and "
                 "nobody consented to that",
             )

@@ -906,7 +906,9 @@ class Eyes:
         if not series:
             # Hosts that keep no series have nothing to wait for: the evidence says what there is.
             return "pass"
-        if len(series) < len(names):
+        told = {one.host for one in series}
+        silent = {name for name in names if "series" in engine.plan.hosts[name].datapath.unfed}
+        if set(names) - told - silent:
             return "inconclusive"
         verdict = judging.judge(engine.plan, planned, series, engine.others(self._number), {})
         # For those who watch; what single hosts say of themselves is in other looks.
