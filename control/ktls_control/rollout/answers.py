@@ -105,6 +105,34 @@ def wave_path(directory: Path, wave: int, attempt: int) -> Path:
     return directory / f"wave-{wave}-{attempt}.json"
 
 
+def opened_path(directory: Path) -> Path:
+    """Of the file that says which wave is open: what tasks are given, since they cannot know attempts."""
+    return directory / "open.json"
+
+
+def point(directory: Path, file: Path | None, *, touched: bool) -> None:
+    """Say which wave is open.
+
+    :param touched: its hosts have to go back if it does not pass.
+    :raises ControlError: ``no_space``.
+    """
+    _put(opened_path(directory), {"open": str(file) if file else "", "touched": touched and file is not None})
+
+
+def opened(path: Path) -> tuple[WaveFile | None, bool]:
+    """The open wave and whether its hosts have to go back; ``path`` may be a wave's own file too.
+
+    :raises ControlError: ``no_wave_file``.
+    """
+    try:
+        fields = json.loads(path.read_text())
+        if "open" not in fields:
+            return load(path), True
+        return (load(Path(fields["open"])) if fields["open"] else None), bool(fields["touched"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def load(path: Path) -> WaveFile:
     """:raises ControlError: ``no_wave_file``."""
     try:
@@ -112,7 +140,11 @@ def load(path: Path) -> WaveFile:
         hosts = {name: Target(**target) for name, target in fields["hosts"].items()}
         return WaveFile(**{**fields, "hosts": hosts, "dropped": tuple(fields["dropped"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ControlError("no_wave_file", f"{path}: cannot be read ({error}): `ktls resume` makes it anew") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ControlError:
+    return ControlError("no_wave_file", f"{path}: cannot be read ({error}): `ktls resume` makes it anew")
 
 
 def _put(path: Path, data: Mapping[str, Any]) -> None:

@@ -197,6 +197,11 @@ class Engine:
             stop = error if isinstance(error, StopError) else StopError(error.message, touched=self.touched(number))
             self.turn_back(number, stop)
             tried = self.state.wave(number).attempt > 0
+            if name == "open":
+                # Of an earlier attempt, whose way back was cut short, or nothing.
+                with suppress(ControlError):
+                    file_path = self.file_path(number) if tried else None
+                    answers.point(self.run.answers, file_path, touched=stop.touched and tried)
             return {
                 "failed": True,
                 "changed": False,
@@ -243,6 +248,7 @@ class Engine:
             machine.experiment(self.plan, f"{identity}-{attempt}"),
         )
         file.save()
+        answers.point(self.run.answers, file.path, touched=True)
         self.write(
             "wave_opened", wave=number, name=planned.name, hosts=list(planned.hosts), attempt=attempt,
             order_id=identity, epoch=file.epoch, lease_s=file.lease_s,
@@ -349,7 +355,7 @@ class Engine:
         said += "".join(f"; wave {earlier_one} {words}" for earlier_one, words in earlier.items())
         for holds, words in UNREACHED.items():
             names = [name for name, found in lost.items() if found == holds]
-            said += f"; not reached, {words}: {_some(names)}" if names else ""
+            said += f"; {words}: {_some(names)}" if names else ""
         try:
             self.write("run_ended", outcome=outcome, why=f"wave {number}: {why}")
         except ControlError as error:
@@ -772,6 +778,9 @@ class Engine:
             back.append(name)
             return [("host_reverted", {"wave": number, "host": name, "ok": True})]
         keys: dict[str, Any] = {"error": str((answer or {}).get("error") or f"{name}: no answer to the way back")}
+        if answer and answer.get("code") == "not_back":
+            lost[name] = "stays"
+            return [("host_reverted", {"wave": number, "host": name, "ok": False, "holds": "yes", **keys})]
         holds = lost[name] = self._holds(number, name)
         if holds is not None:
             keys["holds"] = holds

@@ -31,14 +31,18 @@ UNTOUCHED = ("facts_drifted", "stale_epoch", "agent_missing", "agent_too_old", "
 
 Outcome = Literal["completed", "failed", "aborted", "off"]
 
-#: Whether a host that cannot be reached keeps what it was ordered: its confirmation arrived, or may have.
-Holds = Literal["yes", "unknown"]
+#: Whether a host that cannot be reached keeps what it was ordered: its confirmation arrived, or may have; ``stays``:
+#: it was reached, and what serves there keeps it.
+Holds = Literal["yes", "unknown", "stays"]
 
-#: What a host that could not be reached on the way back will do by itself: there is a lease only until it confirms.
+#: What a host that is not back will do by itself: there is a lease only until it confirms.
 UNREACHED: dict[Holds | None, str] = {
-    None: "their lease takes them back",
-    "unknown": "confirmed or not, which nobody heard: their lease takes them back, or they hold until `ktls off`",
-    "yes": "confirmed before, so they hold until `ktls off` reaches them",
+    None: "not reached, their lease takes them back",
+    "unknown": (
+        "not reached, confirmed or not, which nobody heard: their lease takes them back, or they hold until `ktls off`"
+    ),
+    "yes": "not reached, confirmed before, so they hold until `ktls off` reaches them",
+    "stays": "NOT back, what serves there keeps it",
 }
 
 
