@@ -217,7 +217,8 @@ class FakeAgent:
         else:
             status["series"] = {"samples": 0, "problem": "series: what serves does not count"}
             status["probe"]["sha256_ok"] = None if status["probe"]["sha256_ok"] else False
-        processes = 2 if stale else self.draining
+        # Of a service that are processes by another configuration than the one on disk: nobody has them otherwise.
+        processes = 2 if stale else self.draining * (about["kind"] == "nginx")
         draining = {"processes": processes, "connections": None} if processes else None
         problem = "it runs on with kernel TLS until it is restarted" if stale else None
         return {

@@ -43,6 +43,8 @@ TICK_S = 0.2
 ANSWER_S = 20.0
 #: Later hosts whose series are read for a comparison, at most.
 MOST_OTHERS = 20
+#: Until a host of an earlier wave has taken itself back, at most (seconds).
+BACK_S = 60.0
 #: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
 JUDGE_S = 10.0
 
@@ -748,12 +750,7 @@ class Engine:
                 ours.append(reply.host)
             else:
                 errors[reply.host] = f"{reply.host}: order {status.get('order_id')} of somebody else is in force there"
-        reason = f"rollout {wave.order_id} goes back"
-        for reply in self.fleet.ask(ours, "revert", reason=reason) if ours else ():
-            if reply.data is None:
-                errors[reply.host] = str(reply.error)
-            elif reply.data.get("phase") != "userspace":
-                errors[reply.host] = f"{reply.host}: phase {reply.data.get('phase')} is in force after its revert"
+        errors.update(self._revert_now(ours, f"rollout-{wave.order_id}-goes-back"))
         new: list[tuple[str, Mapping[str, Any]]] = []
         for name, why in names.items():
             keys: dict[str, Any] = {"wave": wave.number, "host": name, "ok": name not in errors}
@@ -762,6 +759,29 @@ class Engine:
                 keys.update(error=errors[name], holds="yes")
             new.append(("host_reverted", {**keys, **({"failed": why} if alone else {})}))
         return new
+
+    def _revert_now(self, names: Sequence[str], reason: str) -> dict[str, str]:
+        """Ask hosts to revert, and look until they have: what they wait for may be a reload or a restart.
+
+        :param reason: one word.
+        :returns: those that have not, with why.
+        """
+        left: dict[str, str] = {}
+        deadline = self.clock() + BACK_S
+        verb, asked = "revert", {"reason": reason}
+        while names:
+            left = {}
+            for reply in self.fleet.ask(list(names), verb, **asked):
+                if reply.data is None:
+                    left[reply.host] = str(reply.error)
+                elif reply.data.get("phase") != "userspace":
+                    left[reply.host] = f"{reply.host}: phase {reply.data.get('phase')} is in force after its way back"
+            if self.clock() >= deadline:
+                break
+            verb, asked, names = "status", {}, list(left)
+            if names:
+                self.sleep(1.0)
+        return left
 
     def _last_answer(self, number: int, name: str) -> dict[str, Any] | None:
         with suppress(ControlError):
