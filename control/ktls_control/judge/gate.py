@@ -243,8 +243,11 @@ def _seen_share(
     check = _share_check(path, sent, policy)
     if check.outcome != "fail" or settled is not None:
         return check
-    left = [f"{datapath.draining_processes} old processes"] if datapath.draining_processes else []
-    left += [f"{datapath.draining_connections} old connections"] if datapath.draining_connections else []
+    counts = (
+        ("process", "processes", datapath.draining_processes),
+        ("connection", "connections", datapath.draining_connections),
+    )
+    left = [f"{count} old {one if count == 1 else many}" for one, many, count in counts if count]
     why = f"{' with '.join(left)} still serve what they began" if left else "bytes of before the order are in it"
     return Check("share", "inconclusive", f"{check.detail}; {why}")
 
