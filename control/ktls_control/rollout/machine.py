@@ -150,8 +150,9 @@ def earlier_owed(plan: Plan, state: RunState, number: int) -> list[tuple[WaveSta
     """
     owed = [(wave, "its way back was cut short") for wave in state.waves if _cut_short(wave, number)]
     verdicts = state.wave(number).verdicts
-    recheck = verdicts[-1].get("recheck") if verdicts and plan.earlier == "revert" else None
-    for wave in state.waves if recheck and plan.phase != "userspace" else ():
+    known = bool(verdicts) and plan.earlier == "revert" and plan.phase != "userspace"
+    recheck: Mapping[str, str] = (verdicts[-1].get("recheck") or {}) if known else {}
+    for wave in state.waves if recheck else ():
         bad = [recheck[name] for name, host in wave.hosts.items() if name in recheck and host.state == "confirmed"]
         if wave.state == "promoted" and wave.number != number and bad:
             owed.append((wave, "; ".join(bad)))

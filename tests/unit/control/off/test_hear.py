@@ -213,7 +213,9 @@ def test_a_service_that_nobody_may_restart_is_not_off() -> None:
         hearing.feed(line, 3.0)
     result = hearing.result()
     assert (result.off, result.flag, result.code) == (False, True, "restart_needed")
-    assert "configuration off, 2 processes keep kTLS until restart: systemctl restart lighttpd.service" in result.error
+    assert "configuration off, 2 processes keep kTLS until restart: systemctl restart lighttpd.service" in str(
+        result.error
+    )
     assert hearing.settled, "waiting changes nothing"
     consented = {**SERVICE, "consent": {"restart": True}}
     assert heard(*UP, f"@agent 101.0 0 {other(consented, 5, old=2, phase='tx+rx')}").code == "not_confirmed"

@@ -66,7 +66,7 @@ def without(about: dict[str, Any], consent: str) -> dict[str, Any]:
     return {**about, "consent": {**about["consent"], consent: False}}
 
 
-COMMITTED = {"order": "committed", "ordered_phase": "tx", "phase": "tx+rx"}
+COMMITTED: dict[str, Any] = {"order": "committed", "ordered_phase": "tx", "phase": "tx+rx"}
 
 
 @pytest.mark.parametrize(

@@ -255,12 +255,14 @@ def test_somebody_elses_order_is_left_alone_when_an_earlier_wave_goes_back(state
     world = world_of(state_dir, plan)
     spoiled(world, "h1", "broken")
 
+    before = world.on_event
+
     def taken(event: str) -> None:
+        before(event)
         if event == "wave_reverting":
             world.hosts["h2"].order_id = "another"
 
-    before = world.on_event
-    world.on_event = lambda event: (before(event), taken(event))[0]
+    world.on_event = taken
     world.playbook(plan)
     assert phases(world)["h2"] == "tx"
     assert "of somebody else" in state_of(world, plan).waves[0].hosts["h2"].info
