@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 TICK_S = 0.2
 #: A host that does not answer within this long is asked again at the next look (seconds).
 ANSWER_S = 20.0
-#: Later hosts whose series are read for a comparison, at most.
-MOST_OTHERS = 20
+#: Later hosts of each datapath whose series are read for a comparison, at most: two hosts need 27 to tell anything.
+MOST_OTHERS = 40
 #: Until a host of an earlier wave has taken itself back, at most (seconds).
 BACK_S = 60.0
 #: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
