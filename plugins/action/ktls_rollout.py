@@ -14,7 +14,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.plan.cards import SENTINELS
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import lock
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.answers import opened_path
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.begin import Wanted, begin
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.engine import Engine
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.implicit import Settings
@@ -94,7 +93,7 @@ class ActionModule(ActionBase):
             "hosts": list(begun.hosts),
             "sizes": list(begun.sizes),
             "resumed": begun.resumed,
-            "wave": str(opened_path(begun.run.answers)),
+            "wave": str(begun.run.opened),
         }
         return {"changed": False, "ansible_facts": {"ktls_rollout": said}, "run": said["run"]}
 

@@ -105,18 +105,13 @@ def wave_path(directory: Path, wave: int, attempt: int) -> Path:
     return directory / f"wave-{wave}-{attempt}.json"
 
 
-def opened_path(directory: Path) -> Path:
-    """Of the file that says which wave is open: what tasks are given, since they cannot know attempts."""
-    return directory / "open.json"
-
-
-def point(directory: Path, file: Path | None, *, touched: bool) -> None:
-    """Say which wave is open.
+def point(run: Run, file: Path | None, *, touched: bool) -> None:
+    """Say which wave is open: tasks cannot know attempts.
 
     :param touched: its hosts have to go back if it does not pass.
     :raises ControlError: ``no_space``.
     """
-    _put(opened_path(directory), {"open": str(file) if file else "", "touched": touched and file is not None})
+    _put(run.opened, {"open": str(file) if file else "", "touched": touched and file is not None})
 
 
 def opened(path: Path) -> tuple[WaveFile | None, bool]:

@@ -203,7 +203,7 @@ class Engine:
                 # Of an earlier attempt, whose way back was cut short, or nothing.
                 with suppress(ControlError):
                     file_path = self.file_path(number) if tried else None
-                    answers.point(self.run.answers, file_path, touched=stop.touched and tried)
+                    answers.point(self.run, file_path, touched=stop.touched and tried)
             return {
                 "failed": True,
                 "changed": False,
@@ -250,7 +250,7 @@ class Engine:
             machine.experiment(self.plan, f"{identity}-{attempt}"),
         )
         file.save()
-        answers.point(self.run.answers, file.path, touched=True)
+        answers.point(self.run, file.path, touched=True)
         self.write(
             "wave_opened", wave=number, name=planned.name, hosts=list(planned.hosts), attempt=attempt,
             order_id=identity, epoch=file.epoch, lease_s=file.lease_s,
