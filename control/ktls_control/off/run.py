@@ -18,9 +18,10 @@ from .hear import Hearing
 from .latency import drained
 from .local import LocalHosts, socket_of
 from .model import OffResult, unreached
+from .pace import Pace
 
 SCRIPT = Path(__file__).resolve().parents[1] / "templates" / "off_host.sh"
-#: Handshakes under way at the same time. A host leaves the pool when its flag is up, not when it has drained.
+#: Most handshakes under way at the same time. A host leaves the pool when its flag is up, not when it has drained.
 DEFAULT_POOL = 96
 #: Sessions open at the same time; beyond it a host is told not to wait for its connections, and is asked again later.
 MAX_OPEN = 400
@@ -29,6 +30,7 @@ TIMEOUT_S = 25.0
 #: Seconds that an answer of the agent may take on top of the draining.
 _ANSWER_S = 20.0
 #: More tries at a host that turned us away because it had too many at once, each a second later than the one before.
+#: One that only was too slow gets one more.
 _TRIES = 3
 
 
@@ -55,12 +57,13 @@ class OffRun:
         self.hosts: dict[str, Host] = {}
         self._reason = plain_reason(reason)
         self._started, self._drain_s = started, drain_s
-        self._pool, self._timeout_s, self._max_open = pool, timeout_s, max_open
+        self._timeout_s, self._max_open = timeout_s, max_open
+        self._pace = Pace(pool, max_open)
+        self._asked_s: dict[str, float] = {}
         self._progress = progress
         self._waiting: deque[Host] = deque()
         self._again: list[tuple[float, str]] = []  # a heap: when, and who
         self._tries: dict[str, int] = {}
-        self._connecting: set[str] = set()
         self._hearings: dict[str, Hearing] = {}
         self._brief: set[str] = set()
         self._earlier: dict[str, OffResult] = {}
@@ -108,7 +111,7 @@ class OffRun:
 
     def step(self, timeout_s: float = 0.1) -> None:
         """Do what there is to do, waiting at most ``timeout_s`` seconds for something to happen."""
-        while self._waiting and len(self._connecting) < self._pool:
+        while self._waiting and self._pace.room(time.monotonic()):
             self._start(self._waiting.popleft(), watch=len(self._children) < self._max_open)
         if not self._waiting:
             self._start_again(time.monotonic())
@@ -123,7 +126,7 @@ class OffRun:
         return [self.results[name] for name in self.hosts]
 
     def _start_again(self, now: float) -> None:
-        while self._again and len(self._children) < self._max_open and len(self._connecting) < self._pool:
+        while self._again and len(self._children) < self._max_open and self._pace.room(now):
             if self._again[0][0] > now:
                 return
             self._start(self.hosts[heapq.heappop(self._again)[1]], watch=True)
@@ -149,7 +152,8 @@ class OffRun:
             if script >= 0:
                 os.close(script)
         self._hearings[host.name] = Hearing(host.name)
-        self._connecting.add(host.name)
+        self._asked_s[host.name] = time.monotonic()
+        self._pace.asked(host.name, self._asked_s[host.name])
         if not watch:
             self._brief.add(host.name)
 
@@ -162,7 +166,7 @@ class OffRun:
             # One host's nonsense is its own: everybody else is still to be switched off.
             hearing.confused = f"{type(error).__name__}: {error}"
         if hearing.flag_s is not None and not was_up:
-            self._connecting.discard(child.name)
+            self._pace.answered(child.name, time.monotonic() - self._asked_s[child.name])
             watch_s = max(0.0, self.drain_until - time.time()) if child.name not in self._brief else 0.0
             self._children.set_deadline(child, time.monotonic() + watch_s + _ANSWER_S)
         if line.startswith("@agent") and hearing.settled:
@@ -170,11 +174,14 @@ class OffRun:
 
     def _ended(self, child: Child) -> None:
         name = child.name
-        self._connecting.discard(name)
+        self._pace.gone(name)
         hearing = self._hearings[name]
         result = hearing.result()
         if not result.reachable:
-            if openssh.is_turned_away(child.stderr) and self._tries.get(name, 0) < _TRIES:
+            turned_away = openssh.is_turned_away(child.stderr) and self._tries.get(name, 0) < _TRIES
+            # Where everything is slow, it may be us: once more, when there are fewer at a time.
+            too_slow = child.timed_out and self._pace.hurried and name not in self._tries
+            if turned_away or too_slow:
                 self._tries[name] = self._tries.get(name, 0) + 1
                 heapq.heappush(self._again, (time.monotonic() + self._tries[name], name))
                 return

@@ -38,7 +38,6 @@ CONFIG = f"""
 log_format seen '$bytes_sent $request_length';
 ssl_certificate /root/other.pem;
 ssl_certificate_key /root/other.key;
-sendfile on;
 {SERVER.format(port=PLAIN, more="")}
 {SERVER.format(port=KTLS, more="ssl_conf_command Options KTLS;")}
 """

@@ -12,6 +12,7 @@ import pytest
 
 from ktls_control.children import Children
 from ktls_control.inventory import Host, host_from_vars
+from ktls_control.off import pace
 from ktls_control.off.model import OffResult
 from ktls_control.off.run import OffRun, continued, switch_off
 
@@ -50,7 +51,7 @@ def test_never_more_at_a_time_than_the_pool(root: Path) -> None:
         run.add(local(*"abcdefg"))
         while run.busy:
             run.step()
-            most = max(most, len(run._connecting))
+            most = max(most, run._pace.holding)
     assert len(run.results) == 7
     assert most <= 2
 
@@ -62,6 +63,24 @@ def test_a_host_that_hangs_is_given_up_and_named(root: Path) -> None:
         results = {result.host: result for result in run.wait()}
     assert (results["hangs"].code, results["hangs"].error) == ("cut_off", "hangs unreachable: no answer within 3 s")
     assert results["well"].off
+
+
+def test_where_every_answer_is_late_a_host_that_had_none_is_asked_once_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WELL_S", 0.0)
+    (root / "first").write_text(f"if mkdir {root}/asked 2>/dev/null; then exec sleep 60; fi\nexec sh {KTLS_OFF}\n")
+    (root / "never").write_text(f"mkdir {root}/a$$\nexec sleep 60\n")
+    with OffRun(reason="x", started=time.time(), timeout_s=3.0) as run:
+        run.add(local("well"))
+        run.wait()
+        run.add(
+            [*local("slow", ktls_off_command=f"sh {root}/first"), *local("dead", ktls_off_command=f"sh {root}/never")]
+        )
+        results = {result.host: result for result in run.wait()}
+    assert results["slow"].off
+    assert (results["dead"].code, results["dead"].off) == ("cut_off", False)
+    assert len(list(root.glob("a[0-9]*"))) == 2, "asked twice, no more"
 
 
 def test_a_host_that_comes_late_is_switched_off_and_one_that_moved_is_asked_again(root: Path) -> None:
