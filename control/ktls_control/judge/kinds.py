@@ -26,10 +26,10 @@ _RANK: Mapping[Outcome, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 def kinds(datapaths: Mapping[str, HostDatapath]) -> dict[str, HostDatapath]:
-    """A datapath of each kind that there is, the sidecar's first."""
+    """A datapath of each kind that there is (each service is one by itself), the sidecar's first."""
     found: dict[str, HostDatapath] = {}
     for each in sorted(datapaths.values(), key=lambda one: (one.kind != "sidecar", one.kind, one.unit)):
-        found.setdefault(each.kind, each)
+        found.setdefault(each.name, each)
     return found
 
 
@@ -63,7 +63,7 @@ def judge(
     from .wave import judge_wave
 
     def kind_of(host: str) -> str:
-        return datapaths.get(host, HostDatapath()).kind
+        return datapaths.get(host, HostDatapath()).name
 
     members = {*(one.host for one in series), *checks}
     found = kinds({name: datapaths.get(name, HostDatapath()) for name in members}) or {"sidecar": HostDatapath()}

@@ -145,7 +145,7 @@ def _headroom(
     """What each host needs after an off, and the ratio that it was reckoned with, the dearest of all datapaths'."""
     peak = policy.headroom_peak or min(headroom.peak(series) or 1.0, _MOST_PEAK)
     # Programs differ in what a byte costs, so each is compared with its own.
-    kinds = {name: datapath_status.of(one.status).kind for name, one in seen.items()}
+    kinds = {name: datapath_status.of(one.status).name for name, one in seen.items()}
     ratios = {
         kind: policy.headroom_ratio
         or headroom.ratio(one.status for name, one in seen.items() if one.status and kinds[name] == kind)
@@ -212,9 +212,9 @@ def _waves(
     )
     names: Counter[str] = Counter()
     made = []
-    later_of = Counter(host.datapath.kind for host in hosts.values())
+    later_of = Counter(host.datapath.name for host in hosts.values())
     for number, members in enumerate(drawn, start=1):
-        later_of.subtract(Counter(hosts[name].datapath.kind for name in members))
+        later_of.subtract(Counter(hosts[name].datapath.name for name in members))
         entry = policy.waves[min(number, len(policy.waves)) - 1]
         soak = entry.soak or policy.soak
         told = _detectable(hosts, members, later_of, policy.gates, soak, detect) if detect else {}
@@ -247,7 +247,7 @@ def _detectable(
     kinds = groups.kinds({name: hosts[name].datapath for name in members})
     found: dict[str, float | None] = {}
     for kind in kinds:
-        of_it = [name for name in members if hosts[name].datapath.kind == kind]
+        of_it = [name for name in members if hosts[name].datapath.name == kind]
         own = groups.gates_of(gates, kinds[kind].experiments, len(kinds))
         told = detect(own, soak, len(of_it), later_of[kind], kind)
         unfed = {name for host in of_it for name in groups.unfed_metrics(hosts[host].datapath.unfed)}

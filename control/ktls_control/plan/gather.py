@@ -139,7 +139,7 @@ def _some_of_each(well: Sequence[str], replies: Mapping[str, Reply], most: int) 
     """At most so many, and as many of each datapath: one says little of the noise of another."""
     kinds: dict[str, list[str]] = {}
     for name in well:
-        kinds.setdefault(datapath_status.of(replies[name].data).kind, []).append(name)
+        kinds.setdefault(datapath_status.of(replies[name].data).name, []).append(name)
     return [name for names in kinds.values() for name in names[: most // len(kinds)]]
 
 

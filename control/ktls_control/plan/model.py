@@ -46,6 +46,11 @@ class HostDatapath:
     switch: str = "live"
     unfed: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What hosts are alike by: ``sidecar``, ``nginx``; services by their unit, since each is another program."""
+        return self.unit if self.kind == "service" and self.unit else self.kind
+
 
 @dataclass(frozen=True)
 class PlannedHost:

@@ -19,7 +19,7 @@ def detector(seen: Mapping[str, Seen]) -> Detect | None:
     by_kind: dict[str, list[HostSeries]] = {}
     for one in seen.values():
         if one.series is not None and one.series.samples:
-            by_kind.setdefault(datapath_status.of(one.status).kind, []).append(one.series)
+            by_kind.setdefault(datapath_status.of(one.status).name, []).append(one.series)
     if not by_kind:
         return None
     try:

@@ -93,7 +93,7 @@ def _datapaths(plan: Plan) -> Iterator[str]:
         yield f"{_hosts(names, plan)}: nobody counts {lacks}: the gate of wave {', '.join(waves)} cannot tell: {does}"
     dealt = [name for name, host in plan.hosts.items() if not host.datapath.experiments]
     if dealt and plan.gates.method in ("switchback", "connections") and plan.gates.otherwise == "difference":
-        last = {host.datapath.kind: wave.number for wave in plan.waves for host in _of(plan, wave)}
+        last = {host.datapath.name: wave.number for wave in plan.waves for host in _of(plan, wave)}
         for kind, number in last.items():
             yield (
                 f"in wave {number} no host with {kind} is left to compare with: what it changes in CPU, latency and "

@@ -195,7 +195,7 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _otherwise(plan: Plan) -> str:
     """How hosts are judged whose datapath cannot deal connections by chance."""
-    names = sorted({host.datapath.kind for host in plan.hosts.values() if not host.datapath.experiments})
+    names = sorted({host.datapath.name for host in plan.hosts.values() if not host.datapath.experiments})
     if not names or plan.gates.method not in ("switchback", "connections"):
         return ""
     how = {

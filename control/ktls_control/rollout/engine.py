@@ -640,7 +640,7 @@ class Engine:
         later: dict[str, list[str]] = {}
         for wave in self.plan.waves:
             for name in wave.hosts if wave.number > number else ():
-                later.setdefault(self.plan.hosts[name].datapath.kind, []).append(name)
+                later.setdefault(self.plan.hosts[name].datapath.name, []).append(name)
         wanted = kinds.kinds({name: self.plan.hosts[name].datapath for name in self._planned(number).hosts})
         asked = [
             name
@@ -691,7 +691,7 @@ class Engine:
                     lost.append(name)
                     continue
                 before = (self._last_answer(names[name], name) or {}).get("status")
-                seen = machine.see(self.plan.phase, before, reply.data, reply.error)
+                seen = machine.see(self.plan.phase, before, reply.data, reply.error, soaking=False)
                 why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
                 if why:
                     bad[name] = f"wave {names[name]}: {why}"

@@ -225,12 +225,15 @@ def see(
     now: Mapping[str, Any] | None,
     error: str | None,
     settled: Mapping[str, Any] | None = None,
+    *,
+    soaking: bool = True,
 ) -> Seen:
     """What one answer says of a host.
 
     :param before: its status right after the order.
     :param now: its status now; None when it did not answer, and ``error`` says why.
     :param settled: see :func:`ktls_control.judge.gate.judge_host`.
+    :param soaking: False: its wave was promoted before. That somebody restarts his own server then is no failure.
     """
     if now is None:
         return Seen(False, error=error)
@@ -243,7 +246,7 @@ def see(
         # Only what was on is off now: right after an order it may not be known to be on yet.
         and (check.name != "features" or hardware.features_on(before))
         # What clients see of another server may be usual there: how many are too many, the judge says.
-        and (check.name != "errors" or datapath.is_sidecar or not check.detail.startswith("new "))
+        and (check.name != "errors" or datapath.is_sidecar or (soaking and not check.detail.startswith("new ")))
         and (check.name in _INSTANT or (check.name == "kernel" and check.detail.startswith("TlsDecryptError")))
     ]
     card = hardware.moved(before, now) if phase == "hw" else None

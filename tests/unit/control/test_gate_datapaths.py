@@ -145,6 +145,8 @@ def test_an_error_of_nginx_stops_no_soak_at_once_and_a_wrong_phase_does() -> Non
     seen = machine.see("tx", BEFORE, changed(errors, phase="userspace"), None)
     assert seen.wrong == "phase: in force: userspace, ordered: tx+rx"
     assert "restarted" in str(machine.see("tx", BEFORE, changed(AFTER, sidecar__pid=8), None).wrong)
+    later = machine.see("tx", BEFORE, changed(AFTER, sidecar__pid=8), None, soaking=False)
+    assert later.wrong is None, "its owner may restart it once its wave is promoted"
     counted = machine.see("tx", BEFORE, AFTER, None)
     assert (counted.sent, counted.ktls, counted.connections) == (100_100, 100_000, 4)
     silent = machine.see("tx", BEFORE, changed(AFTER, sidecar__connections_total=None), None)

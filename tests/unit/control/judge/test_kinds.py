@@ -120,7 +120,7 @@ def test_what_a_service_cannot_tell_is_no_pass_and_hides_nothing_of_the_others()
     unknown = {"svc1": check("errors", "inconclusive", "lighttpd.service counts no failures")}
     verdict = judge([*wave(), *ours], theirs, unknown, svc1=SERVICE)
     assert verdict.outcome == "inconclusive"
-    assert all(why.startswith("service: ") for why in verdict.reasons), verdict.reasons
+    assert all(why.startswith("lighttpd.service: ") for why in verdict.reasons), verdict.reasons
     assert {one.outcome for one in verdict.metrics} == {"pass"}
     alone = judge([], (), unknown, svc1=SERVICE)
     assert alone.outcome == "inconclusive" and "svc1" in alone.hosts

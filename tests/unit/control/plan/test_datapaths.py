@@ -155,7 +155,7 @@ def test_a_mixed_plan_shows_who_is_served_by_what_and_what_the_phase_is_there() 
     text = shown(plan)
     assert "phase tx (tx+rx on 6 of 12 hosts)" in text.splitlines()[0]
     assert "served by" in text and "nginx, tx+rx" in text and "lighttpd.service, tx+rx, by restart" in text
-    assert "nginx and service: difference in differences against later waves of their own kind" in text
+    assert "lighttpd.service and nginx: difference in differences against later waves of their own kind" in text
     assert "earlier   a wave in which a later gate finds a host that is not well goes back as one" in text
     notes = "\n".join(plan.notes)
     assert "phase tx is tx+rx there, as was consented to" in notes
@@ -197,7 +197,7 @@ def test_a_wave_sees_what_its_blindest_datapath_sees() -> None:
     assert plan.waves[0].detectable == {"cpu": 0.2, "errors": 0.001}
     asked.clear()
     plan = build(ASK, {"svc1": served(SERVICE)}, parse(None, "x"), detect)
-    assert asked == [("service", "difference", 1, 0, 0.05)]
+    assert asked == [("lighttpd.service", "difference", 1, 0, 0.05)]
     assert plan.waves[0].detectable == {"cpu": None, "errors": None}, "nobody counts there"
 
 
