@@ -180,6 +180,8 @@ def _sort(
         # Where no card can offload anything, what clients negotiate is of no interest.
         if ask.phase == "hw" and one.row.phases["hw"].verdict == "ready" and one.status is not None:
             why += cards.of_host(one.status, policy.hw_min_eligible)
+        # What preflight found and what the agent says may be the same thing.
+        why = list({one.code: one for one in reversed(why)}.values())[::-1]
         if any(one.code == "already_there" for one in why):
             # The rest is of no interest: nothing is going to be done there.
             why = [one for one in why if one.code == "already_there"]
