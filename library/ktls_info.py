@@ -33,6 +33,22 @@ options:
       - Without it this module changes no file.
     type: bool
     default: false
+  datapath:
+    description:
+      - What serves on the host. With V(nginx) its configuration is read (C(nginx -T)), and what stands in the way of a
+        phase there refuses it. V(sidecar) and V(service) add nothing.
+    type: str
+    choices: [sidecar, nginx, service]
+    default: sidecar
+  nginx:
+    description: Settings of C(/etc/ktls/nginx.json) that differ from their defaults, for O(datapath=nginx).
+    type: dict
+    default: {}
+  tx_rx_consent:
+    description: Whether phase V(tx) may be transmit and receive together, where the server's OpenSSL gives both with
+      one option.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -290,6 +306,7 @@ error_code:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.nginx import settings
 
 
 def main() -> None:
@@ -298,12 +315,20 @@ def main() -> None:
         argument_spec={
             "load_module": {"type": "bool", "default": False},
             "cache_facts": {"type": "bool", "default": False},
+            "datapath": {"type": "str", "choices": ["sidecar", "nginx", "service"], "default": "sidecar"},
+            "nginx": {"type": "dict", "default": {}},
+            "tx_rx_consent": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     changes = []
     try:
-        collected = info.collect(load_module=module.params["load_module"] and not module.check_mode)
+        wanted = {"probe_port": 8444, "server_name": "localhost", **module.params["nginx"]}
+        collected = info.collect(
+            load_module=module.params["load_module"] and not module.check_mode,
+            nginx=settings.parse(wanted, "nginx") if module.params["datapath"] == "nginx" else None,
+            tx_rx_consent=module.params["tx_rx_consent"],
+        )
         if module.params["cache_facts"]:
             changes = files.plan_files([info.fact_spec(collected)])
             if not module.check_mode:

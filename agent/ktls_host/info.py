@@ -31,6 +31,8 @@ from .commands import Runner
 from .errors import KtlsError
 from .files import FileSpec
 from .module_lever import ModuleState
+from .nginx import preflight as nginx_preflight
+from .nginx.settings import Settings
 from .nic import probe as nic_probe
 from .nic import verdict as nic_verdict
 from .proof import openssl as proof
@@ -44,13 +46,21 @@ _CIPHERS = re.compile(r"kernel/(arch/[^/]+/)?(lib/)?crypto/")
 _LAYERS = 4  # a template over a cipher over a library
 
 
-def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool = False) -> dict[str, Any]:
+def collect(
+    root: str = "/",
+    runner: Runner | None = None,
+    *,
+    load_module: bool = False,
+    nginx: Settings | None = None,
+    tx_rx_consent: bool = False,
+) -> dict[str, Any]:
     """Read the host, try what can be tried, and judge it; plain JSON types.
 
     Reads files under ``root``, asks libcrypto, libssl, libgnutls and the kernel in child processes, and starts
     ``openssl version``, ``nginx -V`` and ``ethtool`` where they are. With ``load_module`` a module that is not loaded
-    is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. Raises
-    :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
+    is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. ``nginx``: that is what
+    serves here, and ``tx_rx_consent`` what was agreed to for it. Raises :class:`KtlsError` only
+    when our own files are not safe to read; what a host lacks is part of the answer.
     """
     runner = runner or Runner()
     # First: the trial is work too.
@@ -70,6 +80,7 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         gnutls=gnutls.probe(root),
         datapaths=datapaths.probe(root, runner),
         hardware=nic_verdict.hw_reasons(nics, config.options if config.source else None),
+        served=nginx_preflight.probe(nginx, tx_rx_consent, runner) if nginx else nginx_preflight.Served(),
     )
     return {
         "kernel": module.kernel,
