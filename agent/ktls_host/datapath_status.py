@@ -84,6 +84,22 @@ def of(status: Mapping[str, Any] | None) -> Datapath:
     )
 
 
+def stays(status: Mapping[str, Any]) -> str:
+    """Return why it is not shown that new connections are userspace again; nothing when it is.
+
+    An agent says ``userspace`` too while nobody tells it what is in force. The sidecar is then down, and serves nobody;
+    another server may well go on.
+    """
+    found = of(status)
+    name = found.unit or found.kind
+    if not found.is_sidecar and not isinstance(status.get("sidecar"), Mapping):
+        return f"{name} does not answer its agent: {status.get('sidecar_error') or 'no reason given'}"
+    if status.get("phase") == "userspace":
+        return ""
+    said = f"phase {status.get('phase')} is in force after its way back"
+    return said + (f": {found.problem}" if found.problem else "")
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 

@@ -57,13 +57,18 @@ def do_order(arguments: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
 
 
 def _refuse_half_off(status: Mapping[str, Any]) -> None:
-    """Raise :class:`KtlsError` where off could not do all of it: processes that nobody may restart keep kTLS."""
+    """Raise :class:`KtlsError` where off could not do all of it: processes that nobody may restart keep kTLS.
+
+    Or where nobody can say: then others have to look.
+    """
     served = datapath_status.of(status)
     if served.switch == "restart" and served.draining_processes and not served.restart_consent:
         how = f"systemctl restart {served.unit or served.kind}"
         raise KtlsError(
             "restart_needed", f"configuration off, {served.draining_processes} processes keep kTLS until restart: {how}"
         )
+    if not served.is_sidecar and datapath_status.stays(status):
+        raise KtlsError("not_confirmed", f"the flag is up, and {datapath_status.stays(status)}")
 
 
 def do_evidence(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import datapath_status
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.probe_object import EXPECTED_SHA256
 from ansible_collections.ktls.fleet.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.download import fetch
@@ -103,10 +104,9 @@ def _arguments(step: str, back: bool, wave: WaveFile, host: str) -> dict[str, An
 
 def _stays(status: dict[str, Any], wave: WaveFile) -> str:
     """What of the wave's own order is still in force after its way back; empty: nothing."""
-    if status.get("order_id") != wave.id or status.get("phase") == "userspace":
+    if status.get("order_id") != wave.id:
         return ""
-    problem = (status.get("datapath") or {}).get("problem")
-    return f"phase {status.get('phase')} is in force after its way back" + (f": {problem}" if problem else "")
+    return datapath_status.stays(status)
 
 
 def _outside(target: Target) -> dict[str, Any] | None:

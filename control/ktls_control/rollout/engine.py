@@ -774,8 +774,8 @@ class Engine:
             for reply in self.fleet.ask(list(names), verb, **asked):
                 if reply.data is None:
                     left[reply.host] = str(reply.error)
-                elif reply.data.get("phase") != "userspace":
-                    left[reply.host] = f"{reply.host}: phase {reply.data.get('phase')} is in force after its way back"
+                elif why := datapath_status.stays(reply.data):
+                    left[reply.host] = f"{reply.host}: {why}"
             if self.clock() >= deadline:
                 break
             verb, asked, names = "status", {}, list(left)
