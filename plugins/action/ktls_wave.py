@@ -106,7 +106,7 @@ def _stays(status: dict[str, Any], wave: WaveFile) -> str:
     """What of the wave's own order is still in force after its way back; empty: nothing."""
     if status.get("order_id") != wave.id:
         return ""
-    return datapath_status.stays(status)
+    return str(datapath_status.stays(status))
 
 
 def _outside(target: Target) -> dict[str, Any] | None:
