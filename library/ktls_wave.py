@@ -23,7 +23,9 @@ options:
     required: true
     choices: [order, evidence, confirm, back]
   wave:
-    description: File of the wave, as M(ktls.fleet.ktls_rollout) returned it.
+    description:
+      - File that says which wave is open, as M(ktls.fleet.ktls_rollout) returned it in C(ktls_rollout.wave) with its
+        first step; or the file of a wave. With O(step=back) a host that was not touched is left alone.
     type: path
     required: true
 attributes:
@@ -39,7 +41,7 @@ EXAMPLES = r"""
 - name: Order
   ktls.fleet.ktls_wave:
     step: order
-    wave: "{{ ktls_wave.file }}"
+    wave: "{{ hostvars['localhost'].ansible_facts.ktls_rollout.wave }}"
 """
 
 RETURN = r"""

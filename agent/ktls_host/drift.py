@@ -6,18 +6,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import datapath_status
 from .errors import KtlsError
 
 
 def facts(status: Mapping[str, Any]) -> dict[str, str]:
     """Return what of an agent's status must not change between plan and order; what is not known is left out."""
     host, sidecar = status.get("host") or {}, status.get("sidecar") or {}
-    found = {
-        "kernel": host.get("kernel"),
-        "openssl": host.get("openssl"),
-        "agent": status.get("version"),
-        "sidecar": sidecar.get("version"),
-    }
+    found = {"kernel": host.get("kernel"), "openssl": host.get("openssl"), "agent": status.get("version")}
+    path = datapath_status.of(status)
+    if path.is_sidecar:
+        found["sidecar"] = sidecar.get("version")
+    else:
+        # Another program, or one that can do something else now, is another host.
+        found["datapath"] = f"{path.kind} {path.unit}".strip()
+        found["program"] = f"{path.program} {path.version}".strip()
+        found["modes"] = " ".join(path.modes)
     return {name: str(value) for name, value in found.items() if value}
 
 

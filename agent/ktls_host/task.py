@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO, Any
 
-from . import drift, order, series
+from . import datapath_status, drift, order, series
 from .errors import KtlsError
 from .jsonsock import call
 
@@ -36,7 +36,7 @@ def do_order(arguments: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
     """Read the status, decide, ask, and return what the agent says then: ``changed``, ``status``, ``diff``.
 
     ``arguments`` are those of module ``ktls_order``; ``timeout_s`` is for each answer, in seconds. With ``check``
-    nothing is changed. Raises :class:`KtlsError`: the agent's, and ``facts_drifted``.
+    nothing is changed. Raises :class:`KtlsError`: the agent's, ``facts_drifted`` and ``restart_needed``.
     """
     wish = order.Wish(**{name: arguments[name] for name in _WISH if arguments.get(name) is not None})
     path, timeout_s = _agent(arguments)
@@ -48,10 +48,27 @@ def do_order(arguments: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
         order.refuse_early(before, wish)
     elif changed:
         after = call(path, order.request(wish), timeout_s)
+    if wish.state == "switched_off" and not check:
+        _refuse_half_off(after)
     if arguments.get("probe") and not (changed and check):
         after = call(path, {"verb": "probe"}, timeout_s)
     shown = after if after is not before or not changed else order.predict(before, wish)
     return {"changed": changed, "status": after, "diff": {"before": _show(before), "after": _show(shown)}}
+
+
+def _refuse_half_off(status: Mapping[str, Any]) -> None:
+    """Raise :class:`KtlsError` where off could not do all of it: processes that nobody may restart keep kTLS.
+
+    Or where nobody can say: then others have to look.
+    """
+    served = datapath_status.of(status)
+    if served.switch == "restart" and served.draining_processes and not served.restart_consent:
+        how = f"systemctl restart {served.unit or served.kind}"
+        raise KtlsError(
+            "restart_needed", f"configuration off, {served.draining_processes} processes keep kTLS until restart: {how}"
+        )
+    if not served.is_sidecar and datapath_status.stays(status):
+        raise KtlsError("not_confirmed", f"the flag is up, and {datapath_status.stays(status)}")
 
 
 def do_evidence(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,18 @@ def host_status(reply: Reply) -> dict[str, Any]:
     if status is None:
         return {"reachable": True, "error": reply.error}
     keep = ("phase", "order", "epoch", "tls_stat", "connections", "bytes")
-    more = ("order_id", "ordered_phase", "lease_left_s", "revert_reason", "off", "sockets", "probe", "host", "version")
+    more = (
+        "order_id",
+        "ordered_phase",
+        "lease_left_s",
+        "revert_reason",
+        "off",
+        "sockets",
+        "probe",
+        "host",
+        "version",
+        "datapath",
+    )
     entry = {"reachable": True, **{key: status.get(key) for key in keep + more}}
     if status.get("sidecar_error"):
         entry["error"] = f"{reply.host}: {status['sidecar_error']}"

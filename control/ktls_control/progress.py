@@ -66,7 +66,7 @@ class RolloutProgress:
         return handler(self, event) if handler else []
 
     def _started(self, event: Event) -> list[str]:
-        self.epoch, self.phase, self.outcome = event["epoch"], event["phase"], None
+        self.epoch, self.phase, self.outcome = event["epoch"], event.get("means") or event["phase"], None
         return []
 
     def _resumed(self, event: Event) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def _drive(
     from .inventory import load
     from .notify.config import VARIABLE as NOTIFY
     from .observers import TEXTFILE_VARIABLE as TEXTFILE
+    from .plan import datapaths
     from .playbook import PlaybookRun
     from .progress import RolloutProgress
     from .verbs import end, show_run
@@ -89,14 +91,15 @@ def _drive(
     console = _console(stderr=arguments.json)
     place = inventory if "," in inventory else str(Path(inventory).resolve())
     run = PlaybookRun("rollout", place, variables, _log("apply"), None, check)
-    progress = RolloutProgress(plan.phase)
+    phase = datapaths.phase_words(plan, plan.phase)
+    progress = RolloutProgress(phase)
     where = show_run(run, console, progress)
     if arguments.json:
         why = progress.why or "; ".join(run.explain())
         outcome = progress.outcome or ("completed" if run.returncode == 0 else "failed")
         waves = {wave.number: {n: host.state for n, host in wave.hosts.items()} for wave in progress.waves}
         print(json.dumps({"run": where, "outcome": outcome, "why": why, "epoch": progress.epoch, "waves": waves}))
-    code = end(run, console, f"every host of the plan is on {plan.phase}" if not check else "nothing was changed")
+    code = end(run, console, f"every host of the plan is on {phase}" if not check else "nothing was changed")
     if code != 0 and not run.ended_itself:
         console.print("ktls: nobody drives this run now: `ktls resume` goes on with it", markup=False)
     return code
@@ -263,6 +266,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
+    from .plan import datapaths
     from .rollout import journal
     from .rollout.state import fold
     from .view import cards
@@ -287,6 +291,8 @@ def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
         "state": host.state,
         "info": host.info,
         "facts": dict(plan.hosts[name].facts),
+        "datapath": asdict(plan.hosts[name].datapath),
+        "means": datapaths.phase_of(plan, name, state.phase),
         "seen": host.seen,
         "sentinel": wave.sentinel or None,
         "fleet_off": state.fleet_off,
@@ -300,6 +306,12 @@ def _told(run: Any, plan: Any, name: str) -> tuple[dict[str, Any], list[str]]:
         f"  wave {wave.number} ({wave.name}) of {len(state.waves)}: {wave.state}, attempt {wave.attempt}",
         f"  planned as: {', '.join(f'{key} {value}' for key, value in found['facts'].items()) or 'unknown'}",
     ]
+    served = plan.hosts[name].datapath
+    if served.kind != "sidecar":
+        lines.append(f"  served by: {datapaths.title(served)} ({served.program or 'version unknown'})")
+        if found["means"] != state.phase:
+            lines.append(f"  phase {state.phase} is {found['means']} here: both directions are in the kernel")
+        lines += [f"  no gate hears of its {datapaths.WORDS[what]}" for what in served.unfed]
     if wave.sentinel:
         lines.append(f"  sentinel, {_clock(wave.sentinel['at'])}: {wave.sentinel['sight']}: {wave.sentinel['why']}")
     if state.fleet_off:

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from ktls_host import datapath_status
+
 from .progress import HostProgress, RolloutProgress
 
 ICONS: Mapping[str, str] = {
@@ -88,21 +90,38 @@ def _age(host: HostProgress) -> str:
 def status_table(fleet: Mapping[str, Any]) -> Table:
     """The fleet's status, one host a row."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("HOST", "PHASE", "ORDER", "EPOCH", "kTLS CONNS", "USERSPACE", "kTLS BYTES", "SHARE", "NOTE"):
+    paths = {name: datapath_status.of(host) for name, host in fleet["hosts"].items()}
+    mixed = any(not path.is_sidecar for path in paths.values())
+    for title in (
+        "HOST",
+        *(["SERVED BY"] if mixed else []),
+        "PHASE",
+        "ORDER",
+        "EPOCH",
+        "kTLS CONNS",
+        "USERSPACE",
+        "kTLS BYTES",
+        "SHARE",
+        "NOTE",
+    ):
         numeric = title in ("EPOCH", "kTLS CONNS", "USERSPACE", "kTLS BYTES", "SHARE")
         table.add_column(title, justify="right" if numeric else "left", no_wrap=title != "NOTE")
     for name, host in fleet["hosts"].items():
         if "phase" not in host:
             state = "unreachable" if not host["reachable"] else "no answer"
-            table.add_row(name, f"[red]{state}[/red]", "", "", "", "", "", "", str(host.get("error", "")))
+            blank = [""] * (7 if mixed else 6)
+            table.add_row(name, *blank[6:], f"[red]{state}[/red]", *blank[:6], str(host.get("error", "")))
             continue
-        carried = host.get("bytes") or {}
+        carried = {key: count for key, count in (host.get("bytes") or {}).items() if isinstance(count, int)}
         total = sum(carried.values())
         share = f"{int(carried.get('ktls_tx', 0) / total * 1000) / 10:.1f} %" if total else "-"
         connections = host.get("connections") or {}
+        path = paths[name]
+        phase = path.means(str(host["phase"]))
         table.add_row(
             name,
-            f"[green]{host['phase']}[/green]" if host["phase"] != "userspace" else host["phase"],
+            *([escape(path.name)] if mixed else []),
+            f"[green]{phase}[/green]" if phase != "userspace" else phase,
             str(host["order"]),
             str(host["epoch"]),
             str(connections.get("ktls_tx", "-")),
@@ -118,9 +137,14 @@ def note(host: Mapping[str, Any]) -> str:
     """What an operator should know about a host, in one line; empty when all is well."""
     if host.get("error"):
         return str(host["error"])
+    path = datapath_status.of(host)
+    if path.problem:
+        return path.problem
     off = host.get("off") or {}
     if off.get("flag"):
         return f"off flag is up ({off.get('reason') or 'no reason given'})"
+    if path.draining:
+        return f"{path.draining_processes or 0} old processes with {path.draining_connections or 0} connections drain"
     if host.get("order") == "pending":
         return f"reverts in {host.get('lease_left_s') or 0:.0f} s unless confirmed"
     return str(host.get("revert_reason") or "") if host.get("order") == "reverted" else ""

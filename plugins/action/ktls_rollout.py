@@ -37,8 +37,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ActionModule(ActionBase):
-    """Runs on the control node only; ``run_once`` for the whole wave."""
+    """Runs on the control node only, once for the whole wave.
 
+    Not by the keyword ``run_once``: when such a task fails, Ansible marks every host of the batch as failed, and the
+    linear strategy all but one of them a second time, which takes those out of the block's rescue again (ansible-core
+    2.19, ``_process_pending_results`` and linear.py). So only one host of a wave would go back at once.
+    """
+
+    BYPASS_HOST_LOOP = True
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _requires_connection = False
@@ -87,6 +93,7 @@ class ActionModule(ActionBase):
             "hosts": list(begun.hosts),
             "sizes": list(begun.sizes),
             "resumed": begun.resumed,
+            "wave": str(begun.run.opened),
         }
         return {"changed": False, "ansible_facts": {"ktls_rollout": said}, "run": said["run"]}
 

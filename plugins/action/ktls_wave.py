@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import datapath_status
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.probe_object import EXPECTED_SHA256
 from ansible_collections.ktls.fleet.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.download import fetch
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.answers import Target, WaveFile, load
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.answers import Target, WaveFile, opened
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.machine import UNTOUCHED
 
 _ARGUMENTS = {
@@ -33,7 +34,11 @@ class ActionModule(HostAction):
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
         step, host = arguments["step"], str((task_vars or {})["inventory_hostname"])
         try:
-            wave = load(Path(arguments["wave"]))
+            wave, touched = opened(Path(arguments["wave"]))
+            if wave is None or host not in wave.hosts or (step == "back" and not touched):
+                if step != "back":
+                    raise ControlError("no_wave_file", f"it is in no wave that is open (step {step}): `ktls resume`")
+                return {**result, "skipped": True, "changed": False}
             return {**result, **self._do(step, host, wave, task_vars or {})}
         except ControlError as error:
             return {**result, "failed": True, "msg": f"{host}: {error.message}", "error_code": error.code}
@@ -57,6 +62,8 @@ class ActionModule(HostAction):
             told.update(error=str(answer.get("msg")), code=str(answer.get("error_code") or "failed"))
         elif step == "order":
             told["status"] = answer["status"]
+        elif back and _stays(answer["status"], wave):
+            told.update(ok=False, code="not_back", error=f"{host}: {_stays(answer['status'], wave)}")
         wave.record(host, step, told)
         keep = ("changed", "failed", "msg", "error_code", "cut_off", "diff")
         shown = {key: (answer.get("status") or {}).get(key) for key in _SHOWN}
@@ -93,6 +100,13 @@ def _arguments(step: str, back: bool, wave: WaveFile, host: str) -> dict[str, An
         **({"experiment": experiment} if experiment else {}),
     }
     return {**common, "state": "ordered", **order}
+
+
+def _stays(status: dict[str, Any], wave: WaveFile) -> str:
+    """What of the wave's own order is still in force after its way back; empty: nothing."""
+    if status.get("order_id") != wave.id:
+        return ""
+    return str(datapath_status.stays(status))
 
 
 def _outside(target: Target) -> dict[str, Any] | None:

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from ktls_control.plan import datapaths
 from ktls_control.plan import file as plan_file
 from ktls_control.plan.model import Gates, Plan, PlannedHost, Soak, Wave
 from ktls_control.rollout import journal, store
+from ktls_host.drift import facts
 
 from . import fakefleet
 
@@ -79,7 +81,7 @@ class Fleet:
             soak = changes.get("soak", Soak(0.2, 0.5, 0, 100_000))
             waves.append(Wave(number, f"wave {number}", tuple(left[:size]), soak, approve=number in approve))
             left = left[size:]
-        facts = {"kernel": "6.12.0-fake", "openssl": "3.5.0", "agent": "fake", "sidecar": "fake"}
+        sidecar = {"kernel": "6.12.0-fake", "openssl": "3.5.0", "agent": "fake", "sidecar": "fake"}
         path = self.inventory.parent / "plan.yml"
         plan_file.save(
             Plan(
@@ -88,12 +90,23 @@ class Fleet:
                 inventory=str(self.inventory), group="ktls_hosts", limit=None,
                 fleet=store.fleet_name(str(self.inventory), "ktls_hosts"), epoch_floor=0,
                 lease_s=changes.get("lease_s", 60.0), failure_budget=changes.get("failure_budget", 0),
-                hosts={name: PlannedHost(facts) for name in names}, refused={}, waves=tuple(waves),
-                gates=Gates(method="none", on_inconclusive="fail"), hardware=changes.get("hardware"),
+                hosts={name: self._planned(name, sidecar) for name in names}, refused={}, waves=tuple(waves),
+                gates=changes.get("gates", Gates(method="none", on_inconclusive="fail")),
+                hardware=changes.get("hardware"), earlier=changes.get("earlier", "revert"),
             ),
             path,
         )  # fmt: skip
         return path
+
+    def _planned(self, name: str, known: dict[str, str]) -> PlannedHost:
+        if not (self.directory / name / "datapath.json").exists():
+            return PlannedHost(known)
+        status = self.peek(name)
+        return PlannedHost(facts(status), datapath=datapaths.of_status(status))
+
+    def serve(self, host: str, about: dict[str, Any]) -> None:
+        """From now on the host is served by something else than the sidecar; see ``fakefleet.py``."""
+        (self.directory / host / "datapath.json").write_text(json.dumps(about))
 
     def runs(self) -> list[store.Run]:
         """Runs that were kept, the first one first."""

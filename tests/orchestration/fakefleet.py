@@ -32,6 +32,9 @@ class FakeAgent:
     ``refuse``: orders are refused. ``lease``: orders expire at once. ``upgraded``: the kernel is another one.
     ``frozen``: its network card counts no byte any more. ``full``: the card takes no session. ``tls13``: nothing
     consents to TLS 1.2, and nobody negotiates it.
+
+    ``datapath.json``: it is served by that (key ``datapath`` of the status), and says no more than such an agent knows.
+    Old processes drain for a few questions after each switch. ``stale``: they keep kTLS, whatever comes.
     """
 
     directory: Path
@@ -50,6 +53,7 @@ class FakeAgent:
     ordered_at: float | None = None
     experiment: dict[str, Any] | None = None
     samples: list[tuple[float, str, int]] = field(default_factory=list)
+    draining: int = 0
     card: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("encrypted", "hw", "eligible", "installed", "software"), 0)
     )
@@ -103,6 +107,12 @@ class FakeAgent:
             raise RequestError("stale_epoch", f"epoch {order['epoch']} is older than {self.epoch}")
         if self.flag and order["phase"] != "userspace":
             raise RequestError("off_latched", "the off flag is up; clear it first")
+        about = self.about()
+        if about and order.get("experiment"):
+            raise RequestError("no_experiments", f"{about['unit']} cannot deal connections by chance")
+        if about and order["phase"] == "tx" and not about["consent"]["tx_rx"] and "tx" not in about["modes"]:
+            raise RequestError("tx_means_rx", f"phase tx would be tx+rx with {about['unit']}")
+        self.draining = 3
         self.phase = self.ordered_phase = order["phase"]
         self.order, self.order_id, self.epoch = "pending", order["id"], order["epoch"]
         self.deadline, self.ordered_at = time.monotonic() + order["lease_s"], time.monotonic()
@@ -112,7 +122,7 @@ class FakeAgent:
             self._back("lease_expired")
 
     def _back(self, reason: str) -> None:
-        self.phase, self.reason = "userspace", reason
+        self.phase, self.reason, self.draining = "userspace", reason, 3
         self.order = "reverted" if self.order != "none" else "none"
 
     def _traffic(self) -> None:
@@ -153,6 +163,8 @@ class FakeAgent:
 
     def _series(self, request: dict[str, Any]) -> dict[str, Any]:
         """What each request brought is one sample. A real agent's are of equal length."""
+        if self.about().get("kind") == "service":
+            self.samples.clear()
         rows = [row for row in self.samples if row[0] > request.get("since_s", -1.0)]
         times = [round(at * 1000) + index for index, (at, _arm, _sent) in enumerate(rows)]
         samples = {
@@ -174,10 +186,58 @@ class FakeAgent:
         }  # fmt: skip
         return {"ok": True, "series": series}
 
+    def about(self) -> dict[str, Any]:
+        """What serves, where it is not the sidecar."""
+        path = self.directory / "datapath.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _served(self, status: dict[str, Any]) -> dict[str, Any]:
+        """The same, as far as an agent of that datapath knows it: bytes by the kernel, failures by nginx's log."""
+        about = self.about()
+        if not about:
+            return status
+        self.draining = max(0, self.draining - 1)
+        stale = self.fault("stale")
+        both = "tx" not in about["modes"]
+        on = self.phase == "tx" or stale
+        phase = ("tx+rx" if both else "tx") if on else self.phase
+        sent, ktls = sum(self.bytes.values()), self.bytes["ktls_tx"]
+        process = {"sent": sent, "ktls_sent": ktls, "received": sent // 100, "ktls_received": ktls // 100}
+        total = {
+            "sent": sent, "received": sent // 100, "ktls_sent_share": ktls / sent, "ktls_received_share": ktls / sent,
+            "by_process": {about["unit"].removesuffix(".service"): process}, "unattributed": {"sent": 0, "received": 0},
+        }  # fmt: skip
+        served: dict[str, Any] = {
+            "pid": 7, "effective_mode": phase, "share": 1.0, "bytes": dict(self.bytes),
+            "connections": {"ktls_tx": int(on), "userspace": int(not on)},
+        }  # fmt: skip
+        status["probe"]["ktls_rx"] = both and on
+        if about["kind"] == "nginx":
+            served.update(errors={"5xx": self.errors}, connections_total=status["sidecar"]["connections_total"])
+        else:
+            status["series"] = {"samples": 0, "problem": "series: what serves does not count"}
+            status["probe"]["sha256_ok"] = None if status["probe"]["sha256_ok"] else False
+        # Of a service that are processes by another configuration than the one on disk: nobody has them otherwise.
+        processes = 2 if stale else self.draining * (about["kind"] == "nginx")
+        draining = {"processes": processes, "connections": None} if processes else None
+        problem = "it runs on with kernel TLS until it is restarted" if stale else None
+        return {
+            **status,
+            "phase": phase,
+            "connections": served["connections"],
+            "sockets": {**status["sockets"], "ktls_rx": int(both and on)},
+            "evidence": {"known": True, "age_s": 0.0, "since_s": 1.0, "total": total, "interval": None},
+            "datapath": {**about, "draining": draining, "problem": problem},
+            "sidecar": served,
+        }
+
     def _kernel(self) -> str:
         return "6.13.0-fake" if self.fault("upgraded") else "6.12.0-fake"
 
     def _status(self) -> dict[str, Any]:
+        return self._served(self._own_status())
+
+    def _own_status(self) -> dict[str, Any]:
         tx = self.phase in ("tx", "hw")
         return {
             "ok": True,

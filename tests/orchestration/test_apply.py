@@ -36,6 +36,25 @@ def test_a_plan_is_applied_with_three_tasks_a_host(fleet: Fleet, tmp_path: Path)
     assert (run.fleet.epoch).read_text() == "1\n"
 
 
+@pytest.mark.parametrize("fleet", [5], indirect=True)
+@pytest.mark.parametrize(
+    ("fault", "words"), [("leak", "98.00 % of"), ("refuse", "the kernel offers no tls ULP"), ("cut-on-order", "web3")]
+)
+def test_a_wave_of_several_goes_back_as_one_at_once(fleet: Fleet, fault: str, words: str) -> None:
+    """Not by its leases: every host of it is asked to revert, by the name of the order."""
+    fleet.fault("web3", fault)
+    done = fleet.playbook("rollout", "-e", f"@{fleet.plan(1, 3, 1, lease_s=600.0)}")
+    assert done.returncode != 0
+    assert words in done.stdout, done.stdout
+    well = ["web2", "web4"] if fault != "leak" else ["web2", "web3", "web4"]
+    assert {name: fleet.states()[name] for name in well} == dict.fromkeys(well, "userspace"), done.stdout
+    assert {name: len(fleet.requests(name, "revert")) for name in well} == dict.fromkeys(well, 1)
+    assert fleet.states()["web1"] == "tx", "the wave that passed stays"
+    assert fleet.requests("web5", "order") == [], "and nobody else is ordered"
+    back = {event["host"]: event["ok"] for event in fleet.events() if event["event"] == "host_reverted"}
+    assert [name for name in well if not back.get(name)] == []
+
+
 @pytest.mark.parametrize("fleet", [2], indirect=True)
 def test_a_plan_that_was_edited_is_refused(fleet: Fleet) -> None:
     plan = fleet.plan(1, 1)

@@ -18,6 +18,7 @@ from .config import EvidenceConfig
 from .model import Kind, Snapshot, Volume
 
 _TIMEOUT_S = 20.0
+_COUNTED = ("sent", "ktls_sent", "received", "ktls_received")
 _OLD = 3  # intervals without news until the evidence is called old
 
 
@@ -123,8 +124,14 @@ def summarise(latest: Snapshot, before: Snapshot | None = None) -> dict[str, Any
     by: dict[str, dict[str, int]] = {"version": defaultdict(int), "cipher": defaultdict(int)}
     ktls_sent = ktls_received = 0
     process_bytes: dict[str, int] = defaultdict(int)
+    by_process: dict[str, dict[str, int]] = {}
     for kind, volume in volumes.items():
         process_bytes[kind.process] += volume.sent + volume.received
+        row = by_process.setdefault(kind.process, dict.fromkeys(_COUNTED, 0))
+        row["sent"] += volume.sent
+        row["received"] += volume.received
+        row["ktls_sent"] += volume.sent if kind.tx != "none" else 0
+        row["ktls_received"] += volume.received if kind.rx != "none" else 0
         ktls_sent += volume.sent if kind.tx != "none" else 0
         ktls_received += volume.received if kind.rx != "none" else 0
         in_kernel = _in_kernel(kind, volume)
@@ -137,6 +144,8 @@ def summarise(latest: Snapshot, before: Snapshot | None = None) -> dict[str, Any
         "received": received,
         "ktls_sent_share": _share(ktls_sent, sent),
         "ktls_received_share": _share(ktls_received, received),
+        "by_process": dict(sorted(by_process.items())),
+        "unattributed": {"sent": unattributed.sent, "received": unattributed.received},
         "unattributed_share": _share(unattributed.sent + unattributed.received, sent + received),
         "inferred_share": _share(inferred.sent + inferred.received, sent + received),
         "ended": _ended(latest, before),

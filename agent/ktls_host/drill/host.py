@@ -55,10 +55,10 @@ class Host:
         """Return the kernel's counters; none without the module."""
         return tls_stat.read() or {}
 
-    def snapshot(self) -> snapshot.Snapshot:
-        """Look at everything that kTLS may touch."""
+    def snapshot(self, places: Sequence[str] = ()) -> snapshot.Snapshot:
+        """Look at everything that kTLS may touch, and at ``places`` of the datapath."""
         try:
-            return snapshot.take()
+            return snapshot.take(places=places)
         except OSError as error:
             raise KtlsError("unreadable", f"{error.filename}: {error.strerror}; a drill needs root") from error
 

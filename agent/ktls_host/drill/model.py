@@ -48,6 +48,8 @@ class Result:
     ``card_s`` (from the proof of kTLS until the card had encrypted enough). ``left``: what the host is left in, where
     that is not what it was.
 
+    ``means``: what the phase is on this datapath, ``tx+rx`` for tx where both directions go together.
+
     ``card``: what the card did, ``protocol``: what the agent's own download negotiated before and after. Of ``hw``.
     """
 
@@ -67,6 +69,7 @@ class Result:
     phase: str = "tx"
     card: Mapping[str, Any] | None = None
     protocol: str = ""
+    means: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

@@ -11,10 +11,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from .. import datapath_status
+from ..datapath_status import Datapath
 from ..errors import KtlsError
 from ..proof.openssl import Proof
 from ..tls_stat import open_contexts as _open
-from . import card
+from . import card, served
 from .model import DrillError, Result, Wish
 from .snapshot import Snapshot, differences
 from .updates import BREAKS, summary
@@ -45,7 +47,7 @@ class Host(Protocol):
     def restore_cards(self) -> None: ...
     def start_off(self, reason: str, unload: bool) -> Process: ...
     def tls_stat(self) -> dict[str, int]: ...
-    def snapshot(self) -> Snapshot: ...
+    def snapshot(self, places: Sequence[str] = ...) -> Snapshot: ...
     def there(self, paths: Sequence[str]) -> list[str]: ...
     def prove(self) -> Proof: ...
     def stack(self) -> dict[str, str]: ...
@@ -83,6 +85,7 @@ class _Run:
         self._others = False  # the kernel had TLS contexts before
         self._off_at = 0.0
         self._ordered: Mapping[str, Any] = {}
+        self._datapath = Datapath()
 
     def all(self) -> None:
         """Raises :class:`KtlsError`; :attr:`step` says where."""
@@ -91,7 +94,7 @@ class _Run:
             self.step = "keyupdate"
             self._new_keys()
         self.step = "look"
-        self._before = self._host.snapshot()
+        self._before = self._snapshot()
         self._others = _open(self._host.tls_stat()) > 0
         self.step = "enable"
         if self._wish.phase == _HW:
@@ -116,19 +119,25 @@ class _Run:
     def _look(self) -> dict[str, Any]:
         status = self._host.agent(verb="status")
         sidecar = status.get("sidecar")
+        self._datapath = datapath_status.of(status)
+        ours = self._datapath.is_sidecar and isinstance(sidecar, dict)
         self.result.host = {
             **self._host.stack(),
             "agent": status.get("version"),
-            "sidecar": sidecar.get("version") if isinstance(sidecar, dict) else None,
+            "sidecar": sidecar.get("version") if ours and sidecar else None,
             "boot_id": status.get("boot_id"),
+            **served.named(self._datapath),
         }
+        self.result.means = self._datapath.means(self._wish.phase)
         order, phase = status.get("order"), status.get("ordered_phase")
         if (status.get("off") or {}).get("flag"):
             raise DrillError("off_latched", "the off flag is set: find out why, and clear it (`ktls-agent clear`)")
         if status.get("stuck") or order == "stuck":
             raise DrillError("stuck", "a revert is stuck: repair it, then `ktls-agent clear` as root")
         if not isinstance(sidecar, dict):
-            raise DrillError("sidecar_unreachable", f"the sidecar does not answer: {status.get('sidecar_error')}")
+            who = "the sidecar" if self._datapath.is_sidecar else self._datapath.unit or self._datapath.kind
+            raise DrillError("sidecar_unreachable", f"{who} does not answer: {status.get('sidecar_error')}")
+        served.refuse(self._datapath, self._wish.phase)
         if self._wish.phase == _HW and not card.interfaces(status):
             raise DrillError("drill_card", "no interface of this host can offload TLS: see preflight for phase hw")
         held = order == "pending" or (order == "committed" and phase != _USERSPACE) or status.get("phase") != _USERSPACE
@@ -166,7 +175,8 @@ class _Run:
         self._took("enable_s", started)
         self._ordered = answer
         probe = answer.get("probe") or {}
-        if (answer.get("order"), answer.get("phase"), answer.get("tested")) != ("pending", phase, True):
+        in_force = answer.get("phase") in (phase, self._datapath.means(phase))
+        if not in_force or (answer.get("order"), answer.get("tested")) != ("pending", True):
             raise DrillError("drill_enable", f"the order is {answer.get('order')}, the phase {answer.get('phase')}")
         if not (probe.get("ok") and probe.get("sha256_ok") is not False and probe.get("ktls_tx") is True):
             raise DrillError("drill_enable", f"the self-test does not prove kTLS: {probe.get('error') or 'userspace'}")
@@ -231,7 +241,9 @@ class _Run:
             if status.get("stuck"):
                 raise DrillError("drill_undone", f"the revert is stuck: {'; '.join(failed)}")
             # The shell has taken its steps at once; the agent's own may need a helper, and another try.
-            mine = bool(steps) and not failed and all(step["by"] == "agent" for step in steps)
+            # Of a datapath the shell's own step is the one that counts: it is what works without an agent.
+            own = [step for step in steps if self._datapath.is_sidecar or step["step"] != "datapath"]
+            mine = bool(own) and not failed and all(step["by"] == "agent" for step in own)
             flag = bool((status.get("off") or {}).get("flag"))
             return mine and flag and (status.get("order"), status.get("phase")) == ("reverted", _USERSPACE)
 
@@ -251,6 +263,8 @@ class _Run:
 
     def _drain(self) -> None:
         def gone() -> bool:
+            if not self._datapath.is_sidecar:
+                return self._drained()
             status = self._host.sidecar()
             left = int(status["connections"]["ktls_tx"]) + int((status.get("ktls_rx") or {}).get("connections", 0))
             # Where others have kTLS too, theirs come and go: then the sidecar's own count has to do.
@@ -258,6 +272,17 @@ class _Run:
 
         self._until(self._wish.drain_s, _POLL_S, "every kTLS connection has gone", gone)
         self._took("drained_s", self._off_at)
+
+    def _drained(self) -> bool:
+        """Of another datapath: no old process, and no connection in the kernel, by whoever can tell."""
+        status = self._host.agent(verb="status")
+        open_now = _open(self._host.tls_stat())
+        left = served.kernel_connections(status.get("sidecar") or {})
+        if left is None and self._others and open_now:
+            raise DrillError("drill_drain", "nobody can tell its kTLS connections from those of other programs")
+        old = datapath_status.of(status).draining_processes or 0
+        # What the kernel told the agent is some seconds old; none in the kernel at all is none here either.
+        return not old and (not open_now or (self._others and left == 0))
 
     def _clear(self) -> None:
         if self._before.get("module tls") == "not loaded":
@@ -275,10 +300,10 @@ class _Run:
             raise DrillError("drill_clear", f"after clear the host is {status.get('phase')}, and the flag may be there")
 
     def _compare(self) -> None:
-        after = self._host.snapshot()
+        after = self._snapshot()
         if _left_by_off(self._before, after):
             self._host.restore_cards()
-            after = self._host.snapshot()
+            after = self._snapshot()
         self.result.compared = len(self._before)
         self.result.differences = differences(self._before, after)
         if self.result.differences:
@@ -322,8 +347,14 @@ class _Run:
         except KtlsError as error:
             self.result.left = self.result.left or f"the agent did not keep the result: {error.message}"
 
+    def _snapshot(self) -> Snapshot:
+        places = served.places(self._datapath)
+        return self._host.snapshot(places) if places else self._host.snapshot()
+
     def _sidecar(self, key: str) -> Any:
         try:
+            if not self._datapath.is_sidecar:
+                return (self._host.agent(verb="status").get("sidecar") or {}).get(key)
             return self._host.sidecar().get(key)
         except KtlsError:
             return None  # asked again until the time is over

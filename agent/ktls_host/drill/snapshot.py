@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import textfile
@@ -35,17 +35,20 @@ Snapshot = dict[str, str]
 """What is looked at, by name, to what it is, as text that can be shown."""
 
 
-def take(root: str = "/", runner: Runner | None = None) -> Snapshot:
-    """Look at everything. Raises OSError for a file that cannot be read, and :class:`KtlsError` of ethtool."""
-    found = dict(files(root))
+def take(root: str = "/", runner: Runner | None = None, places: Sequence[str] = ()) -> Snapshot:
+    """Look at everything, and at ``places`` besides.
+
+    Raises OSError for a file that cannot be read, and :class:`KtlsError` of ethtool.
+    """
+    found = dict(files(root, places))
     found["module tls"] = "loaded" if os.path.isdir(os.path.join(root, "sys/module/tls")) else "not loaded"
     found.update(cards(root, runner))
     return found
 
 
-def files(root: str = "/") -> Iterator[tuple[str, str]]:
-    """Yield path and description of everything in :data:`PLACES`, at most some thousands."""
-    paths = {path for place in PLACES for path in glob.iglob(textfile.under(root, place), recursive=True)}
+def files(root: str = "/", places: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield path and description of everything in :data:`PLACES` and ``places``, at most some thousands."""
+    paths = {path for place in (*PLACES, *places) for path in glob.iglob(textfile.under(root, place), recursive=True)}
     for path in sorted(paths)[:_MOST]:
         name = "/" + os.path.relpath(path, root)
         try:

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import ControlError
 
 FILE = "drills.json"
-_KEPT = ("phase", "card", "step", "code", "durations", "keyupdate", "host", "left", "compared", "differences")
+_KEPT = ("phase", "means", "card", "step", "code", "durations", "keyupdate", "host", "left", "compared", "differences")
 _MOST_DIFFERENCES = 20
 
 

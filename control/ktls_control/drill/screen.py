@@ -21,11 +21,21 @@ def line(host: str, found: Mapping[str, Any]) -> str:
         detail = str(found["detail"])
         return f"{host}: {word}: {detail.removeprefix(f'{host}: ')}{left}"
     times = found.get("durations") or {}
-    words = ", ".join(f"{title.lower()} {times[key]:.1f} s" for title, key in _TIMES if times.get(key) is not None)
+    words = served(found)
+    words += ", ".join(f"{title.lower()} {times[key]:.1f} s" for title, key in _TIMES if times.get(key) is not None)
     encrypted = (found.get("card") or {}).get("encrypted")
     words += f"; {encrypted:,} bytes by the card's own count" if encrypted is not None else ""
     left = f"; left in {found['left']}" if found.get("left") else ""
     return f"{host}: passed: {words}; {found.get('compared')} things as they were{left}"
+
+
+def served(found: Mapping[str, Any]) -> str:
+    """What was drilled, where it is not the sidecar: ``nginx nginx.service, tx+rx: ``."""
+    datapath = str((found.get("host") or {}).get("datapath") or "sidecar")
+    if datapath == "sidecar":
+        return ""
+    means = str(found.get("means") or "")
+    return f"{datapath}{f', {means}' if means else ''}: "
 
 
 def keys(found: Mapping[str, Any], direction: str) -> str:

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import hardware
+from ktls_host import datapath_status
+from ktls_host.datapath_status import BOTH, Datapath
+
+from . import hardware, moved
 from .check import Check as Check
 from .check import Outcome as Outcome
 
@@ -61,6 +64,7 @@ def judge_host(
     after: Mapping[str, Any] | None,
     policy: GatePolicy,
     outside: Mapping[str, Any] | None = None,
+    settled: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Decide for one host.
 
@@ -68,25 +72,28 @@ def judge_host(
     :param before: agent status after the order, or None when it could not be read.
     :param after: agent status at the end of the soak, or None when the host could not be read.
     :param outside: result of a download from outside the host (``{"ok", "error"}``), None when none was asked for.
+    :param settled: of a datapath that does not tell connections apart: the first status that shows nothing any more of
+        before the order. Its bytes count from there.
     :raises KeyError: for a phase that has no path.
     """
     path = PATH_OF_PHASE[phase]
     if before is None or after is None:
         check = Check("reachable", "fail", "the host did not answer during the soak")
         return Verdict("fail", (check,), None, 0, 0)
-    moved = _bytes_moved(phase, before, after)
+    datapath = datapath_status.of(after)
+    sent = moved_bytes(phase, before, after, settled)
     checks = [
         Check("reachable", "pass", "agent answered"),
         _order_check(phase, after),
         _phase_check(phase, after),
         _probe_check(phase, after),
-        _errors_check(before, after),
-        _share_check(path, moved, policy),
+        _errors_check(before, after, datapath),
+        _share_check(path, sent, policy) if datapath.is_sidecar else _seen_share(path, sent, policy, datapath, settled),
     ]
     if phase != "userspace":
         checks.append(_kernel_check(phase, before, after, _trial(after)))
     if phase == "tx":
-        checks.append(_receive_check(after))
+        checks.append(_receive_check(after, datapath))
     if phase == "hw":
         checks += hardware.checks(before, after, policy.card)
     if outside is not None:
@@ -95,8 +102,8 @@ def judge_host(
             if outside.get("ok")
             else Check("outside", "fail", str(outside.get("error") or "no result"))
         )
-    total = sum(moved.values()) if moved else 0
-    on_path = moved.get(path, 0) if moved else 0
+    total = sum(sent.values()) if sent else 0
+    on_path = sent.get(path, 0) if sent else 0
     return Verdict(
         _worst(checks),
         tuple(checks),
@@ -107,6 +114,7 @@ def judge_host(
             "epoch": after.get("epoch"),
             "tls_stat": after.get("tls_stat"),
             "sockets": after.get("sockets"),
+            **({} if datapath.is_sidecar else {"datapath": datapath.kind, "means": datapath.means(phase)}),
             **({"hw": hardware.moved(before, after).as_dict()} if phase == "hw" else {}),
         },
     )
@@ -119,8 +127,15 @@ def _worst(checks: list[Check]) -> Outcome:
     return "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
-def _bytes_moved(phase: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes by path between two readings; empty when a reading lacks them or the sidecar restarted."""
+def moved_bytes(
+    phase: str, before: Mapping[str, Any], after: Mapping[str, Any], settled: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Bytes by path between two readings; empty when a reading lacks them or the datapath restarted.
+
+    :param settled: see :func:`judge_host`.
+    """
+    if not datapath_status.of(after).is_sidecar:
+        return moved.by_kernel(PATH_OF_PHASE[phase], settled or before, after)
     first, last = _sidecar(before), _sidecar(after)
     if first is None or last is None or first.get("pid") != last.get("pid"):
         return {}
@@ -131,8 +146,8 @@ def _bytes_moved(phase: str, before: Mapping[str, Any], after: Mapping[str, Any]
             # The plain sums do not tell who received in the kernel.
             return {}
         earlier, later = first["bytes"], last["bytes"]
-    moved = {key: count - earlier.get(key, 0) for key, count in later.items()}
-    return {} if any(count < 0 for count in moved.values()) else moved
+    grown = {key: count - earlier.get(key, 0) for key, count in later.items()}
+    return {} if any(count < 0 for count in grown.values()) else grown
 
 
 def _trial(status: Mapping[str, Any]) -> bool:
@@ -172,37 +187,69 @@ def _order_check(phase: str, after: Mapping[str, Any]) -> Check:
 
 
 def _phase_check(phase: str, after: Mapping[str, Any]) -> Check:
-    seen = after.get("phase")
-    return Check("phase", "pass" if seen == phase else "fail", f"in force: {seen}, ordered: {phase}")
+    seen, means = after.get("phase"), datapath_status.of(after).means(phase)
+    # An agent may call what is in force by its full name.
+    return Check("phase", "pass" if seen in (phase, means) else "fail", f"in force: {seen}, ordered: {means}")
 
 
 def _probe_check(phase: str, after: Mapping[str, Any]) -> Check:
     probe = after.get("probe")
     if not isinstance(probe, Mapping):
         return Check("probe", "inconclusive", "the host has not downloaded from itself")
-    if not probe.get("ok") or not probe.get("sha256_ok"):
+    content = probe.get("sha256_ok", False)
+    if not probe.get("ok") or content not in (True, None):
         return Check("probe", "fail", str(probe.get("error") or "content hash differs"))
     if phase != "userspace" and probe.get("ktls_tx") is not True and not _trial(after):
         return Check("probe", "fail", "its own download was not sent through kTLS")
     if phase == "rx" and probe.get("ktls_rx") is not True and not _trial(after):
         return Check("probe", "fail", "its own download was not received through kTLS")
+    if content is None:
+        return Check("probe", "inconclusive", "its own connection is kTLS, and there was no content to compare")
     return Check("probe", "pass", "content hash matches")
 
 
-def _errors_check(before: Mapping[str, Any], after: Mapping[str, Any]) -> Check:
-    first, last = _sidecar(before), _sidecar(after)
+def _errors_check(before: Mapping[str, Any], after: Mapping[str, Any], datapath: Datapath) -> Check:
+    """Failures since the order. What our own server counts is wrong by itself; another's may be usual."""
+    who = "sidecar" if datapath.is_sidecar else datapath.unit or datapath.kind
+    first, last = (_served(status, datapath) for status in (before, after))
     if first is None or last is None:
-        return Check("errors", "inconclusive", str(after.get("sidecar_error") or "the sidecar did not answer"))
+        missing = f"the {who} did not answer" if datapath.is_sidecar else f"{who} did not answer"
+        return Check("errors", "inconclusive", str(after.get("sidecar_error") or missing))
     if first.get("pid") != last.get("pid"):
-        return Check("errors", "fail", "the sidecar restarted during the soak")
-    new = {
-        name: count - first.get("errors", {}).get(name, 0)
-        for name, count in last.get("errors", {}).items()
-        if count > first.get("errors", {}).get(name, 0)
-    }
+        return Check("errors", "fail", f"the {who} restarted during the soak")
+    earlier, later = first.get("errors"), last.get("errors")
+    if not datapath.is_sidecar and not (isinstance(earlier, Mapping) and isinstance(later, Mapping)):
+        return Check("errors", "inconclusive", f"{who} counts no failures: nobody can tell how many there were")
+    earlier, later = earlier or {}, later or {}
+    new = {name: count - earlier.get(name, 0) for name, count in later.items() if count > earlier.get(name, 0)}
     if new:
-        return Check("errors", "fail", "new sidecar errors: " + ", ".join(f"{k} +{v}" for k, v in new.items()))
-    return Check("errors", "pass", "no new sidecar errors")
+        words = ", ".join(f"{k} +{v}" for k, v in new.items())
+        return Check("errors", "fail", f"new {who} errors: {words}")
+    return Check("errors", "pass", f"no new {who} errors")
+
+
+def _served(status: Mapping[str, Any], datapath: Datapath) -> Mapping[str, Any] | None:
+    """What the datapath said; another server need not know of bytes."""
+    if datapath.is_sidecar:
+        return _sidecar(status)
+    found = status.get("sidecar")
+    return found if isinstance(found, Mapping) else None
+
+
+def _seen_share(
+    path: str, sent: Mapping[str, int], policy: GatePolicy, datapath: Datapath, settled: Mapping[str, Any] | None
+) -> Check:
+    """The share as the kernel saw it; a low one is no failure while connections of before the order count in it."""
+    check = _share_check(path, sent, policy)
+    if check.outcome != "fail" or settled is not None:
+        return check
+    counts = (
+        ("process", "processes", datapath.draining_processes),
+        ("connection", "connections", datapath.draining_connections),
+    )
+    left = [f"{count} old {one if count == 1 else many}" for one, many, count in counts if count]
+    why = f"{' with '.join(left)} still serve what they began" if left else "bytes of before the order are in it"
+    return Check("share", "inconclusive", f"{check.detail}; {why}")
 
 
 def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Check:
@@ -251,10 +298,12 @@ def _hw_kernel_check(first: Mapping[str, Any], last: Mapping[str, Any]) -> Check
     return Check("kernel", "pass", ", ".join(f"{name} +{count}" for name, count in opened.items()))
 
 
-def _receive_check(after: Mapping[str, Any]) -> Check:
-    """Transmit-only means that no socket of the datapath decrypts in the kernel."""
+def _receive_check(after: Mapping[str, Any], datapath: Datapath) -> Check:
+    """Transmit-only means that no socket of the datapath decrypts in the kernel; ``tx+rx`` means that they do."""
     sockets = after.get("sockets")
     if not isinstance(sockets, Mapping) or "ktls_rx" not in sockets:
         return Check("receive", "inconclusive", "sockets could not be read from the kernel")
     count = int(sockets["ktls_rx"])
+    if datapath.means("tx") == BOTH:
+        return Check("receive", "pass", f"{count} connections receive through kTLS, as {BOTH} means")
     return Check("receive", "pass" if count == 0 else "fail", f"{count} connections receive through kTLS")

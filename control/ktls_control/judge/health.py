@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,21 @@ MAX_SKEW_S = 30.0
 MIN_COVER = 0.8
 
 
-def problems(series: Sequence[HostSeries], columns: Columns) -> list[list[str]]:
-    """Why each host's series says too little about its soak. Nothing: it can be judged."""
+def problems(
+    series: Sequence[HostSeries], columns: Columns, unfed: Mapping[str, Sequence[str]] | None = None
+) -> list[list[str]]:
+    """Why each host's series says too little about its soak. Nothing: it can be judged.
+
+    :param unfed: what is known beforehand to be missing, by host; the metrics that need it cannot be told then.
+    """
     soak = columns.since > 0
     facts = _Facts(columns, soak)
-    return [list(_of_host(one, facts, index)) for index, one in enumerate(series)]
+    missing = {name: _titles(what) for name, what in (unfed or {}).items()}
+    return [list(_of_host(one, facts, index, missing.get(one.host, ()))) for index, one in enumerate(series)]
+
+
+def _titles(unfed: Sequence[str]) -> tuple[str, ...]:
+    return (*(("CPU time", "bytes sent") if "bytes" in unfed else ()), *(("errors",) if "errors" in unfed else ()))
 
 
 class _Facts:
@@ -51,7 +61,7 @@ class _Facts:
         self.reset = [(title, count(soak & (column < 0))) for title, column in numbers]
 
 
-def _of_host(series: HostSeries, facts: _Facts, index: int) -> Iterator[str]:
+def _of_host(series: HostSeries, facts: _Facts, index: int, missing: Sequence[str]) -> Iterator[str]:
     if series.ordered_at_s is None:
         yield "its series does not say when the order took effect: it was rebooted, or the agent forgot"
         return
@@ -84,5 +94,5 @@ def _of_host(series: HostSeries, facts: _Facts, index: int) -> Iterator[str]:
             return
     for title, count in facts.known:
         known = int(count[index]) / int(facts.samples[index])
-        if known < MIN_COVER:
+        if known < MIN_COVER and title not in missing:
             yield f"{title} in {100 * known:.0f} % of the samples, {100 * MIN_COVER:.0f} % needed"

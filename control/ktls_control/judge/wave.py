@@ -30,6 +30,9 @@ def judge_wave(
     others: Sequence[HostSeries] = (),
     host_checks: Mapping[str, gate.Verdict] | None = None,
     soak: Soak | None = None,
+    unfed: Mapping[str, Sequence[str]] | None = None,
+    *,
+    own_server: bool = True,
 ) -> WaveVerdict:
     """Judge a wave now. May be asked at any time and as often as one likes: :mod:`.looks` says why that is no peeking.
 
@@ -37,12 +40,15 @@ def judge_wave(
     :param series: one for each host of the wave, with its baseline; ``others``: hosts of later waves, which took none.
     :param host_checks: of each host, tier 0; a host that is here and has no series cannot be told.
     :param soak: of the wave in the plan: sets the times of the looks. Pass the same one for the whole wave.
+    :param unfed: what single hosts cannot tell, as in :mod:`ktls_control.plan.datapaths`: they are judged by the rest.
+    :param own_server: the datapath is ours, which fails only where something is wrong. Of another server the failures
+        are everything that its clients saw, and how many are too many is for the error test to say.
     """
-    checks = host_checks or {}
-    failed, unknown = _host_checks(checks, {one.host: one for one in series})
+    checks, silent = host_checks or {}, unfed or {}
+    failed, unknown = _host_checks(checks, {one.host: one for one in series}, silent, own_server)
     if not series:
         return _verdict(failed, {**unknown, "": ["no series of any host: nothing to judge by"]})
-    ours, usable = _usable(series, unknown)
+    ours, usable = _usable(series, unknown, silent)
     for name in checks.keys() - {one.host for one in series}:
         _add(unknown, name, "no series")
     _invariants(series, failed)
@@ -50,7 +56,7 @@ def judge_wave(
         return _verdict(failed, unknown)
     theirs = _controls(usable, others)
     arms = metrics.arms_of(usable) if gates.method == "connections" else {}
-    return judge_columns(gates, ours, theirs, soak, arms, failed, unknown, len(series))
+    return judge_columns(gates, ours, theirs, soak, arms, failed, unknown, len(series), silent)
 
 
 def judge_columns(
@@ -62,6 +68,7 @@ def judge_columns(
     failed: dict[str, list[str]] | None = None,
     unknown: dict[str, list[str]] | None = None,
     planned: int | None = None,
+    unfed: Mapping[str, Sequence[str]] | None = None,
 ) -> WaveVerdict:
     """The same for series that are tables already, all of them usable.
 
@@ -75,7 +82,7 @@ def judge_columns(
     np.maximum.at(newest, ours.host, ours.since)
     elapsed = float(newest.min())
     if soak is not None:
-        _traffic(ours, soak, unknown)
+        _traffic(ours, soak, unknown, [name for name, what in (unfed or {}).items() if "bytes" in what])
     plan = looks.schedule(gates, soak, planned or ours.hosts)
     halved = gates.method == "switchback" and (planned or ours.hosts) > 1
     question = metrics.Question(gates, plan.due(elapsed), plan.following(elapsed), halved)
@@ -110,28 +117,40 @@ def _metrics(
 
 
 def _host_checks(
-    checks: Mapping[str, gate.Verdict], series: Mapping[str, HostSeries]
+    checks: Mapping[str, gate.Verdict],
+    series: Mapping[str, HostSeries],
+    unfed: Mapping[str, Sequence[str]],
+    own_server: bool,
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """What hosts failed by alone, and what they could not say."""
     failed: dict[str, list[str]] = {}
     unknown: dict[str, list[str]] = {}
     for host, verdict in checks.items():
         for check in verdict.checks:
-            if check.outcome == "fail" and not _usual_errors(check, series.get(host)):
-                _add(failed, host, f"{check.name}: {check.detail}")
+            if check.outcome == "fail":
+                tested = _counted(check) and not own_server and host in series and "errors" not in unfed.get(host, ())
+                if not tested and not _usual_errors(check, series.get(host)):
+                    _add(failed, host, f"{check.name}: {check.detail}")
             elif check.outcome == "inconclusive":
                 _add(unknown, host, f"{check.name}: {check.detail}")
     return failed, unknown
 
 
+def _counted(check: gate.Check) -> bool:
+    """Failures were counted, in contrast to: the server is gone."""
+    return check.name == "errors" and check.detail.startswith("new ")
+
+
 def _usual_errors(check: gate.Check, series: HostSeries | None) -> bool:
     """Whether the host fails now and then without kTLS too: then the error test says whether it is more."""
-    if check.name != "errors" or not check.detail.startswith("new sidecar errors") or series is None:
+    if not _counted(check) or series is None:
         return False
     return any(sample.arm == "off" and sum((sample.errors or {}).values()) > 0 for sample in series.samples)
 
 
-def _usable(series: Sequence[HostSeries], unknown: dict[str, list[str]]) -> tuple[Columns | None, list[HostSeries]]:
+def _usable(
+    series: Sequence[HostSeries], unknown: dict[str, list[str]], unfed: Mapping[str, Sequence[str]]
+) -> tuple[Columns | None, list[HostSeries]]:
     """Columns of the hosts that can be judged; of the others, why not."""
     seen: dict[str, set[str]] = {}
     for one in series:
@@ -142,7 +161,7 @@ def _usable(series: Sequence[HostSeries], unknown: dict[str, list[str]]) -> tupl
     alone = [one for one in series if one.host not in twice]
     everything = columns.of(alone, [_ordered(one) for one in alone])
     good = []
-    for one, found in zip(alone, health.problems(alone, everything), strict=True):
+    for one, found in zip(alone, health.problems(alone, everything, unfed), strict=True):
         for why in found:
             _add(unknown, one.host, why)
         if not found:
@@ -191,13 +210,18 @@ def _invariants(series: Sequence[HostSeries], failed: dict[str, list[str]]) -> N
                 _add(failed, one.host, f"{name}: {count} with kTLS, none without")
 
 
-def _traffic(ours: Columns, soak: Soak, unknown: dict[str, list[str]]) -> None:
-    """Whether there was enough of it since the order."""
+def _traffic(ours: Columns, soak: Soak, unknown: dict[str, list[str]], silent: Sequence[str]) -> None:
+    """Whether there was enough of it since the order.
+
+    :param silent: hosts that do not say what they sent: their own check has it from the kernel.
+    """
     since = ours.since > 0
     accepted = int(np.nansum(ours.connections[since]))
     sent = np.bincount(ours.host[since], weights=np.nan_to_num(ours.sent[since]), minlength=ours.hosts)
     for index in np.flatnonzero(sent < soak.min_bytes).tolist():
-        _add(unknown, ours.names[index], f"{sent[index]:,.0f} bytes sent since the order, {soak.min_bytes:,} needed")
+        if ours.names[index] not in silent:
+            why = f"{sent[index]:,.0f} bytes sent since the order, {soak.min_bytes:,} needed"
+            _add(unknown, ours.names[index], why)
     if accepted < soak.min_connections:
         _add(unknown, "", f"{accepted:,} connections since the order, {soak.min_connections:,} needed")
 

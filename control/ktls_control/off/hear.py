@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ktls_host import datapath_status
+from ktls_host.datapath_status import Datapath
+
 from .latency import drained
-from .model import AGENT, KERNEL, OffResult
+from .model import AGENT, KERNEL, RESTART_NEEDED, OffResult
 
 _LAST_NEW, _NONE_LEFT = "last_ktls_tx_established_age_s", "ktls_tx_zero_age_s"
 
@@ -75,18 +78,38 @@ class Hearing:
         sidecar = status.get("sidecar")
         if sidecar is not None:
             # All that is read later is read here: what cannot be is found out while only this host is at stake.
-            left = int((status.get("connections") or {}).get("ktls_tx", 0))
             ages = {key: _age(sidecar.get(key)) for key in (_LAST_NEW, _NONE_LEFT)}
             (status.get("off") or {}).get("flag")
+            if datapath_status.of(status).is_sidecar:
+                self._agent.append((at, int((status.get("connections") or {}).get("ktls_tx", 0))))
+            else:
+                self._hear_other(at, status, sidecar)
             status = {**status, "sidecar": ages}
-            self._agent.append((at, left))
         self._status, self._status_s, self._agent_error = status, at, None
+
+    def _hear_other(self, at: float, status: Mapping[str, Any], served: Mapping[str, Any]) -> None:
+        """Of another datapath: what it knows of its connections, and what the kernel counts on the whole host.
+
+        What it does not know is not made up: without its count the kernel's has to do, which may have others' in it.
+        """
+        stat = status.get("tls_stat")
+        if isinstance(stat, Mapping) and status.get("tls_stat_available") is not False:
+            tx = sum(int(count) for name, count in stat.items() if name.startswith("TlsCurrTx"))
+            self._kernel.append((at, tx, sum(int(stat.get(name, 0)) for name in ("TlsTxSw", "TlsTxDevice"))))
+        own = served.get("connections")
+        left = own.get("ktls_tx") if isinstance(own, Mapping) else None
+        known = [found for found in (left, self._kernel[-1][1] if self._kernel else None) if isinstance(found, int)]
+        if known:
+            # What the kernel told the agent is some seconds old; none on the whole host is none here either.
+            self._agent.append((at, min(known)))
 
     @property
     def settled(self) -> bool:
-        """Nothing that is waited for is missing."""
+        """Nothing that is waited for is missing: nothing is left, or nothing will change by waiting."""
         result = self.result()
-        return result.off and result.by == AGENT and result.left == 0
+        if result.code == RESTART_NEEDED:
+            return True
+        return result.off and result.by == AGENT and result.left == 0 and not result.old_processes
 
     def result(self) -> OffResult:
         """What is known by now."""
@@ -109,6 +132,9 @@ class Hearing:
 
     def _by_agent(self, status: Mapping[str, Any], sidecar: Mapping[str, Any]) -> OffResult:
         flag = bool((status.get("off") or {}).get("flag"))
+        datapath = datapath_status.of(status)
+        if not datapath.is_sidecar:
+            return self._by_other(status, sidecar, datapath, flag)
         left = self._agent[-1][1]
         last_new = self._since(sidecar[_LAST_NEW])
         none_left = None if left else self._since(sidecar[_NONE_LEFT])
@@ -119,6 +145,46 @@ class Hearing:
         return self._result(
             True, True, left=left, by=AGENT, last_new_s=last_new, none_left_s=none_left, curve=tuple(self._agent)
         )
+
+    def _by_other(
+        self, status: Mapping[str, Any], ages: Mapping[str, Any], datapath: Datapath, flag: bool
+    ) -> OffResult:
+        """What the agent says of nginx or a service, and what follows of it. Times that nobody knows stay unknown."""
+        left = self._agent[-1][1] if self._agent else None
+        old = datapath.draining_processes
+        about: dict[str, Any] = {"datapath": datapath.name, "old_processes": old, "left": left, "by": AGENT}
+        name = datapath.unit or datapath.kind
+        if datapath.switch == "restart" and old and not datapath.restart_consent:
+            many = "1 process keeps" if old == 1 else f"{old} processes keep"
+            return self._result(
+                bool(self._flags), False, code=RESTART_NEEDED,
+                error=f"configuration off, {many} kTLS until restart: systemctl restart {name}", **about,
+            )  # fmt: skip
+        if status.get("phase") != "userspace" or not flag:
+            missing = "the agent sees no flag" if not flag else f"phase {status.get('phase')} is in force"
+            why = f"flag raised, but {missing}" if self._flags else "no flag is there"
+            if datapath.problem:
+                why += f"; {datapath.problem}"
+            return self._result(bool(self._flags), False, error=why, code="not_confirmed", **about)
+        last_new, none_left = ages[_LAST_NEW], ages[_NONE_LEFT]
+        done = None
+        if left == 0:
+            done = self._since(none_left) if none_left is not None else _first_of(self._agent)
+        return self._result(
+            True, True, curve=tuple(self._agent), none_left_s=done,
+            last_new_s=self._last_opened() if last_new is None else self._since(last_new), **about,
+        )  # fmt: skip
+
+    def _last_opened(self) -> float | None:
+        """When the kernel opened the last transmit session of the host, as far as it was looked at; None: it was not.
+
+        Not later than that: another program may have opened it.
+        """
+        seen = [(at, opened) for at, _tx, opened in self._kernel if opened is not None]
+        if not seen:
+            return None
+        grown = [at for (at, opened), before in zip(seen[1:], seen, strict=False) if opened > before[1]]
+        return grown[-1] if grown else (seen[0][0] if seen[0][1] else 0.0)
 
     def _by_kernel(self, blind: str) -> OffResult:
         flag = bool(self._flags)
@@ -159,6 +225,8 @@ class Hearing:
         error: str | None = None,
         code: str | None = None,
         note: str | None = None,
+        datapath: str | None = None,
+        old_processes: int | None = None,
     ) -> OffResult:
         return OffResult(
             host=self.host,
@@ -174,8 +242,15 @@ class Hearing:
             by=by,
             code=code,
             note=note,
+            datapath=datapath,
+            old_processes=old_processes,
             curve=curve,
         )
+
+
+def _first_of(curve: Sequence[tuple[float, int]]) -> float:
+    """When there was none, and stayed so."""
+    return next(at for index, (at, _left) in enumerate(curve) if not any(left for _at, left in curve[index:]))
 
 
 def _age(value: Any) -> float | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 #: Who read back: the host's agent, or the shell from the kernel's counters (of the login's network namespace).
 AGENT, KERNEL = "agent", "kernel"
+#: The configuration is off, and processes that were started with it keep kTLS: nobody consented to a restart.
+RESTART_NEEDED = "restart_needed"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class OffResult:
     :param drained_90_s: nine of ten of the kTLS connections that were open had ended; None as ``none_left_s``.
     :param flag_s: the answer that the flag is up arrived.
     :param by: who read back, ``agent`` or ``kernel``; None: nobody.
-    :param code: of ``error``: ``cut_off``, ``flag_failed``, ``not_confirmed``.
+    :param code: of ``error``: ``cut_off``, ``flag_failed``, ``not_confirmed``, ``restart_needed``.
     :param note: what could not be read, although the host is off.
+    :param datapath: what serves, where it is not the sidecar: kind or unit.
+    :param old_processes: those of before that still serve what they began; None: not known.
     """
 
     host: str
@@ -58,6 +62,8 @@ class OffResult:
     by: str | None = None
     code: str | None = None
     note: str | None = None
+    datapath: str | None = None
+    old_processes: int | None = None
     outlook: Outlook | None = None
     curve: Sequence[tuple[float, int]] = field(default=(), repr=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .model import KERNEL, Latencies, OffResult
+from .model import KERNEL, RESTART_NEEDED, Latencies, OffResult
 from .outlook import clock
 from .targets import Source
 
@@ -28,8 +28,12 @@ def host(result: OffResult) -> str:
             f"90 % drained after {_seconds(result.drained_90_s)}",
             f"none left after {_seconds(result.none_left_s)}",
         ]
+    elif result.left is None:
+        parts.append("how many connections are left is not known")
     else:
         parts.append(f"{result.left} still draining")
+    if result.old_processes:
+        parts.append(f"{_processes(result.old_processes)} of {result.datapath} still {_serve(result.old_processes)}")
     line = f"{result.host}: off; {', '.join(parts)}"
     return line if result.note is None else f"{line} ({result.note})"
 
@@ -56,6 +60,16 @@ def summary(results: Sequence[OffResult], took: Latencies) -> Iterator[str]:
     alone = sum(result.by == KERNEL for result in done)
     line = f"off: {len(done)} of {len(results)} hosts read back on userspace TLS"
     yield f"{line}, {alone} of them by the kernel's counters alone" if alone else line
+    waiting = [result for result in results if result.code == RESTART_NEEDED]
+    if waiting:
+        count = sum(result.old_processes or 0 for result in waiting)
+        yield (
+            f"off: on {len(waiting)} of them the configuration is off, and {_processes(count)} keep kTLS until "
+            "somebody restarts them: nobody consented to that (ktls_restart_ok)"
+        )
+    old = [result for result in done if result.old_processes]
+    if old:
+        yield f"off: {_processes(sum(one.old_processes or 0 for one in old))} of before drain on {len(old)} hosts"
     if took.left:
         yield f"off: {took.left} kTLS connections of before still draining; no new one is made"
     if not done:
@@ -66,6 +80,14 @@ def summary(results: Sequence[OffResult], took: Latencies) -> Iterator[str]:
         whole = over.max if fleet is None else getattr(took, fleet)
         cells = " ".join(f"{_cell(value):>7}" for value in (whole, over.p50, over.p90, over.p99, over.max))
         yield f"{title:26} {cells}   {over.hosts} hosts"
+
+
+def _processes(count: int) -> str:
+    return "1 old process" if count == 1 else f"{count} old processes"
+
+
+def _serve(count: int) -> str:
+    return "serves what it began" if count == 1 else "serve what they began"
 
 
 def _cell(value: float | None) -> str:

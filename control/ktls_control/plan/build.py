@@ -9,21 +9,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from ktls_host import datapath_status
 from ktls_host.drift import facts
 
+from ..judge import kinds as groups
 from ..judge.hardware import eligible_share
 from ..judge.model import HostSeries
 from ..preflight import HostRow
 from ..preflight_names import natural
-from . import cards, headroom, notes, refusals, timing, waves
+from . import cards, datapaths, headroom, notes, refusals, timing, waves
 from .drills import Drill
 from .file import VERSION, seal
 from .labels import labels
 from .model import Gates, Hardware, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
 from .policy import LABELS, Policy, WavePolicy
 
-#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later.
-Detect = Callable[[Gates, Soak, int, int], Mapping[str, float | None]]
+#: Smallest harm by metric that a wave of so many hosts can tell from noise, with so many that come later; of one kind
+#: of datapath, which is named.
+Detect = Callable[[Gates, Soak, int, int, str], Mapping[str, float | None]]
 
 
 #: Of recorded peaks: a host that serves nothing now would have any.
@@ -120,6 +123,7 @@ def build(ask: Ask, seen: Mapping[str, Seen], policy: Policy, detect: Detect | N
         ),
         expected_s=round(sum(wave.expected_s for wave in planned), 1),
         hardware=None if hardware is None else _hardware(hardware, seen, sorted_),
+        earlier=policy.earlier,
     )
     told = notes.notes(plan, seen, policy, traffic, ask.now, ask.sentinel_notes)
     return seal(replace(plan, notes=told))
@@ -138,9 +142,15 @@ def _epoch(status: Mapping[str, Any] | None) -> int:
 def _headroom(
     seen: Mapping[str, Seen], policy: Policy, series: Sequence[HostSeries]
 ) -> tuple[dict[str, float | None], float | None]:
-    """What each host needs after an off, and the ratio that it was reckoned with."""
+    """What each host needs after an off, and the ratio that it was reckoned with, the dearest of all datapaths'."""
     peak = policy.headroom_peak or min(headroom.peak(series) or 1.0, _MOST_PEAK)
-    ratio = policy.headroom_ratio or headroom.ratio(one.status for one in seen.values() if one.status)
+    # Programs differ in what a byte costs, so each is compared with its own.
+    kinds = {name: datapath_status.of(one.status).name for name, one in seen.items()}
+    ratios = {
+        kind: policy.headroom_ratio
+        or headroom.ratio(one.status for name, one in seen.items() if one.status and kinds[name] == kind)
+        for kind in set(kinds.values())
+    }
     needs: dict[str, float | None] = {}
     for name, one in seen.items():
         serving = headroom.serving(one.series) if one.series else None
@@ -150,9 +160,9 @@ def _headroom(
             # Off adds nothing to what it bears today, however busy a moment it was looked at in.
             needs[name] = None if load.busy is None else min(load.busy, policy.headroom_limit)
             continue
-        need = headroom.after_off(load, peak, ratio)
+        need = headroom.after_off(load, peak, ratios[kinds[name]])
         needs[name] = None if need is None else round(need, 4)
-    return needs, ratio
+    return needs, max((ratio for ratio in ratios.values() if ratio is not None), default=None)
 
 
 def _sort(
@@ -165,11 +175,13 @@ def _sort(
         # Of a host that cannot be reached that is all there is to say.
         if one.status is not None or not any(each.code == "cut_off" for each in why):
             why += refusals.of_status(one.status, one.error, ask.phase, policy)
-            why += refusals.of_drill(one.drill, one.row, ask.now, policy, ask.phase)
+            why += refusals.of_drill(one.drill, one.row, ask.now, policy, ask.phase, one.status)
             why += refusals.of_headroom(measured[0][name], ask.phase, policy)
         # Where no card can offload anything, what clients negotiate is of no interest.
         if ask.phase == "hw" and one.row.phases["hw"].verdict == "ready" and one.status is not None:
             why += cards.of_host(one.status, policy.hw_min_eligible)
+        # What preflight found and what the agent says may be the same thing.
+        why = list({one.code: one for one in reversed(why)}.values())[::-1]
         if any(one.code == "already_there" for one in why):
             # The rest is of no interest: nothing is going to be done there.
             why = [one for one in why if one.code == "already_there"]
@@ -185,6 +197,7 @@ def _sort(
             one.row.busy,
             cards.cards(one.status) if hw else {},
             hw and cards.consents(one.status),
+            datapaths.of_status(one.status),
         )
     return found
 
@@ -201,11 +214,12 @@ def _waves(
     )
     names: Counter[str] = Counter()
     made = []
-    later = len(hosts)
+    later_of = Counter(host.datapath.name for host in hosts.values())
     for number, members in enumerate(drawn, start=1):
-        later -= len(members)
+        later_of.subtract(Counter(hosts[name].datapath.name for name in members))
         entry = policy.waves[min(number, len(policy.waves)) - 1]
         soak = entry.soak or policy.soak
+        told = _detectable(hosts, members, later_of, policy.gates, soak, detect) if detect else {}
         made.append(
             Wave(
                 number=number,
@@ -213,11 +227,36 @@ def _waves(
                 hosts=tuple(members),
                 soak=soak,
                 approve=number in policy.approve if entry.approve is None else entry.approve,
-                detectable=_rounded(detect(policy.gates, soak, len(members), later)) if detect else {},
+                detectable=_rounded(told),
                 expected_s=timing.expected_s(soak, len(members), policy.host_s, traffic),
             )
         )
     return tuple(made)
+
+
+def _detectable(
+    hosts: Mapping[str, PlannedHost],
+    members: Sequence[str],
+    later_of: Mapping[str, int],
+    gates: Gates,
+    soak: Soak,
+    detect: Detect,
+) -> Mapping[str, float | None]:
+    """What a wave can tell: of the datapath that can tell least, where it has several.
+
+    :param later_of: hosts of later waves, by kind of datapath.
+    """
+    kinds = groups.kinds({name: hosts[name].datapath for name in members})
+    found: dict[str, float | None] = {}
+    for kind in kinds:
+        of_it = [name for name in members if hosts[name].datapath.name == kind]
+        own = groups.gates_of(gates, kinds[kind].experiments, len(kinds))
+        told = detect(own, soak, len(of_it), later_of[kind], kind)
+        unfed = {name for host in of_it for name in groups.unfed_metrics(hosts[host].datapath.unfed)}
+        for name, value in told.items():
+            before = found.get(name, value)
+            found[name] = None if value is None or before is None or name in unfed else max(value, before)
+    return found
 
 
 def _rounded(found: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -24,6 +24,8 @@ class Drill:
     :param at: seconds since the epoch, control node.
     :param detail: what did not pass.
     :param kernel: that ran then, and the version of ``openssl``; empty: not on record.
+    :param datapath: kind and unit of what served then, as in ``nginx nginx.service``; the sidecar has no unit.
+    :param program: that served, with its version; empty: not on record.
     """
 
     at: float
@@ -31,6 +33,8 @@ class Drill:
     detail: str = ""
     kernel: str = ""
     openssl: str = ""
+    datapath: str = "sidecar"
+    program: str = ""
 
 
 def load(fleet: Path, phase: str = "tx") -> dict[str, Drill]:
@@ -63,5 +67,7 @@ def load(fleet: Path, phase: str = "tx") -> dict[str, Drill]:
                 str(entry.get("detail") or ""),
                 str(host.get("kernel") or ""),
                 str(host.get("openssl") or ""),
+                str(host.get("datapath") or "sidecar"),
+                str(host.get("program") or ""),
             )
     return found

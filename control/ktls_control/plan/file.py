@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import ControlError
 from ..files import write
 from ..preflight_names import natural
-from .model import Freeze, Gates, Hardware, Headroom, Plan, PlannedHost, Refusal, Soak, Wave
+from .model import Freeze, Gates, Hardware, Headroom, HostDatapath, Plan, PlannedHost, Refusal, Soak, Wave
 
 VERSION = 1
 #: The one key of the file: ``ansible-playbook playbooks/rollout.yml -e @PLAN`` so gets one variable.
@@ -118,7 +118,8 @@ def _table(hosts: Mapping[str, PlannedHost]) -> tuple[list[dict[str, Any]], str]
     for name in sorted(hosts, key=natural):
         host = hosts[name]
         cards = {"cards": dict(host.cards), "consent": host.consent} if host.cards else {}
-        kind = json.dumps({"facts": dict(host.facts), "labels": dict(host.labels), **cards}, sort_keys=True)
+        served = {} if host.datapath == HostDatapath() else {"datapath": asdict(host.datapath)}
+        kind = json.dumps({"facts": dict(host.facts), "labels": dict(host.labels), **cards, **served}, sort_keys=True)
         place = classes.setdefault(kind, len(classes))
         rows.append(f"{name} {place} {_cell(host.cpus)} {_cell(host.busy)}\n")
     return [json.loads(kind) for kind in classes], "".join(rows)
@@ -191,6 +192,10 @@ def _hardware(given: Mapping[str, Any] | None) -> Hardware | None:
     return None if given is None else Hardware(**{**given, "sentinels": tuple(given["sentinels"])})
 
 
+def _datapath(given: Mapping[str, Any] | None) -> HostDatapath:
+    return HostDatapath() if given is None else HostDatapath(**{**given, "unfed": tuple(given["unfed"])})
+
+
 def _hosts(classes: Sequence[Mapping[str, Any]], table: str) -> dict[str, PlannedHost]:
     found: dict[str, PlannedHost] = {}
     for row in table.splitlines():
@@ -203,5 +208,6 @@ def _hosts(classes: Sequence[Mapping[str, Any]], table: str) -> dict[str, Planne
             None if busy == _UNKNOWN else float(busy),
             kind.get("cards", {}),
             kind.get("consent", False),
+            _datapath(kind.get("datapath")),
         )
     return found

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+
+from ktls_host import datapath_status
 
 from ..errors import ControlError
 from ..inventory import Host, load
@@ -130,7 +132,15 @@ def _ask(hosts: Sequence[Host], policy: Policy) -> tuple[dict[str, Reply], dict[
         lost = Reply("", None, "the agent was not asked", None, False, 0.0)
         replies = {host.name: replies.get(host.name, lost) for host in hosts}
         well = sorted((name for name in replies if replies[name].data), key=lambda name: score(name, policy.salt))
-        return replies, _series(reach, well[: policy.noise_hosts])
+        return replies, _series(reach, _some_of_each(well, replies, policy.noise_hosts))
+
+
+def _some_of_each(well: Sequence[str], replies: Mapping[str, Reply], most: int) -> list[str]:
+    """At most so many, and as many of each datapath: one says little of the noise of another."""
+    kinds: dict[str, list[str]] = {}
+    for name in well:
+        kinds.setdefault(datapath_status.of(replies[name].data).name, []).append(name)
+    return [name for names in kinds.values() for name in names[: most // len(kinds)]]
 
 
 def _series(reach: Reach, names: Sequence[str]) -> dict[str, HostSeries]:

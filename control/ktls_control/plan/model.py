@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 Inconclusive = Literal["pause", "fail"]
 Method = Literal["switchback", "connections", "difference", "none"]
+#: Of hosts whose datapath cannot deal connections by chance.
+Otherwise = Literal["difference", "none"]
+#: What becomes of an earlier wave in which a later gate finds a host that is not well.
+Earlier = Literal["revert", "hold"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,31 @@ class Refusal:
     code: str
     message: str
     cure: str
+
+
+@dataclass(frozen=True)
+class HostDatapath:
+    """What serves a host.
+
+    :param kind: ``sidecar``, ``nginx`` or ``service``; ``unit``: of systemd; ``program``: with its version.
+    :param experiments: new connections can be dealt to kTLS and userspace by chance.
+    :param tx: what phase ``tx`` is here: ``tx``, or ``tx+rx`` where both directions go together.
+    :param switch: how it is switched: ``live``, ``reload``, ``restart``.
+    :param unfed: what its gates will not hear from it, keys of :data:`.datapaths.WORDS`.
+    """
+
+    kind: str = "sidecar"
+    unit: str = ""
+    program: str = ""
+    experiments: bool = True
+    tx: str = "tx"
+    switch: str = "live"
+    unfed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What hosts are alike by: ``sidecar``, ``nginx``; services by their unit, since each is another program."""
+        return self.unit if self.kind == "service" and self.unit else self.kind
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,7 @@ class PlannedHost:
     busy: float | None = None
     cards: Mapping[str, str] = field(default_factory=dict)
     consent: bool = False
+    datapath: HostDatapath = HostDatapath()
 
 
 @dataclass(frozen=True)
@@ -68,6 +98,7 @@ class Gates:
     :param alpha: error rate of a false alarm of the whole gate.
     :param method: the experiment that compares kTLS with userspace: ``switchback`` (blocks on the same host),
         ``connections`` (drawn by connection), ``difference`` (before and after, against later waves), ``none``.
+    :param otherwise: the same for hosts whose datapath has no experiments: ``difference`` or ``none``.
     :param block_s: length of a block of a switchback.
     :param washout_s: seconds at the start of each block that count for nothing.
     :param on_inconclusive: what happens when ``max_s`` is over and the gate cannot tell.
@@ -83,6 +114,7 @@ class Gates:
     throughput_margin: float = 0.05
     alpha: float = 0.05
     method: Method = "switchback"
+    otherwise: Otherwise = "difference"
     block_s: float = 30.0
     washout_s: float = 5.0
     on_inconclusive: Inconclusive = "pause"
@@ -159,6 +191,7 @@ class Plan:
     :param failure_budget: hosts that may fail in the whole run before it ends; 0: the first one ends it.
     :param caps: largest share of the hosts with the same label that a wave holds, by label, as in ``"1/3"``.
     :param hardware: of phase ``hw``; None in every other one.
+    :param earlier: ``revert``: an earlier wave that a later gate finds bad goes back as one; ``hold``: it is named.
     :param sha256: digest of everything else, as :func:`.file.digest` computes it.
     """
 
@@ -184,4 +217,5 @@ class Plan:
     notes: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     hardware: Hardware | None = None
+    earlier: Earlier = "revert"
     sha256: str = ""

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ktls_host import datapath_status
+
 from ..preflight_names import fold
-from .model import Plan
+from . import datapaths
+from .model import Plan, PlannedHost, Wave
 from .policy import Policy
 from .texts import harmless
 from .timing import Traffic
@@ -43,6 +46,7 @@ def notes(
         for line in (
             *sentinels,
             *_hardware(plan),
+            *_datapaths(plan),
             *_drills(plan, policy),
             *_headroom(plan, policy),
             *_freezes(plan, now),
@@ -67,6 +71,38 @@ def _hardware(plan: Plan) -> Iterator[str]:
             f"{_hosts(consent, plan)}: new connections negotiate TLS 1.2 while the phase lasts, also of clients that "
             "could do TLS 1.3"
         )
+
+
+def _datapaths(plan: Plan) -> Iterator[str]:
+    """What another server cannot do, before anybody relies on it."""
+    if plan.phase == "userspace":
+        return
+    both = [name for name in plan.hosts if datapaths.phase_of(plan, name, plan.phase) == datapath_status.BOTH]
+    if both:
+        yield (
+            f"{_hosts(both, plan)}: phase tx is tx+rx there, as was consented to: both directions are in the kernel, "
+            "and a client's new keys (KeyUpdate) may end its connection"
+        )
+    restarted = [name for name, host in plan.hosts.items() if host.datapath.switch == "restart"]
+    if restarted:
+        yield f"{_hosts(restarted, plan)}: the service is restarted to take the phase, and again to give it back"
+    does = {"pause": "it will pause", "fail": "it will fail"}[plan.gates.on_inconclusive]
+    for missing, names in datapaths.silent(plan):
+        lacks = ", ".join(datapaths.WORDS[what] for what in missing)
+        waves = [str(wave.number) for wave in plan.waves if set(wave.hosts) & set(names)]
+        yield f"{_hosts(names, plan)}: nobody counts {lacks}: the gate of wave {', '.join(waves)} cannot tell: {does}"
+    dealt = [name for name, host in plan.hosts.items() if not host.datapath.experiments]
+    if dealt and plan.gates.method in ("switchback", "connections") and plan.gates.otherwise == "difference":
+        last = {host.datapath.name: wave.number for wave in plan.waves for host in _of(plan, wave)}
+        for kind, number in last.items():
+            yield (
+                f"in wave {number} no host with {kind} is left to compare with: what it changes in CPU, latency and "
+                f"throughput cannot be told there: {does} (policy gates.otherwise: none does without)"
+            )
+
+
+def _of(plan: Plan, wave: Wave) -> Iterator[PlannedHost]:
+    return (host for name in wave.hosts if not (host := plan.hosts[name]).datapath.experiments)
 
 
 def _drills(plan: Plan, policy: Policy) -> Iterator[str]:
@@ -138,8 +174,13 @@ def _labels(plan: Plan, policy: Policy) -> Iterator[str]:
 
 
 def _versions(plan: Plan) -> Iterator[str]:
-    for fact in ("agent", "sidecar"):
-        found = sorted({host.facts.get(fact, "") for host in plan.hosts.values()})
+    for fact in ("agent", "sidecar", "program"):
+        # Each datapath has its own, and many have none.
+        of = [host for host in plan.hosts.values() if (host.datapath.kind == "sidecar") == (fact == "sidecar")]
+        of = list(plan.hosts.values()) if fact == "agent" else of
+        if fact == "program" and len({host.datapath.unit for host in of}) > 1:
+            continue
+        found = sorted({host.facts.get(fact, "") for host in of})
         if len(found) > 1:
             yield f"hosts run different releases of the {fact}: {', '.join(each or 'unknown' for each in found)}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import ControlError
-from .model import Freeze, Gates, Inconclusive, Method, Soak
+from .model import Earlier, Freeze, Gates, Inconclusive, Method, Otherwise, Soak
 
 KEY = "ktls_policy"
 #: What caps go by.
@@ -62,6 +62,7 @@ class Policy:
     :param headroom_ratio: CPU per byte of userspace TLS by that of the kernel's; None: from evidence.
     :param hw_min_eligible: phase ``hw``: smallest share of a host's bytes that has to be TLS 1.2 with AES-GCM where its
         agent has no consent to negotiate that.
+    :param earlier: what becomes of an earlier wave that a later gate finds bad: ``revert`` or ``hold``.
     :param skip_rungs: plan a phase for hosts that are not on the one before it.
     :param include_done: plan hosts too that are on the phase already.
     :param noise_hosts: hosts whose recorded series are read, to say what effect a wave can detect.
@@ -91,6 +92,7 @@ class Policy:
     headroom_peak: float | None = None
     headroom_ratio: float | None = None
     hw_min_eligible: float = 0.99
+    earlier: Earlier = "revert"
     skip_rungs: bool = False
     include_done: bool = False
     noise_hosts: int = 20
@@ -349,6 +351,7 @@ _KEYS: Mapping[str, _Reader | _Keys] = {
             "throughput_margin": _SHARE,
             "alpha": _number(0.0001, 0.5, "an error rate"),
             "method": _one_of(*get_args(Method)),
+            "otherwise": _one_of(*get_args(Otherwise)),
             "block_s": _number(1),
             "washout_s": _number(0),
             "on_inconclusive": _one_of(*get_args(Inconclusive)),
@@ -367,6 +370,7 @@ _KEYS: Mapping[str, _Reader | _Keys] = {
     "headroom_peak": _maybe(_number(1)),
     "headroom_ratio": _maybe(_number(0.1)),
     "hw_min_eligible": _SHARE,
+    "earlier": _one_of(*get_args(Earlier)),
     "skip_rungs": _flag,
     "include_done": _flag,
     "noise_hosts": _count(),

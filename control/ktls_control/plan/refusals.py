@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ktls_host import datapath_status
+
 from ..preflight import HostRow, PhaseRow
 from ..request import PHASES
-from . import cards
+from . import cards, datapaths
 from .drills import Drill
 from .model import Refusal
 from .policy import Policy
@@ -18,7 +20,9 @@ from .texts import harmless
 #: Code and cure.
 CURES: Mapping[str, str] = {
     "agent_silent": "deploy (ktls deploy), or see why it does not answer: systemctl status ktls-agent on the host",
-    "datapath_down": "start it: systemctl status ktls-sidecar on the host says why it is down",
+    "datapath_down": (
+        "start it: systemctl status ktls-sidecar (or of the unit that serves) on the host says why it is down"
+    ),
     "off_flag_up": "if the reason is over, take the flag down on the host: ktls-agent clear",
     "host_stuck": "repair what `problems` of ktls status says, then ktls-agent clear on the host",
     "order_pending": "wait until that rollout is over, or abort it; an order that nobody confirms reverts by itself",
@@ -29,6 +33,7 @@ CURES: Mapping[str, str] = {
     "drill_stale": "ktls drill again; policy drill_max_age_s says how old one may be",
     "no_headroom": "take load off the host; policy headroom_limit is the limit",
     **cards.CURES,
+    **datapaths.CURES,
 }
 
 
@@ -54,9 +59,9 @@ def of_status(status: Mapping[str, Any] | None, error: str | None, phase: str, p
     if status is None:
         return [refusal("agent_silent", error or "the agent did not answer")]
     found = []
-    if not isinstance(status.get("sidecar"), Mapping):
-        why = status.get("sidecar_error") or "no reason given"
-        found.append(refusal("datapath_down", f"the sidecar does not answer the agent: {why}"))
+    why = datapaths.down(status)
+    if why:
+        found.append(refusal("datapath_down", why))
     off = status.get("off") or {}
     if off.get("flag") and phase != "userspace":
         found.append(refusal("off_flag_up", f"the off flag is up: {off.get('reason') or 'no reason given'}"))
@@ -64,10 +69,19 @@ def of_status(status: Mapping[str, Any] | None, error: str | None, phase: str, p
         found.append(refusal("host_stuck", "a revert could not be finished, and kTLS orders are refused"))
     if status.get("order") == "pending":
         found.append(refusal("order_pending", f"order {status.get('order_id')} waits for its confirmation"))
-    done = status.get("order") == "committed" and status.get("ordered_phase") == status.get("phase") == phase
-    if done and not policy.include_done:
-        return [*found, refusal("already_there", f"phase {phase} is in force and confirmed")]
-    return [*found, *_rung(status, phase, policy)]
+    if _done(status, phase) and not policy.include_done:
+        means = datapath_status.of(status).means(phase)
+        words = f"phase {phase}" if means == phase else f"phase {phase} ({means})"
+        return [*found, refusal("already_there", f"{words} is in force and confirmed")]
+    if datapaths.there_already(status, phase) and not policy.include_done:
+        return [*found, refusal("already_there", "its confirmed phase tx is tx+rx: both directions are in the kernel")]
+    return [*found, *datapaths.refusals(status, phase), *_rung(status, phase, policy)]
+
+
+def _done(status: Mapping[str, Any], phase: str) -> bool:
+    # An agent may call what is in force by its full name.
+    in_force = status.get("phase") in (phase, datapath_status.of(status).means(phase))
+    return in_force and (status.get("order"), status.get("ordered_phase")) == ("committed", phase)
 
 
 def _rung(status: Mapping[str, Any], phase: str, policy: Policy) -> list[Refusal]:
@@ -85,10 +99,18 @@ def _rung(status: Mapping[str, Any], phase: str, policy: Policy) -> list[Refusal
     ]
 
 
-def of_drill(drill: Drill | None, row: HostRow, now: float, policy: Policy, phase: str = "tx") -> list[Refusal]:
+def of_drill(
+    drill: Drill | None,
+    row: HostRow,
+    now: float,
+    policy: Policy,
+    phase: str = "tx",
+    status: Mapping[str, Any] | None = None,
+) -> list[Refusal]:
     """A host that never showed that it comes back, as it is now, is not sent away.
 
     :param phase: ``hw`` needs a drill of its own.
+    :param status: its agent's: a drill of another datapath says nothing of this one.
     """
     if not policy.drill_required:
         return []
@@ -101,9 +123,17 @@ def of_drill(drill: Drill | None, row: HostRow, now: float, policy: Policy, phas
     if now - drill.at > policy.drill_max_age_s:
         days = f"{policy.drill_max_age_s / 86400:g} days"
         return [refusal("drill_stale", f"the last drill, of {when}, is older than {days}")]
+    found = datapath_status.of(status)
+    serves = f"{found.kind} {found.unit}".strip() if not found.is_sidecar else found.kind
+    if status is not None and drill.datapath != serves:
+        return [refusal("drill_stale", f"the last drill was of datapath {drill.datapath}, and {serves} serves now")]
     changed = [
         f"{name} was {then}, is {is_}"
-        for name, then, is_ in (("kernel", drill.kernel, row.kernel), ("OpenSSL", drill.openssl, row.openssl))
+        for name, then, is_ in (
+            ("kernel", drill.kernel, row.kernel),
+            ("OpenSSL", drill.openssl, row.openssl),
+            ("the program", drill.program, f"{found.program} {found.version}".strip()),
+        )
         if then and is_ and then != is_
     ]
     return [refusal("drill_stale", f"since the last drill {' and '.join(changed)}")] if changed else []

@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from ..preflight_names import fold
 from ..screen import size
+from . import datapaths
 from .model import Plan, Refusal, Soak, Wave
 
 _METRICS = {"cpu": "CPU", "latency": "p99", "throughput": "throughput"}
@@ -44,9 +45,8 @@ def tree(plan: Plan, budget: int | None = _NAMES) -> Tree:
 
     :param budget: characters that a list of names may take; None for all of them.
     """
-    top = Tree(
-        Text.assemble(("ktls plan ", "bold"), (plan.id, "bold cyan"), f"   phase {plan.phase}   fleet {plan.fleet}")
-    )
+    phase = datapaths.phase_words(plan, plan.phase)
+    top = Tree(Text.assemble(("ktls plan ", "bold"), (plan.id, "bold cyan"), f"   phase {phase}   fleet {plan.fleet}"))
     for wave in plan.waves:
         _wave(top, plan, wave, budget)
     if plan.refused:
@@ -72,9 +72,23 @@ def _wave(top: Tree, plan: Plan, wave: Wave, budget: int | None) -> None:
             ("   a person promotes it", "yellow") if wave.approve else "",
         )
     )
-    for label, text in (("hosts", _kinds(plan, wave)), ("soak", _own_soak(plan, wave)), ("sees", _sees(wave))):
+    served = _served(plan, wave)
+    for label, text in (
+        ("hosts", _kinds(plan, wave)),
+        ("served by", served),
+        ("soak", _own_soak(plan, wave)),
+        ("sees", _sees(wave)),
+    ):
         if text:
             branch.add(_row(label, text))
+
+
+def _served(plan: Plan, wave: Wave) -> str:
+    """By which datapaths, where it is not the sidecar everywhere; with the names of those that are fewer."""
+    if not datapaths.mixed(plan):
+        return ""
+    found = datapaths.counted(plan, wave.hosts)
+    return "; ".join(f"{title} ×{count}" if count > 1 else title for title, count in found)
 
 
 def _own_soak(plan: Plan, wave: Wave) -> str:
@@ -165,7 +179,10 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
     if not any(wave.detectable for wave in plan.waves):
         yield "sees", "what harm a wave can tell from noise is not known: no host has recorded series"
     blocks = f", blocks of {_span(gates.block_s)}" if gates.method == "switchback" else ""
-    yield "compared", f"{gates.method}{blocks}; where it cannot tell: {gates.on_inconclusive}"
+    yield "compared", f"{gates.method}{blocks}{_otherwise(plan)}; where it cannot tell: {gates.on_inconclusive}"
+    if plan.phase != "userspace" and len(plan.waves) > 1:
+        becomes = {"revert": "goes back as one, and the run ends", "hold": "is named and holds, and the run ends"}
+        yield "earlier", f"a wave in which a later gate finds a host that is not well {becomes[plan.earlier]}"
     yield "caps", _caps(plan.caps)
     yield "budget", _budget(plan.failure_budget)
     yield "lease", f"{_span(plan.lease_s)}: a host that is not confirmed by then takes itself back"
@@ -174,6 +191,18 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         reason = f" ({freeze.reason})" if freeze.reason else ""
         yield "freeze", f"{_moment(freeze.start)} to {_moment(freeze.end)}{reason}; never stops off"
     yield "digest", plan.sha256[:16]
+
+
+def _otherwise(plan: Plan) -> str:
+    """How hosts are judged whose datapath cannot deal connections by chance."""
+    names = sorted({host.datapath.name for host in plan.hosts.values() if not host.datapath.experiments})
+    if not names or plan.gates.method not in ("switchback", "connections"):
+        return ""
+    how = {
+        "difference": "difference in differences against later waves of their own kind",
+        "none": "failures against their own past alone",
+    }[plan.gates.otherwise]
+    return f"; {' and '.join(names)}: {how}"
 
 
 def _hw(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ class Target:
     :param facts: what must not have changed since the plan.
     :param url: base URL to download from, from the control node; None: no such download is part of the gate.
     :param agent: how the agent's command line is called on the host; None: as it is installed.
+    :param experiments: its datapath can deal new connections to kTLS and userspace.
     """
 
     facts: Mapping[str, str]
@@ -35,6 +36,7 @@ class Target:
     server_name: str | None = None
     ca_file: str | None = None
     agent: str | None = None
+    experiments: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,18 @@ class WaveFile:
         return wave_path(Path(self.directory), self.wave, self.attempt)
 
     def experiment_of(self, host: str) -> dict[str, Any] | None:
-        """The experiment as ``host`` runs it: with an order of blocks of its own, or all hosts would be one draw."""
-        if self.experiment is None:
+        """The experiment as ``host`` runs it: with an order of blocks of its own, or all hosts would be one draw.
+
+        None where its datapath has none: such an order would be refused.
+        """
+        target = self.hosts.get(host)
+        if self.experiment is None or (target is not None and not target.experiments):
             return None
         drawn = hashlib.sha256(f"{self.experiment['seed']} {host}".encode()).digest()
         return {**self.experiment, "seed": int.from_bytes(drawn[:4], "big") >> 1}
 
     def answer_path(self, host: str, step: str) -> Path:
-        """Of the answer of ``host`` to ``step``: order, evidence, confirm or back."""
+        """Of the answer of ``host`` to ``step``: order, evidence, confirm or back; ``settled``: see the engine."""
         return self.path.with_suffix(f".{quote(host, safe='')}.{step}.json")
 
     def save(self) -> None:
@@ -99,6 +105,29 @@ def wave_path(directory: Path, wave: int, attempt: int) -> Path:
     return directory / f"wave-{wave}-{attempt}.json"
 
 
+def point(run: Run, file: Path | None, *, touched: bool) -> None:
+    """Say which wave is open: tasks cannot know attempts.
+
+    :param touched: its hosts have to go back if it does not pass.
+    :raises ControlError: ``no_space``.
+    """
+    _put(run.opened, {"open": str(file) if file else "", "touched": touched and file is not None})
+
+
+def opened(path: Path) -> tuple[WaveFile | None, bool]:
+    """The open wave and whether its hosts have to go back; ``path`` may be a wave's own file too.
+
+    :raises ControlError: ``no_wave_file``.
+    """
+    try:
+        fields = json.loads(path.read_text())
+        if "open" not in fields:
+            return load(path), True
+        return (load(Path(fields["open"])) if fields["open"] else None), bool(fields["touched"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def load(path: Path) -> WaveFile:
     """:raises ControlError: ``no_wave_file``."""
     try:
@@ -106,7 +135,11 @@ def load(path: Path) -> WaveFile:
         hosts = {name: Target(**target) for name, target in fields["hosts"].items()}
         return WaveFile(**{**fields, "hosts": hosts, "dropped": tuple(fields["dropped"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ControlError("no_wave_file", f"{path}: cannot be read ({error}): `ktls resume` makes it anew") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ControlError:
+    return ControlError("no_wave_file", f"{path}: cannot be read ({error}): `ktls resume` makes it anew")
 
 
 def _put(path: Path, data: Mapping[str, Any]) -> None:
@@ -136,7 +169,7 @@ class Known:
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sentinels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def target(self, name: str, facts: Mapping[str, str]) -> Target:
+    def target(self, name: str, facts: Mapping[str, str], *, experiments: bool = True) -> Target:
         """What the tasks need to know of a host."""
         found = self.hosts.get(name, {})
         ca_dir, url = found.get("ktls_sidecar_ca_dir"), found.get("ktls_probe_url")
@@ -147,6 +180,7 @@ class Known:
             found.get("ktls_sidecar_server_name"),
             f"{ca_dir}/ca.pem" if ca_dir else None,
             found.get("ktls_agent_command"),
+            experiments,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ControlError
 from ..observers import check as check_observers
+from ..plan import datapaths
 from ..plan import file as plan_file
 from ..plan.cards import SENTINELS
 from ..plan.model import Plan
@@ -185,7 +186,7 @@ def _start(fleet: store.Fleet, plan: Plan, known: answers.Known, who: str, seen:
             waves = [{"number": w.number, "name": w.name, "hosts": list(w.hosts)} for w in plan.waves]
             journal.append(
                 "run_started", run=run.name, fleet=plan.fleet, epoch=epoch, phase=plan.phase,
-                plan_sha256=plan.sha256, operator=who, hosts=len(plan.hosts), waves=waves,
+                plan_sha256=plan.sha256, operator=who, hosts=len(plan.hosts), waves=waves, **datapaths.told(plan),
             )  # fmt: skip
         return _begun(run, plan, fold(journal.events), resumed=found is not None)
 
@@ -207,7 +208,7 @@ def _rehearse(plan: Plan, known: answers.Known) -> Begun:
     with Journal(run.journal) as journal:
         journal.append(
             "run_started", run=run.name, fleet=plan.fleet, epoch=plan.epoch_floor + 1, phase=plan.phase,
-            plan_sha256=plan.sha256, operator="check", hosts=len(plan.hosts), waves=waves,
+            plan_sha256=plan.sha256, operator="check", hosts=len(plan.hosts), waves=waves, **datapaths.told(plan),
         )  # fmt: skip
         return _begun(run, plan, fold(journal.events), resumed=False)
 

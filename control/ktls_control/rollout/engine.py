@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from ktls_host import datapath_status
 from ktls_host.series import join
 
 from ..errors import ControlError
 from ..files import write
 from ..inventory import host_from_vars
-from ..judge import hardware
+from ..judge import hardware, kinds, moved
 from ..judge.model import HostSeries, Outcome, WaveVerdict
 from ..observers import Observers
 from ..plan import file as plan_file
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 TICK_S = 0.2
 #: A host that does not answer within this long is asked again at the next look (seconds).
 ANSWER_S = 20.0
-#: Later hosts whose series are read for a comparison, at most.
-MOST_OTHERS = 20
+#: Later hosts of each datapath whose series are read for a comparison, at most: two hosts need 27 to tell anything.
+MOST_OTHERS = 40
+#: Until a host of an earlier wave has taken itself back, at most (seconds).
+BACK_S = 60.0
 #: Seconds between two questions to the judge during a soak, at least: each reads the series of every host.
 JUDGE_S = 10.0
 
@@ -196,6 +199,11 @@ class Engine:
             stop = error if isinstance(error, StopError) else StopError(error.message, touched=self.touched(number))
             self.turn_back(number, stop)
             tried = self.state.wave(number).attempt > 0
+            if name == "open":
+                # Of an earlier attempt, whose way back was cut short, or nothing.
+                with suppress(ControlError):
+                    file_path = self.file_path(number) if tried else None
+                    answers.point(self.run, file_path, touched=stop.touched and tried)
             return {
                 "failed": True,
                 "changed": False,
@@ -238,10 +246,11 @@ class Engine:
             self.plan.phase,
             self.plan.lease_s,
             self.plan.sha256,
-            {name: self.known.target(name, self.plan.hosts[name].facts) for name in planned.hosts},
+            {name: self._target(name) for name in planned.hosts},
             machine.experiment(self.plan, f"{identity}-{attempt}"),
         )
         file.save()
+        answers.point(self.run, file.path, touched=True)
         self.write(
             "wave_opened", wave=number, name=planned.name, hosts=list(planned.hosts), attempt=attempt,
             order_id=identity, epoch=file.epoch, lease_s=file.lease_s,
@@ -281,6 +290,7 @@ class Engine:
             "verdict", wave=number, outcome=verdict.outcome, verdict=judging.as_fields(verdict), recheck=recheck,
             **({} if watched is None else {"sentinel": watched.as_dict()}),
         )  # fmt: skip
+        self._earlier_alone(recheck)
         self._obey(True)
         why = machine.judged(verdict, recheck, self.plan, self.state.failed)
         if why:
@@ -329,6 +339,7 @@ class Engine:
             return f"wave {number} would not pass: {why}; nothing was changed"
         back: list[str] = []
         lost: dict[str, Holds | None] = {}
+        earlier: dict[int, str] = {}
         self.journal.free_reserve()
         with suppress(ControlError):
             if wave.attempt and wave.state not in ("waiting", "reverted", "promoted"):
@@ -340,11 +351,13 @@ class Engine:
                     new += self._reverted(number, name, file.answer(name, "back"), back, lost)
                 self.write_all(new)
                 self.write("wave_reverted", wave=number, why=why)
+            earlier = self._earlier_waves(number, lost)
         said = f"wave {number} did not pass: {why}"
         said += f"; back on userspace TLS: {_some(back)}" if back else ""
+        said += "".join(f"; wave {earlier_one} {words}" for earlier_one, words in earlier.items())
         for holds, words in UNREACHED.items():
             names = [name for name, found in lost.items() if found == holds]
-            said += f"; not reached, {words}: {_some(names)}" if names else ""
+            said += f"; {words}: {_some(names)}" if names else ""
         try:
             self.write("run_ended", outcome=outcome, why=f"wave {number}: {why}")
         except ControlError as error:
@@ -374,6 +387,10 @@ class Engine:
 
     def _planned(self, number: int) -> Wave:
         return next(wave for wave in self.plan.waves if wave.number == number)
+
+    def _target(self, name: str) -> answers.Target:
+        host = self.plan.hosts[name]
+        return self.known.target(name, host.facts, experiments=host.datapath.experiments)
 
     def _outcome(self) -> machine.Outcome:
         asked = control.look(self.run.control)
@@ -593,7 +610,9 @@ class Engine:
         planned, wave = self._planned(number), self.state.wave(number)
         got = {name: file.answer(name, "evidence") for name in machine.taking_part(wave)}
         checks = {
-            name: judging.check_host(self.plan, planned, file.answer(name, "order"), answer)
+            name: judging.check_host(
+                self.plan, planned, file.answer(name, "order"), answer, file.answer(name, "settled")
+            )
             for name, answer in got.items()
         }
         seen = {name: judging.numbers(check, self.clock()) for name, check in checks.items()}
@@ -617,11 +636,19 @@ class Engine:
             write(place, json.dumps(asdict(series), separators=(",", ":")))
 
     def others(self, number: int) -> list[HostSeries]:
-        """Hosts of later waves, for a comparison with those that were not touched."""
-        if self.plan.gates.method != "difference":
-            return []
-        later = [name for wave in self.plan.waves if wave.number > number for name in wave.hosts]
-        return self.series(later[:MOST_OTHERS])
+        """Hosts of later waves, for a comparison with those that were not touched: of each datapath that needs them."""
+        later: dict[str, list[str]] = {}
+        for wave in self.plan.waves:
+            for name in wave.hosts if wave.number > number else ():
+                later.setdefault(self.plan.hosts[name].datapath.name, []).append(name)
+        wanted = kinds.kinds({name: self.plan.hosts[name].datapath for name in self._planned(number).hosts})
+        asked = [
+            name
+            for kind, datapath in wanted.items()
+            if kinds.gates_of(self.plan.gates, datapath.experiments, 1).method == "difference"
+            for name in later.get(kind, [])[:MOST_OTHERS]
+        ]
+        return self.series(asked) if asked else []
 
     def series(self, names: Sequence[str]) -> list[HostSeries]:
         """The series of these hosts, as far as they have one, all pages of it."""
@@ -664,12 +691,97 @@ class Engine:
                     lost.append(name)
                     continue
                 before = (self._last_answer(names[name], name) or {}).get("status")
-                seen = machine.see(self.plan.phase, before, reply.data, reply.error)
+                seen = machine.see(self.plan.phase, before, reply.data, reply.error, soaking=False)
                 why = seen.wrong if seen.reachable else (reply.error or f"{name} did not answer")
                 if why:
                     bad[name] = f"wave {names[name]}: {why}"
             asked = lost
         return bad
+
+    # Earlier waves that are not well any more
+
+    def _earlier_alone(self, recheck: Mapping[str, str]) -> None:
+        """Hosts of earlier waves that failed within the budget go back alone, at once."""
+        if self.plan.earlier != "revert" or machine.over_budget(self.plan, {**self.state.failed, **recheck}):
+            return
+        for wave in self.state.waves:
+            bad = {name: recheck[name] for name in wave.hosts if name in recheck}
+            if bad:
+                self.write_all(self._take_back(wave, bad, {}, alone=True))
+
+    def _earlier_waves(self, number: int, lost: dict[str, Holds | None]) -> dict[int, str]:
+        """An earlier wave in which the last gate found a host that is not well goes back as one.
+
+        So does one whose way back was cut short. It is said before it is done.
+
+        :param lost: takes those that were not reached.
+        :returns: by wave, what became of it, in words.
+        """
+        owed = machine.earlier_owed(self.plan, self.state, number)
+        for wave, why in owed:
+            if wave.state != "reverting":
+                self.write("wave_reverting", wave=wave.number, why=why)
+        said: dict[int, str] = {}
+        for wave, why in owed:
+            names = {name: why for name, host in wave.hosts.items() if host.state == "confirmed"}
+            new = self._take_back(wave, names, lost, alone=False)
+            self.write_all(new)
+            self.write("wave_reverted", wave=wave.number, why=why)
+            back = [keys["host"] for _event, keys in new if keys["ok"]]
+            said[wave.number] = f"is not well any more ({why}) and goes back too" + (f": {_some(back)}" if back else "")
+        return said
+
+    def _take_back(
+        self, wave: WaveState, names: Mapping[str, str], lost: dict[str, Holds | None], *, alone: bool
+    ) -> list[tuple[str, Mapping[str, Any]]]:
+        """Revert what the wave ordered on these hosts, over the engine's own sessions; an event for each.
+
+        :param names: with why; ``alone``: that counts against the failure budget.
+        """
+        ours: list[str] = []
+        errors: dict[str, str] = {}
+        for reply in self.fleet.ask(list(names), "status"):
+            status = reply.data
+            if status is None:
+                errors[reply.host] = str(reply.error)
+            elif status.get("order") not in ("pending", "committed"):
+                continue  # it is back already
+            elif status.get("order_id") == wave.order_id:
+                ours.append(reply.host)
+            else:
+                errors[reply.host] = f"{reply.host}: order {status.get('order_id')} of somebody else is in force there"
+        errors.update(self._revert_now(ours, f"rollout-{wave.order_id}-goes-back"))
+        new: list[tuple[str, Mapping[str, Any]]] = []
+        for name, why in names.items():
+            keys: dict[str, Any] = {"wave": wave.number, "host": name, "ok": name not in errors}
+            if name in errors:
+                lost[name] = "yes"
+                keys.update(error=errors[name], holds="yes")
+            new.append(("host_reverted", {**keys, **({"failed": why} if alone else {})}))
+        return new
+
+    def _revert_now(self, names: Sequence[str], reason: str) -> dict[str, str]:
+        """Ask hosts to revert, and look until they have: what they wait for may be a reload or a restart.
+
+        :param reason: one word.
+        :returns: those that have not, with why.
+        """
+        left: dict[str, str] = {}
+        deadline = self.clock() + BACK_S
+        verb, asked = "revert", {"reason": reason}
+        while names:
+            left = {}
+            for reply in self.fleet.ask(list(names), verb, **asked):
+                if reply.data is None:
+                    left[reply.host] = str(reply.error)
+                elif why := datapath_status.stays(reply.data):
+                    left[reply.host] = f"{reply.host}: {why}"
+            if self.clock() >= deadline:
+                break
+            verb, asked, names = "status", {}, list(left)
+            if names:
+                self.sleep(1.0)
+        return left
 
     def _last_answer(self, number: int, name: str) -> dict[str, Any] | None:
         with suppress(ControlError):
@@ -686,6 +798,9 @@ class Engine:
             back.append(name)
             return [("host_reverted", {"wave": number, "host": name, "ok": True})]
         keys: dict[str, Any] = {"error": str((answer or {}).get("error") or f"{name}: no answer to the way back")}
+        if answer and answer.get("code") == "not_back":
+            lost[name] = "stays"
+            return [("host_reverted", {"wave": number, "host": name, "ok": False, "holds": "yes", **keys})]
         holds = lost[name] = self._holds(number, name)
         if holds is not None:
             keys["holds"] = holds
@@ -725,6 +840,7 @@ class Eyes:
         self._answered = dict.fromkeys(self._names(), engine.clock())
         self._missed = dict.fromkeys(self._names(), 0)
         self._noted = 0.0
+        self._settling = Settling(file, self._names(), engine.clock())
         self._cards: dict[str, hardware.Progress | None] = {}
         self._asked_wire = -ASK_S
         self._watched: Sighting | None = None
@@ -744,7 +860,8 @@ class Eyes:
         sick: dict[str, str] = {}
         for reply in engine.fleet.ask(names, "status"):
             name, error = reply.host, reply.error
-            seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error)
+            settled = self._settling.look(name, reply.data, engine.clock())
+            seen = machine.see(engine.plan.phase, self._before.get(name), reply.data, error, settled)
             if seen.reachable:
                 self._answered[name], self._missed[name] = engine.clock(), 0
                 wrong = seen.wrong or self._card(name, reply.data)
@@ -818,13 +935,53 @@ class Eyes:
         if not series:
             # Hosts that keep no series have nothing to wait for: the evidence says what there is.
             return "pass"
-        if len(series) < len(names):
+        told = {one.host for one in series}
+        silent = {name for name in names if "series" in engine.plan.hosts[name].datapath.unfed}
+        if set(names) - told - silent:
             return "inconclusive"
         verdict = judging.judge(engine.plan, planned, series, engine.others(self._number), {})
         # For those who watch; what single hosts say of themselves is in other looks.
         so_far = {**judging.as_fields(verdict), "hosts": {}}
         engine.write("observed", wave=self._number, hosts={}, interim=so_far)
         return verdict.outcome
+
+
+class Settling:
+    """When a host serves nothing any more of before its order, where its datapath cannot tell connections apart.
+
+    Its bytes count from the first status that shows so: old processes have gone, and what the kernel told was read
+    after that. What is found is kept beside the host's answers, for the judge.
+    """
+
+    def __init__(self, file: WaveFile, names: Sequence[str], now: float) -> None:
+        self._file = file
+        self._found = {name: (file.answer(name, "settled") or {}).get("status") for name in names}
+        self._calm: dict[str, float] = {}
+        for name in names:
+            order = file.answer(name, "order") or {}
+            if not datapath_status.of(order.get("status")).draining:
+                self._calm[name] = float(order.get("at") or now)
+
+    def look(self, name: str, status: Mapping[str, Any] | None, now: float) -> Mapping[str, Any] | None:
+        """One more look; the status from which bytes count, None until there is one."""
+        found = self._found.get(name)
+        if found is not None or status is None:
+            return found
+        datapath = datapath_status.of(status)
+        if datapath.is_sidecar:
+            return None
+        if datapath.draining:
+            self._calm.pop(name, None)
+            return None
+        calm = self._calm.setdefault(name, now)
+        told = moved.evidence(status)
+        age_s = 0.0 if told is None else float(told.get("age_s") or 0.0)
+        if now - calm <= age_s:
+            return None
+        self._found[name] = status
+        with suppress(ControlError):
+            self._file.record(name, "settled", {"ok": True, "status": status})
+        return status
 
 
 def _told(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,19 @@ from collections.abc import Mapping
 
 #: Keys of each event. Those that end in ``?`` may be missing.
 EVENTS: Mapping[str, tuple[str, ...]] = {
-    "run_started": ("run", "fleet", "epoch", "phase", "plan_sha256", "operator", "hosts", "waves"),
+    # means?, datapaths?: where not the sidecar serves everywhere: what the phase is there; {datapath: number of hosts}
+    "run_started": (
+        "run",
+        "fleet",
+        "epoch",
+        "phase",
+        "plan_sha256",
+        "operator",
+        "hosts",
+        "waves",
+        "means?",
+        "datapaths?",
+    ),
     "run_resumed": ("operator", "epoch"),
     "wave_opened": ("wave", "name", "hosts", "attempt", "order_id", "epoch", "lease_s"),
     "host_ordered": ("wave", "host", "ok", "error?", "code?", "ordered_at_s?", "boot_id?"),
@@ -40,7 +52,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "wave_reverting": ("wave", "why"),
     # A host that could not be reached, by itself: lease_left_s? says when its lease takes it back; holds? is "yes" when
     # its confirmation arrived, so that nothing does, and "unknown" when that may be.
-    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?", "holds?"),
+    # failed?: of an earlier wave, which a later gate found not well: why; it counts against the failure budget
+    "host_reverted": ("wave", "host", "ok", "error?", "lease_left_s?", "holds?", "failed?"),
     "wave_reverted": ("wave", "why"),
     # to?: host of the receiver; of?: seq of the event that it was told of
     "notified": ("trigger", "ok", "error?", "to?", "of?"),

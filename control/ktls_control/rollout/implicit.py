@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ from ktls_host.drift import facts
 
 from .. import request
 from ..errors import ControlError
-from ..plan import cards
+from ..plan import cards, datapaths
 from ..plan import file as plan_file
-from ..plan.model import Gates, Plan, PlannedHost, Soak, Wave
+from ..plan.model import Gates, Plan, PlannedHost, Refusal, Soak, Wave
 from ..plan.policy import Policy
 from . import store
 
 PREFIX = "implicit-"
+#: What the gate of a single host asks, as in :data:`ktls_control.plan.datapaths.WORDS`.
+_NEEDED = ("errors", "share", "probe", "content")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def make(
     hw = phase == "hw"
     hardware = cards.hardware(str(phase), settings.sentinels, settings.without_sentinel)
     if hw:
-        _able(hosts, statuses)
+        _able(hosts, statuses, lambda status: cards.of_host(status, Policy().hw_min_eligible))
+    _able(hosts, statuses, lambda status: _served(status, str(phase)))
     asked = request.Request("rollout", group, hosts, phase, list(settings.waves), settings.soak_max_s, settings.lease_s)
     soak = Soak(settings.soak_s, max(settings.soak_s, settings.soak_max_s), 0, settings.min_bytes)
     waves = tuple(
@@ -85,15 +88,40 @@ def make(
 
 
 def _host(status: Mapping[str, Any], *, hw: bool) -> PlannedHost:
-    return PlannedHost(facts(status), cards=cards.cards(status) if hw else {}, consent=hw and cards.consents(status))
+    return PlannedHost(
+        facts(status),
+        cards=cards.cards(status) if hw else {},
+        consent=hw and cards.consents(status),
+        datapath=datapaths.of_status(status),
+    )
 
 
-def _able(hosts: Sequence[str], statuses: Mapping[str, Mapping[str, Any]]) -> None:
+def _served(status: Mapping[str, Any], phase: str) -> list[Refusal]:
+    """What is against a host's datapath. Without a plan there is nobody who would decide what its gate cannot tell."""
+    found = datapaths.refusals(status, phase)
+    missing = [what for what in datapaths.of_status(status).unfed if what in _NEEDED]
+    if missing:
+        lacks = ", ".join(datapaths.WORDS[what] for what in missing)
+        found.append(
+            Refusal(
+                "gate_unfed",
+                f"nobody counts {lacks}, so its gate cannot tell and nobody is asked",
+                "make a plan (ktls plan, ktls apply): then a person decides",
+            )
+        )
+    return found
+
+
+def _able(
+    hosts: Sequence[str],
+    statuses: Mapping[str, Mapping[str, Any]],
+    refusals: Callable[[Mapping[str, Any]], list[Refusal]],
+) -> None:
     """A rollout without a plan leaves nobody out, so one host that cannot is in everybody's way.
 
     :raises ControlError: with the code of the first refusal.
     """
-    found = {name: why for name in hosts if (why := cards.of_host(statuses.get(name) or {}, Policy().hw_min_eligible))}
+    found = {name: why for name in hosts if (why := refusals(statuses.get(name) or {}))}
     if found:
         some = "; ".join(f"{name}: {why[0].message}" for name, why in list(found.items())[:5])
         more = f"; and {len(found) - 5} more hosts" if len(found) > 5 else ""

@@ -8,20 +8,30 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import ControlError
+from ..judge import kinds
 from ..judge.gate import GatePolicy, Verdict, judge_host
 from ..judge.hardware import Margins
 from ..judge.model import HostSeries, WaveVerdict
 from ..plan.model import Plan, Wave
 
 
-def check_host(plan: Plan, wave: Wave, order: Mapping[str, Any] | None, evidence: Mapping[str, Any] | None) -> Verdict:
-    """Tier 0 and 1 for one host, from its answers to the order and for evidence."""
+def check_host(
+    plan: Plan,
+    wave: Wave,
+    order: Mapping[str, Any] | None,
+    evidence: Mapping[str, Any] | None,
+    settled: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """Tier 0 and 1 for one host, from its answers to the order and for evidence.
+
+    :param settled: what it answered when nothing of before the order was left; see the engine.
+    """
     before = (order or {}).get("status")
     after = (evidence or {}).get("status")
     gates, least = plan.gates, max(1, wave.soak.min_bytes)
     card = Margins(gates.card_share, gates.fallback_margin, gates.anomaly_margin, least)
     policy = GatePolicy(gates.min_share, least, card)
-    return judge_host(plan.phase, before, after, policy, (evidence or {}).get("outside"))
+    return judge_host(plan.phase, before, after, policy, (evidence or {}).get("outside"), (settled or {}).get("status"))
 
 
 def host_series(host: str, answer: Mapping[str, Any] | None) -> HostSeries | None:
@@ -48,10 +58,8 @@ def judge(
     # Asked to compare nothing, what each host shows of itself is all there is.
     if plan.gates.method == "none":
         return by_hosts(checks)
-    # Here: numpy and scipy are for judging alone.
-    from ..judge.wave import judge_wave
-
-    return judge_wave(plan.phase, plan.gates, series, others, checks, planned.soak)
+    datapaths = {name: host.datapath for name, host in plan.hosts.items()}
+    return kinds.judge(plan.phase, plan.gates, series, others, checks, planned.soak, datapaths)
 
 
 def by_hosts(checks: Mapping[str, Verdict]) -> WaveVerdict:

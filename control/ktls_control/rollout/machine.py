@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ktls_host import datapath_status
+
 from ..errors import ControlError
 from ..judge import hardware
-from ..judge.gate import GatePolicy, judge_host
+from ..judge.gate import PATH_OF_PHASE, GatePolicy, judge_host, moved_bytes
 from ..judge.model import WaveVerdict
 from ..plan.model import Plan, Wave
 from .control import Controls
@@ -29,14 +31,18 @@ UNTOUCHED = ("facts_drifted", "stale_epoch", "agent_missing", "agent_too_old", "
 
 Outcome = Literal["completed", "failed", "aborted", "off"]
 
-#: Whether a host that cannot be reached keeps what it was ordered: its confirmation arrived, or may have.
-Holds = Literal["yes", "unknown"]
+#: Whether a host that cannot be reached keeps what it was ordered: its confirmation arrived, or may have; ``stays``:
+#: it was reached, and what serves there keeps it.
+Holds = Literal["yes", "unknown", "stays"]
 
-#: What a host that could not be reached on the way back will do by itself: there is a lease only until it confirms.
+#: What a host that is not back will do by itself: there is a lease only until it confirms.
 UNREACHED: dict[Holds | None, str] = {
-    None: "their lease takes them back",
-    "unknown": "confirmed or not, which nobody heard: their lease takes them back, or they hold until `ktls off`",
-    "yes": "confirmed before, so they hold until `ktls off` reaches them",
+    None: "not reached, their lease takes them back",
+    "unknown": (
+        "not reached, confirmed or not, which nobody heard: their lease takes them back, or they hold until `ktls off`"
+    ),
+    "yes": "not reached, confirmed before, so they hold until `ktls off` reaches them",
+    "stays": "NOT back, what serves there keeps it",
 }
 
 
@@ -137,6 +143,26 @@ def refuse(plan: Plan) -> None:
         raise ControlError("no_headroom", why)
 
 
+def earlier_owed(plan: Plan, state: RunState, number: int) -> list[tuple[WaveState, str]]:
+    """Earlier waves that have to go back with wave ``number``, with why: the last gate found hosts of them not well.
+
+    Those that went back alone, within the failure budget, are not confirmed any more and take nobody along.
+    """
+    owed = [(wave, "its way back was cut short") for wave in state.waves if _cut_short(wave, number)]
+    verdicts = state.wave(number).verdicts
+    known = bool(verdicts) and plan.earlier == "revert" and plan.phase != "userspace"
+    recheck: Mapping[str, str] = (verdicts[-1].get("recheck") or {}) if known else {}
+    for wave in state.waves if recheck else ():
+        bad = [recheck[name] for name, host in wave.hosts.items() if name in recheck and host.state == "confirmed"]
+        if wave.state == "promoted" and wave.number != number and bad:
+            owed.append((wave, "; ".join(bad)))
+    return owed
+
+
+def _cut_short(wave: WaveState, number: int) -> bool:
+    return wave.number != number and wave.state == "reverting"
+
+
 def no_headroom(plan: Plan) -> str | None:
     """Why no wave may be promoted: a fleet that cannot afford userspace has no way back."""
     room = plan.headroom
@@ -193,21 +219,34 @@ def stopped(controls: Controls, *, touched: bool) -> StopError | None:
 # Soaking
 
 
-def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, error: str | None) -> Seen:
+def see(
+    phase: str,
+    before: Mapping[str, Any] | None,
+    now: Mapping[str, Any] | None,
+    error: str | None,
+    settled: Mapping[str, Any] | None = None,
+    *,
+    soaking: bool = True,
+) -> Seen:
     """What one answer says of a host.
 
     :param before: its status right after the order.
     :param now: its status now; None when it did not answer, and ``error`` says why.
+    :param settled: see :func:`ktls_control.judge.gate.judge_host`.
+    :param soaking: False: its wave was promoted before. That somebody restarts his own server then is no failure.
     """
     if now is None:
         return Seen(False, error=error)
     verdict = judge_host(phase, before, now, GatePolicy(min_share=0.0, min_bytes=1))
+    datapath = datapath_status.of(now)
     wrong = [
         f"{check.name}: {check.detail}"
         for check in verdict.checks
         if check.outcome == "fail"
         # Only what was on is off now: right after an order it may not be known to be on yet.
         and (check.name != "features" or hardware.features_on(before))
+        # What clients see of another server may be usual there: how many are too many, the judge says.
+        and (check.name != "errors" or datapath.is_sidecar or (soaking and not check.detail.startswith("new ")))
         and (check.name in _INSTANT or (check.name == "kernel" and check.detail.startswith("TlsDecryptError")))
     ]
     card = hardware.moved(before, now) if phase == "hw" else None
@@ -215,6 +254,9 @@ def see(phase: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
         wrong.append(f"card: stale: it encrypted nothing, and connections called hw sent {card.hw} bytes")
     sent, ktls = _moved(before, now, "bytes")
     accepted, _by_ktls = _moved(before, now, "connections_total")
+    if not datapath.is_sidecar:
+        grown = moved_bytes(phase, before or {}, now, settled)
+        sent, ktls = (sum(grown.values()), grown.get(PATH_OF_PHASE[phase], 0)) if grown else (None, None)
     return Seen(
         True,
         phase=now.get("phase"),
@@ -234,6 +276,8 @@ def _moved(before: Mapping[str, Any] | None, now: Mapping[str, Any], key: str) -
     """How much a pair of counters of the sidecar has grown: all of it, and the part of kTLS."""
     first, last = ((status or {}).get("sidecar") or {} for status in (before, now))
     if first.get("pid") != last.get("pid") or not isinstance(first.get(key), Mapping) or key not in last:
+        return None, None
+    if not isinstance(last[key], Mapping):
         return None, None
     moved = {path: count - first[key].get(path, 0) for path, count in last[key].items()}
     return (None, None) if min(moved.values(), default=-1) < 0 else (sum(moved.values()), moved.get("ktls_tx", 0))

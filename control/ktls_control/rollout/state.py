@@ -86,6 +86,14 @@ class RunState:
     last: float = 0.0
     owes_off: str | None = None
     fleet_off: dict[str, Any] | None = None
+    #: What the phase is on these hosts, where that is not what its name says; and hosts by datapath.
+    means: str = ""
+    datapaths: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shown_phase(self) -> str:
+        """The phase as people have to read it: ``tx+rx`` where that is what it means."""
+        return self.means or self.phase
 
     def wave(self, number: int) -> WaveState:
         """The wave of that number."""
@@ -114,6 +122,7 @@ def _run_started(state: RunState, event: Mapping[str, Any], at: float) -> None:
     for key in ("run", "fleet", "phase", "epoch", "plan_sha256", "operator"):
         setattr(state, key, event[key])
     state.started = at
+    state.means, state.datapaths = str(event.get("means") or ""), dict(event.get("datapaths") or {})
     state.waves = [
         WaveState(wave["number"], wave["name"], {host: HostState() for host in wave["hosts"]})
         for wave in event["waves"]
@@ -255,7 +264,10 @@ def _wave_ended(state: RunState, event: Mapping[str, Any], at: float) -> None:
 def _host_reverted(state: RunState, event: Mapping[str, Any], at: float) -> None:
     host = state.wave(event["wave"]).hosts[event["host"]]
     host.state, host.since = ("reverted" if event["ok"] else "unreachable"), at
-    host.info = str(event.get("error") or "")
+    host.info = str(event.get("error") or event.get("failed") or "")
+    if event.get("failed"):
+        # Of an earlier wave: it was well when that was promoted.
+        state.failed[event["host"]] = str(event["failed"])
     if event["ok"]:
         host.lost, host.lease_until = None, None
     else:

@@ -146,6 +146,11 @@ class Run:
         return self.directory / "hosts.json"
 
     @property
+    def opened(self) -> Path:
+        """Which wave is open, for the tasks of hosts; see :mod:`.answers`."""
+        return self.answers / "open.json"
+
+    @property
     def answers(self) -> Path:
         """What hosts answered."""
         return self.directory / "answers"

@@ -77,9 +77,13 @@ def add_parser(verbs: Any) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    from ..plan import datapaths
     from ..plan.file import load
 
     plan = load(arguments.plan)
+    if datapaths.mixed(plan):
+        # Nobody has recorded the noise of another server yet.
+        print("ktls: simulate: every host is taken for one with the sidecar; this plan has others", file=sys.stderr)
     pace = _pace(arguments)
     if arguments.against:
         from .compare import compare

@@ -69,13 +69,18 @@ def _waiting(event: Mapping[str, Any]) -> str:
     )
 
 
+def _phase(event: Mapping[str, Any]) -> str:
+    """``tx+rx`` where that is what tx means."""
+    return str(event.get("means") or event["phase"])
+
+
 def _ended(event: Mapping[str, Any]) -> str:
     return f"{event['outcome']}" + (f": {event['why']}" if event.get("why") else "")
 
 
 _LINES = {
     "run_started": lambda e: (
-        f"{e['run']}: phase {e['phase']} on {e['hosts']} hosts in {len(e['waves'])} waves, epoch {e['epoch']}"
+        f"{e['run']}: phase {_phase(e)} on {e['hosts']} hosts in {len(e['waves'])} waves, epoch {e['epoch']}"
     ),
     "run_resumed": lambda e: f"resumed by {e['operator']}, epoch {e['epoch']}",
     "wave_opened": lambda e: f"{e['name']}: ordering {len(e['hosts'])} hosts, lease {words.duration(e['lease_s'])}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ControlError
+from ..plan import datapaths
 from ..plan import file as plan_file
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState, fold
@@ -90,6 +91,7 @@ class HostRow:
     on: str
     change: str
     info: str
+    served: str = ""
 
 
 @dataclass
@@ -147,7 +149,10 @@ def build(run_dir: Path, now: float, off: Mapping[str, Any] | None = None) -> Pa
     reach = charts.reach_of([wave.verdicts[-1] for wave in state.waves if wave.verdicts])
     page.columns = _columns(state)
     for wave in state.waves:
-        rows = [_row(wave, name, host, by_wave.get(wave.number, {}).get(name)) for name, host in wave.hosts.items()]
+        rows = [
+            _row(wave, name, host, by_wave.get(wave.number, {}).get(name), _served(plan, state, name))
+            for name, host in wave.hosts.items()
+        ]
         page.hosts += rows
         if wave.state != "waiting":
             page.waves.append(_wave(wave, told, until, plan, by_wave.get(wave.number, {}), reach, rows))
@@ -202,7 +207,7 @@ def _columns(state: RunState) -> list[str]:
     found: dict[str, None] = {}
     for wave in state.waves:
         for one in verdicts.shown(wave.verdicts[-1]) if wave.verdicts else ():
-            if one.get("effect") is not None and not one["name"].endswith(("_worst_host", "_tail")):
+            if one.get("effect") is not None and not one["name"].partition("@")[0].endswith(("_worst_host", "_tail")):
                 found[str(one["name"])] = None
     return list(found)[:4]
 
@@ -233,13 +238,15 @@ def _facts(page: Page, until: float) -> list[tuple[str, str]]:
     facts = [
         ("run", state.run),
         ("fleet", state.fleet),
-        ("phase", state.phase),
+        ("phase", state.shown_phase),
         ("epoch", str(state.epoch)),
         ("operator", state.operator),
         ("started", words.moment(state.started)),
         ("ended", words.moment(state.ended) if state.ended is not None else "under way"),
         ("plan", state.plan_sha256[:12]),
     ]
+    if state.datapaths:
+        facts.append(("served by", ", ".join(f"{name} ×{count:,}" for name, count in state.datapaths.items())))
     if plan:
         expected = f", {words.duration(plan.expected_s)} planned" if plan.expected_s else ""
         facts += cards.facts(plan)
@@ -366,7 +373,12 @@ def _pairs(found: object) -> Iterable[tuple[str, str]]:
             yield str(one), ""
 
 
-def _row(wave: WaveState, name: str, host: HostState, found: evidence.HostEvidence | None) -> HostRow:
+def _served(plan: Plan | None, state: RunState, name: str) -> str:
+    """By what a host is served, where that is not the same everywhere."""
+    return datapaths.title(plan.hosts[name].datapath) if state.datapaths and plan and name in plan.hosts else ""
+
+
+def _row(wave: WaveState, name: str, host: HostState, found: evidence.HostEvidence | None, served: str = "") -> HostRow:
     def cpu(levels: evidence.Levels | None) -> str:
         return f"{levels.cpu:.3f}" if levels and levels.cpu is not None else ""
 
@@ -387,6 +399,7 @@ def _row(wave: WaveState, name: str, host: HostState, found: evidence.HostEviden
         on=cpu(found.on if found else None),
         change=words.percent(change, sign=True) if change is not None else "",
         info=info,
+        served=served,
     )
 
 
@@ -472,9 +485,8 @@ def _event(event: Mapping[str, Any]) -> str:
         left = [host for host, one in event["hosts"].items() if not one["off"]]
         return f"by {event['by']}: {event['why']}: {len(event['hosts']) - len(left):,} hosts off, {len(left):,} not"
     if name == "run_started":
-        return (
-            f"phase {event['phase']}, {event['hosts']:,} hosts in {len(event['waves'])} waves, by {event['operator']}"
-        )
+        phase = event.get("means") or event["phase"]
+        return f"phase {phase}, {event['hosts']:,} hosts in {len(event['waves'])} waves, by {event['operator']}"
     keys = {key: value for key, value in event.items() if key not in ("seq", "at", "event", "prev", "sha256")}
     if name == "wave_opened":
         keys["hosts"] = f"{len(event['hosts']):,}"

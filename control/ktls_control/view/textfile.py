@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import write
+from ..plan import datapaths
 from ..plan.model import Plan
 from ..rollout.state import RunState, apply
 from . import cards, standing
@@ -39,6 +41,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "ktls_rollout_waves_promoted": ("gauge", "Waves that passed and were confirmed."),
     "ktls_rollout_wave": ("gauge", "Number of the wave that something happens to, or happened to last."),
     "ktls_rollout_hosts": ("gauge", "Hosts of the plan by state."),
+    "ktls_rollout_datapath_hosts": (
+        "gauge",
+        "Hosts of the plan by what serves them and what the phase is there, tx+rx where tx is both.",
+    ),
     "ktls_rollout_failure_budget": ("gauge", "Hosts that may fail before the rollout ends."),
     "ktls_rollout_verdict": (
         "gauge",
@@ -135,7 +141,12 @@ def render(state: RunState, story: Story, plan: Plan | None, now: float) -> str:
 
 
 def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Iterable[_Row]:
-    info = {"run": state.run, "phase": state.phase, "plan": state.plan_sha256[:12], "operator": state.operator}
+    info = {
+        "run": state.run,
+        "phase": state.phase,
+        "plan": state.plan_sha256[:12],
+        "operator": state.operator,
+    }
     yield _Row("ktls_rollout_info", info, 1)
     wave = standing.current(state)
     now_in = state.outcome
@@ -157,6 +168,8 @@ def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Itera
         yield _Row("ktls_rollout_hosts", {"state": name}, counted.get(name, 0))
     if plan is not None:
         yield _Row("ktls_rollout_failure_budget", {}, plan.failure_budget)
+        for (kind, means), count in _datapaths(state, plan):
+            yield _Row("ktls_rollout_datapath_hosts", {"datapath": kind, "means": means}, count)
     if wave is not None:
         yield _Row("ktls_rollout_wave", {}, wave.number)
         lease = standing.shortest_lease(wave, now)
@@ -174,6 +187,11 @@ def _rows(state: RunState, story: Story, plan: Plan | None, now: float) -> Itera
                 yield _Row("ktls_rollout_wave_duration_seconds", {**labels, "kind": kind}, seconds)
         if one.number in story.rollbacks:
             yield _Row("ktls_rollout_rollback_seconds", labels, story.rollbacks[one.number])
+
+
+def _datapaths(state: RunState, plan: Plan) -> Iterable[tuple[tuple[str, str], int]]:
+    each = ((host.datapath.kind, datapaths.phase_of(plan, name, state.phase)) for name, host in plan.hosts.items())
+    yield from sorted(Counter(each).items())
 
 
 def _cards(state: RunState) -> Iterable[_Row]:

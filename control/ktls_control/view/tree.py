@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from ..plan import datapaths
 from ..plan.model import Plan
 from ..rollout.state import HostState, RunState, WaveState
 from . import cards, standing, verdicts, words
@@ -82,8 +83,10 @@ def _head(view: View, width: int) -> list[Text]:
     icon, style = ICONS[state.outcome if state.outcome in ICONS else "running"]
     chips = [
         Text.assemble((f"{icon} ", style), ("ktls", "bold"), f" epoch {state.epoch}"),
-        Text(f"phase {state.phase}"),
+        Text(f"phase {state.shown_phase}"),
     ]
+    if state.datapaths:
+        chips.append(Text(", ".join(f"{name} ×{count:,}" for name, count in state.datapaths.items()), "dim"))
     wave = standing.current(state)
     if state.ended is not None:
         chips.append(Text(state.outcome, f"bold {style}"))
@@ -240,7 +243,7 @@ def _hosts(view: View, wave: WaveState, width: int, last: bool, *, unwell_only: 
     pad = max((cell_len(name) for name in shown), default=0)
     for index, (name, host) in enumerate(shown.items()):
         twig = "└─ " if index == len(shown) - 1 and not rest else "├─ "
-        found.append(Text.assemble((inner + twig, "dim"), *_host(name, host, view.now, pad)))
+        found.append(Text.assemble((inner + twig, "dim"), *_host(name, host, view.now, pad, _served(view, name))))
     hidden = len(bad) - len(shown) if not every else 0
     if hidden > 0:
         rest -= hidden
@@ -250,7 +253,13 @@ def _hosts(view: View, wave: WaveState, width: int, last: bool, *, unwell_only: 
     return found
 
 
-def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[str, str]]:
+def _served(view: View, name: str) -> str:
+    """What serves a host, where it is not the sidecar everywhere."""
+    known = view.plan is not None and name in view.plan.hosts and bool(view.state.datapaths)
+    return datapaths.title(view.plan.hosts[name].datapath) if known and view.plan else ""
+
+
+def _host(name: str, host: HostState, now: float, pad: int, served: str = "") -> Iterable[tuple[str, str]]:
     icon, style = ICONS[host.state]
     if host.lost is not None:
         icon, style = ICONS["unreachable"]
@@ -272,6 +281,8 @@ def _host(name: str, host: HostState, now: float, pad: int) -> Iterable[tuple[st
         if seen.get("connections") is not None:
             parts.append(f"{words.count(float(seen['connections']))} conns")
         parts += cards.chips(cards.of(host))
+    if served:
+        parts.insert(0, served)
     if host.lost is None and lease is not None:
         parts.append(f"lease {words.clock(lease)}")
     said = host.info.removeprefix(name).removeprefix(":").strip().removeprefix("unreachable: ")

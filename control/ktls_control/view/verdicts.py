@@ -38,7 +38,12 @@ def metrics(verdict: Verdict) -> list[Mapping[str, Any]]:
 
 def shown(verdict: Verdict) -> list[Mapping[str, Any]]:
     """Metrics worth a picture: those that have to pass, and others that failed. The error test has its own."""
-    return [one for one in metrics(verdict) if one["name"] != "errors" and _worth(one)]
+    return [one for one in metrics(verdict) if not _of_errors(one) and _worth(one)]
+
+
+def _of_errors(metric: Mapping[str, Any]) -> bool:
+    """The error test, of whatever datapath."""
+    return str(metric["name"]).partition("@")[0] == "errors"
 
 
 def _worth(metric: Mapping[str, Any]) -> bool:
@@ -93,6 +98,6 @@ def numbers(verdict: Verdict, at: float | None = None) -> list[str]:
     if verdict.get("e_value") is not None:
         found.append(f"errors E={words.e_value(verdict['e_value'])}{f' (aborts at {at:g})' if at else ''}")
     else:
-        errors = [one for one in metrics(verdict) if one["name"] == "errors" and one["outcome"] != "pass"]
-        found += [f"errors: {one.get('detail') or one['outcome']}" for one in errors]
+        errors = [one for one in metrics(verdict) if _of_errors(one) and one["outcome"] != "pass"]
+        found += [f"{words.metric(one['name'])}: {one.get('detail') or one['outcome']}" for one in errors]
     return found

@@ -27,8 +27,9 @@ WAITS = {
 
 
 def metric(name: str) -> str:
-    """A metric's short name."""
-    return METRICS.get(name, name)
+    """A metric's short name; of hosts with another datapath it says so: ``CPU/byte (nginx)``."""
+    plain, _, kind = name.partition("@")
+    return METRICS.get(plain, plain) + (f" ({kind})" if kind else "")
 
 
 def duration(seconds: float) -> str:

@@ -167,7 +167,8 @@ class FakeHost:
     def tls_stat(self) -> dict[str, int]:
         return {"TlsTxSw": self.sessions, "TlsCurrTxSw": self.ktls + self.others}
 
-    def snapshot(self) -> snapshot.Snapshot:
+    def snapshot(self, places: Sequence[str] = ()) -> snapshot.Snapshot:
+        self.places = tuple(places)
         changed = {"/etc/ktls/agent.json": "file 0600"} if "file changed" in self.faults and self.offs else {}
         return {**self.files, **changed}
 
@@ -434,3 +435,124 @@ def test_keys_are_never_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def _not_a_key(path: object) -> Any:
     raise KtlsError("read", f"read {path}")
+
+
+# Other datapaths
+
+
+class ServedHost(FakeHost):
+    """nginx, or a service that has to be restarted: switched by a file, with old processes that drain.
+
+    ``sidecar()`` is not there to be asked: what serves is known by the agent alone.
+    """
+
+    DROP_IN = "/etc/nginx/conf.d/ktls-on.conf"
+
+    def __init__(self, *faults: str, **about: Any) -> None:
+        super().__init__(*faults)
+        self.draining = 0
+        self.about: dict[str, Any] = {
+            "kind": "nginx", "unit": "nginx.service", "program": "nginx", "version": "1.26.3", "experiments": False,
+            "modes": ["userspace", "tx+rx", "rx"], "consent": {"tx_rx": True, "restart": False}, "switch": "reload",
+            "problem": None, **about,
+        }  # fmt: skip
+
+    def agent(self, timeout_s: float = 20.0, **request: Any) -> dict[str, Any]:
+        answer = super().agent(timeout_s, **request)
+        if self.flag is not None:
+            self.ktls = max(0, self.ktls - ("never drains" not in self.faults))
+            self.draining = max(0, self.draining - ("old worker stays" not in self.faults))
+        both = "tx" not in self.about["modes"]
+        if answer["phase"] == "tx" and both:
+            answer["phase"] = "tx+rx"
+        if "no content" in self.faults:
+            answer["probe"]["sha256_ok"] = None
+        mode = "tx+rx" if self.mode == "tx" and both else self.mode
+        served = {"effective_mode": mode, "pid": 1, "connections": {"ktls_tx": self.ktls, "userspace": 0}}
+        draining = {"processes": self.draining, "connections": None} if self.draining else None
+        return {**answer, "sidecar": served, "datapath": {**self.about, "draining": draining}}
+
+    def steps(self) -> list[dict[str, str]]:
+        found = super().steps()
+        return [*found, {"step": "datapath", "result": "done", "by": "ktls-off"}] if found else []
+
+    def do_order(self, request: dict[str, Any]) -> None:
+        super().do_order(request)
+        self.files[self.DROP_IN] = "file 0644"
+        self.draining = 2
+
+    def do_revert(self, request: dict[str, Any]) -> None:
+        super().do_revert(request)
+        if "drop-in stays" not in self.faults:
+            self.files.pop(self.DROP_IN, None)
+        self.draining = 2
+
+    def sidecar(self) -> dict[str, Any]:
+        raise JsonSockError("unreachable", "there is no sidecar on this host")
+
+
+SERVICE = {
+    "kind": "service", "unit": "lighttpd.service", "program": "lighttpd", "modes": ["userspace", "tx+rx"],
+    "switch": "restart", "consent": {"tx_rx": True, "restart": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "host", [ServedHost(), ServedHost("no content", **SERVICE), ServedHost(modes=["userspace", "tx"])]
+)
+def test_another_datapath_is_drilled_by_what_its_agent_says(host: ServedHost) -> None:
+    found = run(host)
+    assert found.ok, found
+    assert found.means == ("tx" if "tx" in host.about["modes"] else "tx+rx")
+    kind, unit = host.about["kind"], host.about["unit"]
+    assert found.host["datapath"] == f"{kind} {unit}" and "sidecar" not in str(found.host["datapath"])
+    assert found.host["sidecar"] is None
+    assert ServedHost.DROP_IN not in host.files and found.compared == len(host.files)
+    assert f"/etc/systemd/system/{unit}.d/*" in host.places
+    assert found.durations["drained_s"] is not None and found.durations["off_s"] is not None
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "words"),
+    [
+        ("drop-in stays", "compare", "/etc/nginx/conf.d/ktls-on.conf: was absent, is file 0644"),
+        ("old worker stays", "drain", "every kTLS connection has gone"),
+        ("never drains", "drain", "every kTLS connection has gone"),
+        ("self-test in userspace", "enable", "the self-test does not prove kTLS"),
+    ],
+)
+def test_what_another_datapath_leaves_behind_is_found(fault: str, step: str, words: str) -> None:
+    found = run(ServedHost(fault), drain_s=3.0)
+    assert (found.ok, found.step) == (False, step), found
+    assert words in found.why
+
+
+@pytest.mark.parametrize(
+    ("about", "code"),
+    [
+        ({"consent": {"tx_rx": False, "restart": True}}, "tx_means_rx"),
+        ({**SERVICE, "consent": {"tx_rx": True, "restart": False}}, "no_restart_consent"),
+        ({"modes": ["userspace"]}, "phase_not_for_datapath"),
+        ({"problem": "nginx was not switched to tx: [emerg] unknown directive"}, "datapath_problem"),
+    ],
+)
+def test_a_datapath_that_may_not_is_refused_and_not_touched(about: dict[str, Any], code: str) -> None:
+    host = ServedHost(**about)
+    found = run(host)
+    assert (found.refused, found.code) == (True, code)
+    assert host.asked == ["status"] and host.offs == []
+
+
+def test_with_others_in_the_kernel_the_datapaths_own_count_has_to_do() -> None:
+    host = ServedHost()
+    host.others = 7
+    assert run(host).ok
+
+
+def test_places_of_a_datapath_are_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "etc/nginx/conf.d").mkdir(parents=True)
+    before = snapshot.take(str(tmp_path), Runner(), ("/etc/nginx/conf.d/*",))
+    (tmp_path / "etc/nginx/conf.d/ktls-on.conf").write_text("ssl_conf_command Options KTLS;")
+    after = snapshot.take(str(tmp_path), Runner(), ("/etc/nginx/conf.d/*",))
+    assert [line.split(":")[0] for line in snapshot.differences(before, after)] == ["/etc/nginx/conf.d/ktls-on.conf"]
+    assert snapshot.differences(snapshot.take(str(tmp_path), Runner()), before) == ()

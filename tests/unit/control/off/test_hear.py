@@ -158,3 +158,70 @@ def test_it_is_settled_when_the_agent_counts_none() -> None:
                           (f"@agent 102.0 0 {status()}", True)):  # fmt: skip
         hearing.feed(line, 3.0)
         assert hearing.settled is settled
+
+
+# Other datapaths
+
+NGINX = {"kind": "nginx", "unit": "nginx.service", "switch": "reload", "modes": ["userspace", "tx+rx", "rx"]}
+SERVICE = {"kind": "service", "unit": "lighttpd.service", "switch": "restart", "modes": ["userspace", "tx+rx"]}
+
+
+def other(
+    about: dict[str, Any], left: int | None = 0, opened: int = 40, current: int = 0, old: int | None = 0, **changes: Any
+) -> str:
+    """What an agent says whose datapath is not the sidecar, and knows no more than it has to."""
+    served = {"effective_mode": "userspace", "pid": 1}
+    if left is not None:
+        served["connections"] = {"ktls_tx": left, "userspace": 0}
+    draining = None if old is None else {"processes": old, "connections": left}
+    base = {"sidecar": served, "datapath": {"consent": {"restart": False}, **about, "draining": draining}}
+    stat = {"TlsTxSw": opened, "TlsTxDevice": 0, "TlsCurrTxSw": current, "TlsCurrTxDevice": 0}
+    return status(**{**base, "tls_stat": stat, "connections": {"ktls_tx": 0, "userspace": 0}, **changes})
+
+
+def test_old_workers_are_counted_while_they_drain() -> None:
+    looks = [(20, 3, 40), (6, 3, 41), (1, 2, 41), (0, 0, 41)]
+    lines = [
+        f"@agent {100 + at}.0 0 {other(NGINX, left, opened, left, old)}" for at, (left, old, opened) in enumerate(looks)
+    ]
+    during = heard(*UP, *lines[:3])
+    assert (during.off, during.left, during.old_processes, during.none_left_s) == (True, 1, 2, None)
+    assert during.drained_90_s == 5.0
+    done = heard(*UP, *lines)
+    # The last connection that the kernel opened was there at the second look.
+    assert (done.last_new_s, done.none_left_s, done.left, done.old_processes) == (4.0, 6.0, 0, 0)
+
+
+def test_what_a_datapath_does_not_know_is_not_made_up() -> None:
+    result = heard(*UP, f"@agent 101.0 0 {other(SERVICE, None, old=None, tls_stat={}, tls_stat_available=False)}")
+    assert result.off
+    assert (result.left, result.last_new_s, result.none_left_s, result.drained_90_s) == (None, None, None, None)
+
+
+def test_what_the_kernel_counts_has_to_do_where_the_datapath_counts_nothing() -> None:
+    result = heard(*UP, f"@agent 101.0 0 {other(SERVICE, None, current=4)}", f"@agent 103.0 0 {other(SERVICE, None)}")
+    assert (result.off, result.left, result.none_left_s) == (True, 0, 6.0)
+
+
+def test_others_in_the_kernel_do_not_hold_a_datapath_up() -> None:
+    assert heard(*UP, f"@agent 101.0 0 {other(NGINX, 0, current=9)}").left == 0
+
+
+def test_a_service_that_nobody_may_restart_is_not_off() -> None:
+    hearing = Hearing("web1")
+    for line in (*UP, f"@agent 101.0 0 {other(SERVICE, 5, current=5, old=2, phase='tx+rx')}"):
+        hearing.feed(line, 3.0)
+    result = hearing.result()
+    assert (result.off, result.flag, result.code) == (False, True, "restart_needed")
+    assert "configuration off, 2 processes keep kTLS until restart: systemctl restart lighttpd.service" in str(
+        result.error
+    )
+    assert hearing.settled, "waiting changes nothing"
+    consented = {**SERVICE, "consent": {"restart": True}}
+    assert heard(*UP, f"@agent 101.0 0 {other(consented, 5, old=2, phase='tx+rx')}").code == "not_confirmed"
+
+
+def test_a_reload_that_failed_says_so() -> None:
+    owed = {**NGINX, "problem": "kernel TLS was taken away, and nginx has not been reloaded yet"}
+    result = heard(*UP, f"@agent 101.0 0 {other(owed, 1, phase='tx+rx')}")
+    assert not result.off and "nginx has not been reloaded yet" in str(result.error)

@@ -142,7 +142,7 @@ def test_nobody_is_a_plan_without_waves() -> None:
 def test_the_judge_is_asked_for_each_wave() -> None:
     asked = []
 
-    def detect(gates: Gates, soak: Soak, hosts: int, others: int) -> Mapping[str, float | None]:
+    def detect(gates: Gates, soak: Soak, hosts: int, others: int, _kind: str) -> Mapping[str, float | None]:
         asked.append((gates, soak, hosts, others))
         return {"cpu": 0.1 / hosts, "latency": None}
 
@@ -184,7 +184,7 @@ def test_notes() -> None:
 
 
 def test_a_gate_that_can_tell_nothing_is_told() -> None:
-    def blind_alone(_gates: Gates, _soak: Soak, hosts: int, _others: int) -> Mapping[str, float | None]:
+    def blind_alone(_gates: Gates, _soak: Soak, hosts: int, _others: int, _kind: str) -> Mapping[str, float | None]:
         return dict.fromkeys(("cpu", "latency", "throughput", "errors"), 0.123456 if hosts > 1 else None)
 
     plan = build(ASK, fleet(60), parse({"gates": {"on_inconclusive": "fail"}}, "x"), blind_alone)

@@ -175,6 +175,9 @@ class World:
                 assert (arguments["id"], arguments["epoch"]) == (host.order_id, host.epoch)
                 host.deadline = self.now + arguments["lease_s"]
                 host.asked.append(("extend", host.epoch))
+            if verb == "revert":
+                host.phase, host.order = "userspace", "reverted"
+                host.asked.append(("revert", host.epoch))
             if verb == "series":
                 yield Reply(name, self.page(name, arguments.get("since_s")), None, None, True, self.now)
                 continue

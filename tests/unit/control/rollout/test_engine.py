@@ -11,7 +11,7 @@ from ktls_control.off.outlook import outlook
 from ktls_control.plan.model import Freeze, Gates, Headroom, Soak
 from ktls_control.rollout import control
 
-from .driver import World, events_of, plan_of, state_of, world_of
+from .driver import KilledError, World, events_of, plan_of, state_of, world_of
 
 
 def ask(world: World, verb: str, wave: int = 0) -> None:
@@ -193,6 +193,104 @@ def test_an_earlier_wave_that_goes_bad_stops_a_later_one(state_dir: Path) -> Non
     verdict = next(event for event in events_of(world, plan) if event["event"] == "verdict" and event["wave"] == 2)
     assert verdict["outcome"] == "pass", "the wave itself was well"
     assert list(verdict["recheck"]) == ["h1"]
+
+
+def spoiled(world: World, name: str, fault: str) -> None:
+    """The host turns bad as soon as wave 2 soaks."""
+
+    def spoil(event: str) -> None:
+        if event == "soak_started" and world.hosts[name].order == "committed":
+            world.hosts[name].faults.add(fault)
+
+    world.on_event = spoil
+
+
+def test_an_earlier_wave_that_goes_bad_goes_back_as_one(state_dir: Path) -> None:
+    plan = plan_of((2, 1, 1))
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "broken")
+    said = world.playbook(plan)
+    assert "wave 1 is not well any more (wave 1: probe: content hash differs) and goes back too: h1, h2" in said, said
+    assert set(phases(world).values()) == {"userspace"}
+    assert ("revert", 1) in world.hosts["h2"].asked, "its wave goes back as one"
+    state = state_of(world, plan)
+    assert [wave.state for wave in state.waves] == ["reverted", "reverted", "waiting"]
+    assert {host.state for host in state.waves[0].hosts.values()} == {"reverted"}
+    order = [(e["event"], e["wave"]) for e in events_of(world, plan) if e["event"].startswith("wave_revert")]
+    assert order == [("wave_reverting", 2), ("wave_reverted", 2), ("wave_reverting", 1), ("wave_reverted", 1)]
+
+
+def test_an_earlier_wave_holds_where_the_policy_says_so(state_dir: Path) -> None:
+    plan = plan_of((2, 1, 1), earlier="hold")
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "broken")
+    assert "h1: wave 1: probe: content hash differs" in world.playbook(plan)
+    assert (phases(world)["h1"], phases(world)["h2"], phases(world)["h3"]) == ("tx", "tx", "userspace")
+    assert state_of(world, plan).waves[0].state == "promoted"
+
+
+def test_within_the_budget_a_host_of_an_earlier_wave_goes_back_alone(state_dir: Path) -> None:
+    plan = plan_of((2, 1, 1), failure_budget=1)
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "broken")
+    assert world.playbook(plan) == "ok"
+    assert phases(world) == {"h1": "userspace", "h2": "tx", "h3": "tx", "h4": "tx"}
+    state = state_of(world, plan)
+    assert [wave.state for wave in state.waves] == ["promoted"] * 3
+    assert (state.waves[0].hosts["h1"].state, list(state.failed)) == ("reverted", ["h1"])
+
+
+def test_a_host_of_an_earlier_wave_that_is_not_reached_is_not_said_to_be_back(state_dir: Path) -> None:
+    plan = plan_of((2, 1, 1))
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "cut")
+    said = world.playbook(plan)
+    assert "goes back too: h2" in said and "they hold until `ktls off` reaches them: h1" in said, said
+    host = state_of(world, plan).waves[0].hosts["h1"]
+    assert (host.state, host.holds) == ("unreachable", "yes")
+
+
+def test_somebody_elses_order_is_left_alone_when_an_earlier_wave_goes_back(state_dir: Path) -> None:
+    plan = plan_of((2, 1, 1))
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "broken")
+
+    before = world.on_event
+
+    def taken(event: str) -> None:
+        before(event)
+        if event == "wave_reverting":
+            world.hosts["h2"].order_id = "another"
+
+    world.on_event = taken
+    world.playbook(plan)
+    assert phases(world)["h2"] == "tx"
+    assert "of somebody else" in state_of(world, plan).waves[0].hosts["h2"].info
+
+
+@pytest.mark.parametrize("last", ["verdict", "wave_reverting", "host_reverted", "wave_reverted"])
+def test_the_way_back_of_an_earlier_wave_survives_the_control_process(state_dir: Path, last: str) -> None:
+    plan = plan_of((2, 1, 1))
+    world = world_of(state_dir, plan)
+    spoiled(world, "h1", "broken")
+    before, seen = world.on_event, []
+
+    def kill(event: str) -> None:
+        before(event)
+        seen.append(event)
+        of_wave_2 = event == "verdict" and world.hosts["h3"].order == "pending"
+        # The first such event is of wave 2, which goes back before the earlier one; that is killed right after it too.
+        of_wave_1 = event != "verdict" and (last == "wave_reverted" or "wave_reverted" in seen[:-1])
+        if event == last and (of_wave_2 or of_wave_1):
+            world.on_event = before
+            raise KilledError(event)
+
+    world.on_event = kill
+    with pytest.raises(KilledError):
+        world.playbook(plan)
+    assert world.playbook(plan) != "ok"
+    assert {name: phase for name, phase in phases(world).items() if phase != "userspace"} == {}
+    assert [wave.state for wave in state_of(world, plan).waves] == ["reverted", "reverted", "waiting"]
 
 
 def test_one_question_to_an_earlier_wave_may_be_lost(state_dir: Path) -> None:
