@@ -167,6 +167,8 @@ def _examples(role: Path, readme: str) -> Iterator[str]:
                 continue
             options = yaml.safe_load(place.read_text())["argument_specs"]["main"]["options"]
             given = entry.get("vars") or {}
+            yield from (f"an example has {key!r} beside the role" for key in sorted(set(entry) - {"role", "vars"}))
+            yield from (f"an example gives {key} no value" for key in sorted(given) if given[key] is None)
             yield from (f"an example gives {key}, which is no option" for key in sorted(set(given) - set(options)))
             spec = {key: _argument(option) for key, option in options.items() if key in given or option.get("required")}
             for message in ArgumentSpecValidator(spec).validate(dict(given)).error_messages:
