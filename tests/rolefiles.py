@@ -80,7 +80,8 @@ def _worked_out(value: object) -> bool:
 
 def _argument(option: dict[str, Any]) -> dict[str, Any]:
     """An option as an argument of a module."""
-    kept = {key: option[key] for key in ("type", "elements", "choices", "required") if key in option}
+    keys = ("type", "elements", "choices", "required")
+    kept: dict[str, Any] = {key: option[key] for key in keys if key in option}
     if "options" in option:
         kept["options"] = {name: _argument(part) for name, part in option["options"].items()}
     return kept

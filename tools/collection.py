@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from tools import changelog
+
 ROOT = Path(__file__).resolve().parents[1]
 #: All of the checkout that is part of the collection.
 CONTENT = (
@@ -31,6 +33,7 @@ CONTENT = (
     "LICENSE",
     "README.md",
     "awx",
+    "bindep.txt",
     "changelogs",
     "docs",
     "galaxy.yml",
@@ -66,6 +69,10 @@ def stage(target: Path, root: Path = ROOT) -> Path:
         else:
             raise BuildError(f"{source} is missing; check out the whole repository")
     release = _release_builder(root)
+    try:
+        changelog.write(root, target / "changelogs" / "changelog.yaml")
+    except changelog.ChangelogError as error:
+        raise BuildError(str(error)) from error
     try:
         release.build(root, target / RELEASE)
     except release.BuildError as error:

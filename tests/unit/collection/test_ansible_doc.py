@@ -103,7 +103,7 @@ def returned(found: Mapping[str, Any], within: str = "", sample: object = None) 
 
 
 def test_every_return_value_has_a_type_and_a_sample_of_it(dump: Dump) -> None:
-    python = {"str": str, "bool": bool, "int": int, "float": (int, float), "list": list, "dict": dict}
+    python: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "list": list, "dict": dict}
     for plugin, found in {**dump["module"], **dump["filter"]}.items():
         assert found["return"], plugin
         for name, value in returned(found["return"]):
