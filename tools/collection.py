@@ -105,9 +105,10 @@ def install(built: Path, collections: Path) -> Path:
 
     :raises BuildError: ``ansible-galaxy`` refuses it.
     """
+    collections = collections.resolve()
     with tempfile.TemporaryDirectory(prefix="ktls-collection-") as scratch:
         options = ("--offline", "--no-deps", "--force", "--collections-path", str(collections))
-        _galaxy("collection", "install", *options, str(built), home=Path(scratch))
+        _galaxy("collection", "install", *options, str(built.resolve()), home=Path(scratch))
     return collections / "ansible_collections" / "ktls" / "fleet"
 
 
