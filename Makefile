@@ -29,6 +29,7 @@ check: prepare ## Linters and types, in seconds, without a VM
 
 collection: prepare ## Build the collection as it is published, into build/
 	@$(BIN)/python -m tools.collection
+.PHONY: collection
 
 sanity: prepare ## Build the collection, install it, run ansible-test's sanity tests on it
 	@tools/sanity
@@ -86,4 +87,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check collection sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
