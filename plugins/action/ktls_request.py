@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.off.runs import runs, stop
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import Request, check, digest
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import operator
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import launched, operator
 
 _ARGUMENTS = {
     "verb": {"type": "str", "required": True},
@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
         sources, reason = arguments.pop("sources"), arguments.pop("reason")
+        launched(task_vars or {})
         groups = (task_vars or {}).get("groups") or {}
         arguments["hosts"] = groups.get(arguments["group"])
         request = Request(**arguments)

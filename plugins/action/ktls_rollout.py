@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control import needs
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.plan.cards import SENTINELS
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import lock
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import control, lock
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.begin import Wanted, begin
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.engine import Engine
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.implicit import Settings
@@ -55,6 +56,7 @@ class ActionModule(ActionBase):
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
         main = _die_with_parent()
         task_vars = task_vars or {}
+        control.launched(task_vars)
         step = arguments["step"]
         try:
             if step == "begin":
@@ -64,6 +66,7 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": error.message, "error_code": error.code, "touched": False}
 
     def _begin(self, arguments: dict[str, Any], task_vars: dict[str, Any], main: int) -> dict[str, Any]:
+        needs.check(needs.JUDGE, "which judge its waves")
         hostvars = task_vars["hostvars"]
         wanted = Wanted(
             plan=arguments["plan"],
@@ -72,7 +75,7 @@ class ActionModule(ActionBase):
             inventory=",".join(task_vars.get("ansible_inventory_sources") or ()),
             hosts=list(task_vars["ansible_play_hosts_all"]),
             settings=Settings(
-                arguments["waves"] or [],
+                [size.strip() if isinstance(size, str) else size for size in arguments["waves"] or ()],
                 arguments["soak_s"],
                 arguments["soak_max_s"],
                 arguments["min_bytes"],
