@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: ktls_service
 short_description: Take a service as the datapath of a host, or let it go
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Finds out by which configuration the program of a systemd unit could get kernel TLS (kTLS), and refuses where none
     can help.
@@ -137,14 +137,17 @@ probe:
       description: What was downloaded.
       type: str
       returned: always
+      sample: https://files.example.org/probe.bin
     sha256:
       description: The hash of what came.
       type: str
       returned: always
+      sample: 5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03
     size:
       description: Its size in bytes.
       type: int
       returned: always
+      sample: 65536
 restart_required:
   description: The unit, when processes of it run by another configuration than the one on disk.
   returned: success
