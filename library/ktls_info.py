@@ -36,12 +36,17 @@ options:
   datapath:
     description:
       - What serves on the host. With V(nginx) its configuration is read (C(nginx -T)), and what stands in the way of a
-        phase there refuses it. V(sidecar) and V(service) add nothing.
+        phase there refuses it. With V(service) the unit in O(service) is looked at. V(sidecar) adds nothing.
     type: str
     choices: [sidecar, nginx, service]
     default: sidecar
   nginx:
     description: Settings of C(/etc/ktls/nginx.json) that differ from their defaults, for O(datapath=nginx).
+    type: dict
+    default: {}
+  service:
+    description:
+      - For O(datapath=service), C(unit), C(backend) and C(restart_ok), as in M(ktls.fleet.ktls_service).
     type: dict
     default: {}
   tx_rx_consent:
@@ -303,10 +308,19 @@ error_code:
 """
 
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.nginx import settings
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.service.programs import AUTO
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.service.switch import Asked
+
+
+def _service(raw: dict[str, Any]) -> Asked:
+    """Take what the inventory says; a unit that is not named is none that systemd knows."""
+    return Asked(str(raw.get("unit") or "unnamed"), str(raw.get("backend") or AUTO), raw.get("restart_ok") is True)
 
 
 def main() -> None:
@@ -317,17 +331,23 @@ def main() -> None:
             "cache_facts": {"type": "bool", "default": False},
             "datapath": {"type": "str", "choices": ["sidecar", "nginx", "service"], "default": "sidecar"},
             "nginx": {"type": "dict", "default": {}},
+            "service": {"type": "dict", "default": {}},
             "tx_rx_consent": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     changes = []
     try:
-        wanted = {"probe_port": 8444, "server_name": "localhost", **module.params["nginx"]}
+        served: dict[str, Any] = {}
+        if module.params["datapath"] == "nginx":
+            wanted = {"probe_port": 8444, "server_name": "localhost", **module.params["nginx"]}
+            served = {"nginx": settings.parse(wanted, "nginx"), "tx_rx_consent": module.params["tx_rx_consent"]}
+        elif module.params["datapath"] == "service":
+            asked = _service(module.params["service"])
+            served = {"service": asked, "tx_rx_consent": module.params["tx_rx_consent"]}
         collected = info.collect(
             load_module=module.params["load_module"] and not module.check_mode,
-            nginx=settings.parse(wanted, "nginx") if module.params["datapath"] == "nginx" else None,
-            tx_rx_consent=module.params["tx_rx_consent"],
+            **served,
         )
         if module.params["cache_facts"]:
             changes = files.plan_files([info.fact_spec(collected)])

@@ -19,10 +19,11 @@ from typing import Any
 
 from .. import textfile
 from ..errors import KtlsError
-from ..service.programs import AUTO, BACKENDS, GNUTLS, directions
+from ..service import refusals
+from ..service.programs import AUTO, BACKENDS, directions
+from ..service.refusals import RefusedError
 from . import outside
 from .model import (
-    HW,
     RX,
     TX,
     TX_RX,
@@ -37,7 +38,6 @@ from .model import (
     flag,
     only,
     text,
-    tx_means_rx,
 )
 
 SOCKET = "/run/ktls-service.sock"
@@ -147,32 +147,8 @@ class Service:
             answer = self._ask("look", LOOK_TIMEOUT_S)
         except KtlsError as error:
             return error
-        unit, library = self._settings.unit, str(answer.get("library") or "its TLS library")
-        if mode == HW:
-            message = f"phase hw is for the sidecar: {unit} cannot be told to take TLS 1.2 with AES-GCM; order tx or rx"
-            return KtlsError("phase_not_for_datapath", message)
-        if answer.get("ktls_built") is False:
-            message = (
-                f"{library}, which {unit} uses, was built without kernel TLS; use a build with it, or another server"
-            )
-            return KtlsError("library_without_ktls", message)
-        means = self._means()
-        if mode == RX and means == TX:
-            message = (
-                f"{unit} runs with {library}, which leaves receiving of TLS 1.3 in userspace; order tx, or upgrade it"
-            )
-            return KtlsError("service_no_ktls_receive", message)
-        if mode == TX and means == TX_RX:
-            found = self._tx_means_rx(library)
-            if found is not None:
-                return found
-        if answer.get("active") and not answer.get("asks") and not self._settings.consent.restart:
-            message = (
-                f"{unit} must be restarted to get kernel TLS, which ends its connections, and nobody consented to that;"
-                " set ktls_restart_ok for this host, or leave it in userspace"
-            )
-            return KtlsError("no_restart_consent", message)
-        return None
+        reason = refusals.of_phase(mode, {**answer, "unit": self._settings.unit}, self._means(), self._settings.consent)
+        return None if reason is None else RefusedError(reason)
 
     def about(self) -> About:
         """Return what it is; what has not been asked yet is not known."""
@@ -235,18 +211,6 @@ class Service:
     def _means(self) -> str:
         answer = self._answer
         return directions(str(answer.get("backend")), [int(number) for number in answer.get("release") or (0, 0)])
-
-    def _tx_means_rx(self, library: str) -> KtlsError | None:
-        consent, unit = self._settings.consent, self._settings.unit
-        if self._answer.get("backend") != GNUTLS:
-            return tx_means_rx(consent, unit, [int(number) for number in self._answer.get("release") or (0, 0)])
-        if consent.tx_rx:
-            return None
-        message = (
-            f"{unit} runs with {library}, which takes transmit and receive together: phase tx would be tx+rx; consent "
-            "with ktls_tx_rx_consent, or stay in userspace"
-        )
-        return KtlsError("tx_means_rx", message)
 
     def _in_kernel(self) -> int | None:
         counted = outside.counted(self._tools.seen(), self._settings.unit.removesuffix(".service"))

@@ -23,6 +23,7 @@ from ..policy.units import Unit
 from ..policy.work import reload_systemd, restart
 from . import lighttpd, programs, running, ways
 from .programs import AUTO, GNUTLS, LIGHTTPD
+from .refusals import RefusedError, no_consent
 from .running import Process, Runs
 from .ways import Way
 
@@ -108,17 +109,13 @@ def look(asked: Asked, runner: Runner | None = None, root: str = "/") -> Look:
 def on(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str, Any]:
     """Give the unit kernel TLS: configuration, then a restart if it runs by another one.
 
-    Raises :class:`KtlsError`: ``no_restart_consent`` before anything is changed, ``restart_failed`` after everything is
-    as it was, and those of the levers.
+    Raises :class:`KtlsError`: ``no_restart_consent`` before anything is changed, ``restart_failed`` when
+    everything is as it was again, and those of the levers.
     """
     runner = runner or Runner()
     before = look(asked, runner, root)
     if before.runs.running and not before.asks and not asked.restart_ok:
-        message = (
-            f"{before.unit.name} must be restarted to get kernel TLS, which ends its connections, and nobody consented "
-            f"to that; set ktls_restart_ok for this host, or restart it yourself when the order is there"
-        )
-        raise KtlsError("no_restart_consent", message)
+        raise RefusedError(no_consent(before.unit.name))
     restarted: list[str] = []
     if before.way.backend == LIGHTTPD:
         restarted += _lighttpd_on(before, asked, runner, root)

@@ -61,6 +61,6 @@ def test_it_is_switched_on_and_off(hosts: Hosts, fleet: Deployed) -> None:
 
 def test_debians_own_library_cannot_and_the_order_says_so(fleet: Deployed) -> None:
     answer = fleet.order(STOCK, "tx", 1, identity="first")
-    assert answer["error"]["code"] == "library_without_ktls", answer
+    assert answer["error"]["code"] == "service_library_without_ktls", answer
     assert "GnuTLS" in answer["error"]["message"]
     assert fleet.agent(STOCK, "status")["phase"] == "userspace"

@@ -195,7 +195,7 @@ def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
         ("tx", {"backend": "gnutls", "library": "GnuTLS 3.8.9"}, {"tx_rx_consent": False}, "tx_means_rx"),
         ("tx", {"backend": "gnutls", "library": "GnuTLS 3.8.9"}, {}, None),
         ("hw", {}, {}, "phase_not_for_datapath"),
-        ("tx", {"ktls_built": False}, {}, "library_without_ktls"),
+        ("tx", {"ktls_built": False}, {}, "service_library_without_ktls"),
         ("tx", {}, {"restart_ok": False}, "no_restart_consent"),
         ("tx", {"active": False}, {"restart_ok": False}, None),
         ("tx", {"asks": True}, {"restart_ok": False}, None),
@@ -209,7 +209,7 @@ def test_refusals(helper: Helper, mode: str, facts: dict[str, Any], settings: di
 
 
 def test_what_the_helper_refuses_is_the_refusal(helper: Helper) -> None:
-    helper.error = KtlsError("program_never_ktls", "never")
+    helper.error = KtlsError("service_program_never_ktls", "never")
     found = made(helper).refusal("tx")
     assert found is helper.error
 

@@ -32,16 +32,16 @@ def test_backend(program: str | None, libraries: tuple[str, ...], asked: str, ba
 @pytest.mark.parametrize(
     ("program", "libraries", "asked", "code", "word"),
     [
-        (None, (), "auto", "backend_unknown", "does not run"),
-        ("/bin/static", (), "auto", "backend_unknown", "neither"),
-        ("/bin/two", BOTH, "auto", "backend_unknown", "both"),
-        ("/bin/one", ("openssl",), "gnutls", "backend_not_used", "gnutls"),
-        ("/bin/one", ("openssl",), "lighttpd", "backend_not_used", "not lighttpd"),
-        ("/usr/sbin/lighttpd", ("openssl",), "openssl", "backend_not_used", "by itself"),
-        ("/usr/sbin/lighttpd", ("gnutls",), "lighttpd", "backend_not_used", "mapped"),
-        ("/usr/sbin/apache2", ("openssl",), "auto", "program_never_ktls", "BIO of its own"),
+        (None, (), "auto", "service_library_unknown", "does not run"),
+        ("/bin/static", (), "auto", "service_library_unknown", "neither"),
+        ("/bin/two", BOTH, "auto", "service_library_unknown", "both"),
+        ("/bin/one", ("openssl",), "gnutls", "service_library_not_used", "gnutls"),
+        ("/bin/one", ("openssl",), "lighttpd", "service_library_not_used", "not lighttpd"),
+        ("/usr/sbin/lighttpd", ("openssl",), "openssl", "service_library_not_used", "by itself"),
+        ("/usr/sbin/lighttpd", ("gnutls",), "lighttpd", "service_library_not_used", "mapped"),
+        ("/usr/sbin/apache2", ("openssl",), "auto", "service_program_never_ktls", "BIO of its own"),
         ("/usr/sbin/haproxy", ("openssl",), "auto", "haproxy_not_switched", "3.3"),
-        ("/usr/lib/postgresql/17/bin/postgres", ("openssl",), "auto", "datapath_breaks_with_ktls", "fail"),
+        ("/usr/lib/postgresql/17/bin/postgres", ("openssl",), "auto", "service_program_breaks", "fail"),
     ],
 )
 def test_refusals(program: str | None, libraries: tuple[str, ...], asked: str, code: str, word: str) -> None:
