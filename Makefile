@@ -16,7 +16,7 @@ demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, writ
 
 test: prepare ## Everything, on real kernels too
 	@echo 'test: what needs no VM, two parts at a time; each shows what it did when it is done'
-	@$(MAKE) --no-print-directory -j2 -O check sanity images unit conformance orchestration dashboards
+	@$(MAKE) --no-print-directory -j2 -O check sanity images unit conformance orchestration dashboards docs
 	@$(MAKE) --no-print-directory vm
 
 check: prepare ## Linters and types, in seconds, without a VM
@@ -35,6 +35,10 @@ unit: prepare ## Pure tests
 
 dashboards: prepare ## Dashboards, rules and the page of metrics, with promtool
 	@$(BIN)/pytest -q tests/dashboards
+
+docs: prepare ## The site in build/docs, with links and anchors checked; then the commands in the pages are run
+	@$(BIN)/sphinx-build -q -W --keep-going -j 2 -c tools/site -b html docs build/docs
+	@$(BIN)/pytest -q tests/docs
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
 	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak
@@ -83,4 +87,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards docs conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean

@@ -1,0 +1,4 @@
+from pathlib import Path
+PAGE = Path("docs/performance.md")
+def page(): return "# performance\n"
+def draw(): pass
