@@ -19,8 +19,8 @@ DECISIONS = DOCS / "decisions/README.md"
 _OPTIONS = re.compile(r"(<!-- options: ([a-z ]+) -->\n).*?(<!-- /options -->\n)", re.DOTALL)
 _HEAD = """# Decisions
 
-Each says what was decided, why, how we know, and what it costs; some say what was not taken. A decision that is overtaken is
-changed, not kept: git has the history.
+Each says what was decided, why, how we know, and what it costs; some say what was not taken. A decision that is
+overtaken is changed, not kept: git has the history.
 
 """
 
@@ -56,14 +56,9 @@ def options(parser: argparse.ArgumentParser) -> str:
         if action.option_strings and value:
             names = names[:-1] + f" {value}`"
         told = formatter._expand_help(action) if action.help else ""
-        rows.append(
-            f"| {names.replace('|', chr(92) + '|')} | {_cell(told)}{' **Needed.**' if _needed(action) else ''} |\n"
-        )
+        needed = " **Needed.**" if action.option_strings and action.required else ""
+        rows.append(f"| {_cell(names)} | {_cell(told)}{needed} |\n")
     return "| option | |\n|---|---|\n" + "".join(rows) if rows else "It takes no options.\n"
-
-
-def _needed(action: argparse.Action) -> bool:
-    return bool(action.option_strings) and action.required
 
 
 def _cell(text: str) -> str:

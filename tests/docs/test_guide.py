@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import pages
+from tools import pages, performance
 
 GUIDE = pages.GUIDE.read_text(encoding="utf-8")
 
@@ -18,6 +18,22 @@ GUIDE = pages.GUIDE.read_text(encoding="utf-8")
 @pytest.mark.parametrize("page", list(pages.pages()), ids=lambda page: page.name)
 def test_a_page_is_what_the_code_makes(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == pages.pages()[page](), "run .venv/bin/python -m tools.pages"
+
+
+def test_pictures_are_what_the_figures_give() -> None:
+    for path, text in performance.images().items():
+        assert path.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tools.pages"
+
+
+def test_figures_are_read_whole() -> None:
+    runs = performance.results((pages.DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    assert sum(len(run.ratios) for run in runs) >= 10
+    assert all(run.machine["kernel"] and run.measured for run in runs)
+    assert [name for name, _cost in performance.costs((pages.DOCS / "scale.md").read_text(encoding="utf-8"))] == [
+        "rollout, tx",
+        "three pings",
+        "naive playbook",
+    ]
 
 
 def test_every_verb_is_in_the_guide() -> None:

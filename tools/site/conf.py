@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the site is made from docs/ (docs/decisions/0042): ``make docs``, or sphinx-build -c tools/site docs build/docs."""
+"""How the site is made from docs/: ``make docs``, or sphinx-build -c tools/site docs build/docs (decision 0042)."""
 
 from __future__ import annotations
 
