@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ktls_host import configfile
+from ktls_host.datapath import registry
+from ktls_host.datapath.registry import Choice
 from ktls_host.errors import KtlsError
 
 from . import defaults
@@ -62,6 +64,8 @@ class AgentConfig:
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     series: SeriesConfig = field(default_factory=SeriesConfig)
+    datapath: Choice | None = None
+    """What serves on this host; None: the sidecar, on ``sidecar_socket``."""
     tls12_consent: bool = False
     """Whether phase hw may move new connections to TLS 1.2, which is what network cards take."""
 
@@ -109,6 +113,7 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
     optional["series"] = series.parse(raw.pop("series", {}), source)
+    chosen = raw.pop("datapath", {})
     if "tls12_consent" in raw:
         consent = raw.pop("tls12_consent")
         if not isinstance(consent, bool):
@@ -117,6 +122,9 @@ def parse(raw: Any, source: str) -> AgentConfig:
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }
+    if isinstance(chosen, dict) and chosen.get("kind", registry.DEFAULT) == registry.DEFAULT:
+        chosen = {"socket": paths["sidecar_socket"], **chosen}
+    optional["datapath"] = registry.parse(chosen, source)
     odd = sorted(str(key) for key in (*raw, *(f"probe.{key}" for key in probe)))
     if odd:
         raise _bad(source, f"unknown key {odd[0]}")
