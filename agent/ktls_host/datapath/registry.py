@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from .model import Datapath, Kind, Tools, bad_config
 
-KINDS = ("sidecar",)
+KINDS = ("sidecar", "nginx")
 """Add a kind here, and its module beside this one."""
 DEFAULT = "sidecar"
 

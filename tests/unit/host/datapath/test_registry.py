@@ -34,7 +34,7 @@ def test_each_kind_has_a_module_with_both_of_its_parts(kind: str) -> None:
     ("raw", "said"),
     [
         ([], "datapath is not an object"),
-        ({"kind": "apache"}, "datapath.kind is not one of sidecar"),
+        ({"kind": "apache"}, "datapath.kind is not one of sidecar, nginx"),
         ({"kind": "sidecar", "colour": 1}, "unknown key colour"),
         ({"socket": 3}, "datapath.socket is missing or not a text"),
     ],
