@@ -117,9 +117,14 @@ def _strictly(parser: Parser, words: Sequence[str]) -> Iterator[str]:
 
 def ktls(words: Sequence[str]) -> Parser:
     """The real parser of ``ktls``, with every option of the verb that is wanted."""
+    return _ktls(next((word for word in words if not word.startswith("-")), None))
+
+
+@cache
+def _ktls(verb: str | None) -> Parser:
     from ktls_control import cli
 
-    return cli._parser(next((word for word in words if not word.startswith("-")), None))
+    return cli._parser(verb)
 
 
 @cache
@@ -248,13 +253,20 @@ def modules() -> frozenset[str]:
     return frozenset(path.stem for path in (ROOT / "library").glob("ktls_*.py"))
 
 
-def _playbook(command: Command) -> Iterator[str]:
+@cache
+def playbook() -> Parser:
+    """That of ``ansible-playbook``."""
     from ansible.cli.playbook import PlaybookCLI
 
     line = PlaybookCLI(["ansible-playbook"])
     line.init_parser()
+    parser: Parser = line.parser
+    return parser
+
+
+def _playbook(command: Command) -> Iterator[str]:
     words = list(command.words[1:])
-    found = list(_words(line.parser, words))
+    found = list(_words(playbook(), words))
     yield from found
     if found:
         return

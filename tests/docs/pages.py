@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -85,7 +86,12 @@ def blocks(page: Path, text: str | None = None) -> list[Block]:
 
     :raises MarkError: a mark that nobody knows, or one that is before no block.
     """
-    return list(_blocks(page, page.read_text(encoding="utf-8") if text is None else text))
+    return list(_blocks(page, text)) if text is not None else list(_of(page))
+
+
+@cache
+def _of(page: Path) -> tuple[Block, ...]:
+    return tuple(_blocks(page, page.read_text(encoding="utf-8")))
 
 
 def _blocks(page: Path, text: str) -> Iterator[Block]:
