@@ -50,8 +50,9 @@ def leave(text: str, page: Path, missing: Callable[[str], object]) -> str:
         target = (page.parent / found[1]).resolve()
         if target.is_relative_to(ROOT / "docs"):
             return found[0]
-        if not target.exists():
+        if not target.exists() or not target.is_relative_to(ROOT):
             missing(found[1])
+            return found[0]
         return f"]({REPOSITORY}{target.relative_to(ROOT)}{found[2] or ''})"
 
     return _LEAVING.sub(link, text)
