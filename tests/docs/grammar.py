@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import re
@@ -24,7 +25,7 @@ KNOWN = frozenset((
     ".", "ansible-builder", "ansible-inventory", "ansible-test", "apt-get", "awk", "cat", "cd", "chmod",
     "coredumpctl", "cp", "curl", "cut", "dmesg", "echo", "ethtool", "export", "false", "git", "grep", "head", "ip",
     "journalctl", "jq", "kill", "ls", "lsmod", "mkdir", "modinfo", "modprobe", "mv", "nginx", "openssl",
-    "page-somebody", "pip", "printf", "promtool", "python3", "rm", "rmmod", "sed", "sh", "socat", "sort", "ss",
+    "page-somebody", "pip", "printf", "promtool", "python3", "rm", "rmmod", "ruff", "sed", "sh", "socat", "sort", "ss",
     "ssh", "ssh-copy-id", "ssh-keygen", "strace", "sysctl", "systemctl", "systemd-analyze", "tail", "tar", "tee",
     "test", "touch", "true", "udevadm", "unzip", "wc", "xargs",
 ))  # fmt: skip
@@ -196,8 +197,7 @@ def _ktls_off(command: Command) -> Iterator[str]:
 def _fab(command: Command) -> Iterator[str]:
     from inspect import signature
 
-    import fabfile
-
+    fabfile = importlib.import_module("fabfile")
     tasks = {name: signature(getattr(fabfile, name).body) for name in ("off", "status")}
     name, rest = (command.words[1:] or ("",))[0], command.words[2:]
     if name not in tasks:

@@ -46,7 +46,9 @@ class Command:
 
 def typed(block: Block) -> list[str]:
     """Lines of a shell block that are typed: of ``console`` those after a prompt; none of a here-document's."""
-    lines, here, went_on = [], None, False
+    lines: list[str] = []
+    here: str | None = None
+    went_on = False
     for whole in block.text.splitlines():
         if here is not None:
             here = None if whole.strip() == here else here
@@ -71,7 +73,7 @@ def commands(block: Block) -> list[Command]:
     if block.shell:
         return [command for line in typed(block) for command in _of(line, block)]
     text = block.text.replace("\\\n", " ") if block.kind != "inline" else block.text
-    found = []
+    found: list[Command] = []
     for line in text.splitlines():
         begins = list(_BEGINS.finditer(line))
         if block.kind == "inline" and (" " not in line.strip() or not begins or begins[0].end() != 0):

@@ -33,7 +33,7 @@ INVENTORY = "inventory/mine"
 #: What a block that is run may call: nothing that installs, and nothing that could hurt whoever runs the tests.
 HARMLESS = frozenset((
     "ansible-doc", "ansible-galaxy", "ansible-inventory", "ansible-playbook", "cat", "cd", "cp", "cut", "echo",
-    "export", "false", "grep", "head", "jq", "ktls", "ktls-agent", "ls", "mkdir", "printf", "python", "sed",
+    "export", "false", "grep", "head", "jq", "ktls", "ktls-agent", "ls", "mkdir", "printf", "python", "ruff", "sed",
     "sort", "ssh-keygen", "tail", "test", "true", "wc",
 ))  # fmt: skip
 #: Verbs that take a machine, or minutes.
