@@ -36,6 +36,7 @@ unit: prepare ## Pure tests
 dashboards: prepare ## Dashboards, rules and the page of metrics, with promtool
 	@$(BIN)/pytest -q tests/dashboards
 
+.PHONY: docs
 docs: prepare ## The site in build/docs, with links and anchors checked; then the commands in the pages are run
 	@$(BIN)/sphinx-build -q -W --keep-going -j 2 -c tools/site -b html docs build/docs
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/docs
@@ -87,4 +88,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards docs conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
