@@ -80,7 +80,8 @@ def commands(block: Block) -> list[Command]:
             continue
         ends = [match.start() for match in begins[1:]] + [len(line)]
         for match, end in zip(begins, ends, strict=False):
-            found += _of(line[match.end() : end], block)
+            # Outside of a fence for the shell what follows a semicolon may be a sentence.
+            found += (command for command in _of(line[match.end() : end], block) if command.program in OURS)
     return found
 
 
