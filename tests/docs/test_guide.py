@@ -12,6 +12,8 @@ import pytest
 
 from tools import pages, performance
 
+from . import grammar
+
 GUIDE = pages.GUIDE.read_text(encoding="utf-8")
 
 
@@ -50,6 +52,14 @@ def test_the_verbs_are_those_that_help_shows() -> None:
     names = re.findall(r"^    ([a-z]+)\b", shown.partition("VERB\n")[2].partition("options:")[0], re.MULTILINE)
     assert len(names) >= 19
     assert {verb.split()[0] for verb in pages.verbs()} == set(names)
+
+
+def test_every_verb_of_the_agent_is_in_the_guide() -> None:
+    """But for those that systemd and playbooks call: they ask no socket of the agent's."""
+    found = pages._children(grammar.agent()).items()
+    verbs = {verb for verb, parser in found if "--socket" in parser._option_string_actions} | {"audit"}
+    assert len(verbs) >= 14
+    assert {verb for verb in verbs if f"`ktls-agent {verb}" not in GUIDE} == set()
 
 
 def test_a_section_says_more_than_its_table() -> None:
