@@ -56,8 +56,8 @@ def faults(command: Command) -> list[str]:
 def _argparse(find: Callable[[Sequence[str]], Parser]) -> Callable[[Command], Iterator[str]]:
     def check(command: Command) -> Iterator[str]:
         words = list(command.words[1:])
-        if words[:1] == ["="]:
-            return  # a line of GnuTLS's configuration
+        if words[:1] == ["="] or words == ["on"]:
+            return  # lines of GnuTLS's and HAProxy's configuration
         parser = find(words)
         found = list(_words(parser, words, whole=command.block.kind != "inline"))
         yield from found

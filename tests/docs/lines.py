@@ -74,14 +74,18 @@ def commands(block: Block) -> list[Command]:
         return [command for line in typed(block) for command in _of(line, block)]
     text = block.text.replace("\\\n", " ") if block.kind != "inline" else block.text
     found: list[Command] = []
-    for line in text.splitlines():
+    lines = text.splitlines()
+    # Where there are prompts, the other lines are what was said.
+    lines = [line for line in lines if line.lstrip().startswith("$ ")] or lines
+    for line in lines:
         begins = list(_BEGINS.finditer(line))
         if block.kind == "inline" and (" " not in line.strip() or not begins or begins[0].end() != 0):
             continue
         ends = [match.start() for match in begins[1:]] + [len(line)]
         for match, end in zip(begins, ends, strict=False):
-            # Outside of a fence for the shell what follows a semicolon may be a sentence.
-            found += (command for command in _of(line[match.end() : end], block) if command.program in OURS)
+            # Outside of a fence for the shell a column further right, or what follows a semicolon, is a sentence.
+            typed_part = re.split(r"\s{4,}", line[match.end() : end])[0]
+            found += (command for command in _of(typed_part, block) if command.program in OURS)
     return found
 
 

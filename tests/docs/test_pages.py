@@ -32,6 +32,7 @@ def found(text: str) -> list[str]:
         "ansible-playbook -i INVENTORY ktls.fleet.rollout -e ktls_phase=tx",
         "ansible-doc -t role -r roles ktls_sidecar",
         "make test     # every test",
+        "ktls off -i INVENTORY      all of them; and nothing else",
         "ktls status [--json]        fab status [--json]",
         ".venv/bin/python -m bench.scale --docs",
     ],
@@ -76,6 +77,10 @@ def test_a_fence_is_checked_line_by_line_and_a_sentence_too() -> None:
     ]
     assert found("Say `ktls statsu --json`, or `ktls`.\n") == ["ktls has no verb statsu"]
     assert found("```sh\nfrobnicate\n```\n") == ["frobnicate is no program that tests/docs knows"]
+
+
+def test_of_a_block_with_prompts_the_rest_was_said() -> None:
+    assert found("```\n$ ktls statsu\nktls rolls out\n```\n") == ["ktls has no verb statsu"]
 
 
 def test_marks() -> None:
