@@ -38,7 +38,7 @@ dashboards: prepare ## Dashboards, rules and the page of metrics, with promtool
 
 .PHONY: docs
 docs: prepare ## The site in build/docs, with links and anchors checked; then the commands in the pages are run
-	@$(BIN)/sphinx-build -q -W --keep-going -j 2 -c tools/site -b html docs build/docs
+	@$(BIN)/sphinx-build -q -E -a -W --keep-going -j 2 -c tools/site -b html docs build/docs
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/docs
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
