@@ -16,7 +16,7 @@ demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, writ
 
 test: prepare ## Everything, on real kernels too
 	@echo 'test: what needs no VM, two parts at a time; each shows what it did when it is done'
-	@$(MAKE) --no-print-directory -j2 -O check sanity images unit conformance orchestration dashboards
+	@$(MAKE) --no-print-directory -j2 -O check sanity images unit conformance orchestration dashboards docs
 	@$(MAKE) --no-print-directory vm
 
 check: prepare ## Linters and types, in seconds, without a VM
@@ -39,6 +39,11 @@ unit: prepare ## Pure tests
 
 dashboards: prepare ## Dashboards, rules and the page of metrics, with promtool
 	@$(BIN)/pytest -q tests/dashboards
+
+.PHONY: docs
+docs: prepare ## The site in build/docs, with links and anchors checked; then the commands in the pages are run
+	@$(BIN)/sphinx-build -q -E -a -W --keep-going -j 2 -c tools/site -b html docs build/docs
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/docs
 
 conformance: prepare ## Independent clients, hostile ones too, against the sidecar on this machine; a short fuzzing run
 	@$(BIN)/pytest -q tests/conformance tests/fuzz tests/soak
