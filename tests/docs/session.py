@@ -196,14 +196,8 @@ def _fake_fleet(where: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
         (inventory / f"host_vars/{name}.yml").write_text(json.dumps(own))
     state = where.parent / "home/.local/state/ktls" / fleet_name(str(inventory), "ktls_hosts")
     state.mkdir(parents=True)
-    drills = {
-        name: {
-            "at": time.time() - 60,
-            "passed": True,
-            "datapath": f"{kind} {SERVED[kind]['unit']}" if kind else "sidecar",
-        }
-        for name, kind in kinds.items()
-    }
+    served = {name: {"datapath": f"{kind} {SERVED[kind]['unit']}"} if kind else {} for name, kind in kinds.items()}
+    drills = {name: {"at": time.time() - 60, "passed": True, "host": served[name]} for name in kinds}
     (state / "drills.json").write_text(json.dumps({"hosts": drills}))
     program = ROOT / "tests/orchestration/fakefleet.py"
     with subprocess.Popen(
