@@ -5,7 +5,8 @@ A comment before a block says what the tests do with it; see :data:`REASONS` and
 
     <!-- not run: hosts -->          the commands are only checked for what they say
     <!-- run: exit 1 -->             run, and this has to be the exit status of the last command
-    <!-- run: fleet web1 web2 -->    from here to the end of the page there is a fleet of fake hosts
+    <!-- run: fleet web1 web2 -->    from here to the end of the page there is a fleet of fake hosts, in inventory/mine
+    <!-- run: fleet inventory/x web1=nginx -->    in another inventory, served by nginx
 """
 
 from __future__ import annotations

@@ -36,6 +36,13 @@ HARMLESS = frozenset((
     "export", "false", "grep", "head", "jq", "ktls", "ktls-agent", "ls", "mkdir", "printf", "python", "ruff", "sed",
     "sort", "ssh-keygen", "tail", "test", "true", "wc",
 ))  # fmt: skip
+#: What the agent of a host says that is served by something else than the sidecar.
+SERVED = {
+    "nginx": {
+        "kind": "nginx", "unit": "nginx.service", "program": "nginx", "version": "1.26.3", "experiments": False,
+        "modes": ["userspace", "tx+rx", "rx"], "consent": {"tx_rx": True, "restart": False}, "switch": "reload",
+    },
+}  # fmt: skip
 #: Verbs that take a machine, or minutes.
 _NOT_HERE = ("lab", "demo", "deploy", "drill")
 _TIMEOUT_S = 120
@@ -165,27 +172,36 @@ def _refused(block: Block) -> str | None:
 
 @contextmanager
 def _fake_fleet(where: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Fake agents, the variables that lead to them, and their drills; yields what the environment has to have."""
+    """Fake agents, the variables that lead to them, and their drills; yields what the environment has to have.
+
+    :param names: perhaps an inventory first; then hosts, as NAME or NAME=DATAPATH.
+    """
+    place = names[0] if "/" in names[0] else INVENTORY
+    kinds = dict(name.partition("=")[::2] for name in names if "/" not in name)
     # Unix socket paths are short; a test's own directory may be deep.
-    directory = Path(f"/tmp/ktls-docs-{os.getpid()}")
-    inventory = where / INVENTORY
+    directory = Path(f"/tmp/ktls-docs-{os.getpid()}-{Path(place).name}")
+    inventory = where / place
     (inventory / "group_vars").mkdir(parents=True)
     answer = {**judged("ready"), "invocation": {}}
     answer["info"] = {**answer["info"], "cpu": {"online": 8, "busy": 0.2}}
     (where.parent / "probe.json").write_text(json.dumps(answer))
     (inventory / "host_vars").mkdir()
     (inventory / "group_vars/ktls_hosts.yml").write_text(json.dumps(_variables(where, directory)))
-    for name in names:
+    for name, kind in kinds.items():
+        if kind:
+            (directory / name).mkdir(parents=True)
+            (directory / name / "datapath.json").write_text(json.dumps(SERVED[kind]))
         # Outside of Ansible nobody fills in templates.
         own = {"ktls_agent_socket": f"{directory}/{name}/agent.sock"}
         (inventory / f"host_vars/{name}.yml").write_text(json.dumps(own))
     state = where.parent / "home/.local/state/ktls" / fleet_name(str(inventory), "ktls_hosts")
     state.mkdir(parents=True)
-    drills = {name: {"at": time.time() - 60, "passed": True} for name in names}
+    served = {name: {"datapath": f"{kind} {SERVED[kind]['unit']}"} if kind else {} for name, kind in kinds.items()}
+    drills = {name: {"at": time.time() - 60, "passed": True, "host": served[name]} for name in kinds}
     (state / "drills.json").write_text(json.dumps({"hosts": drills}))
     program = ROOT / "tests/orchestration/fakefleet.py"
     with subprocess.Popen(
-        [sys.executable, str(program), str(directory), *names],
+        [sys.executable, str(program), str(directory), *kinds],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "agent")},
     ) as process:  # fmt: skip
