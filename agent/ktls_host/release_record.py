@@ -40,7 +40,7 @@ def adopt(specs: Iterable[FileSpec], root: str = "/", accounts: Accounts | None 
     """
     known = originals.load(NAME, root)
     late = known is None and os.path.lexists(_under(root, CURRENT))
-    record = known or Record(NAME, _facts(late, accounts))
+    record = known or Record(NAME, _facts(late, accounts, root))
     for spec in specs:
         record = _with(record, spec, root, late)
     if record != known:
@@ -61,15 +61,18 @@ def _with(record: Record, spec: FileSpec, root: str, late: bool) -> Record:
     return replace(record, files=(*others, found))
 
 
-def _facts(late: bool, accounts: Accounts | None) -> dict[str, object]:
+def _facts(late: bool, accounts: Accounts | None, root: str) -> dict[str, object]:
     from . import release
 
     if late:
-        return {"late": True, "users": [], "groups": []}
+        return {"late": True, "users": [], "groups": [], "made": []}
     accounts = accounts or release.System()
     users = [name for name in release.USERS if accounts.has_user(name)]
     groups = [name for name in release.GROUPS if accounts.has_group(name)]
-    return {"late": False, "users": users, "groups": groups}
+    # What a deploy makes beside files that are recorded one by one.
+    places = (release.LIB, *(link for name in release.COMPONENTS for link, _ in release.links(name)))
+    made = {directory for path in places for directory in originals.missing_parents(path, root)}
+    return {"late": False, "users": users, "groups": groups, "made": sorted(made)}
 
 
 def forget(paths: Iterable[str], root: str = "/", accounts: Accounts | None = None) -> None:

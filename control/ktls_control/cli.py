@@ -112,6 +112,9 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     add_drill_parser(verbs, fleet)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .undeploy.verb import add_parser as add_undeploy_parser
+
+    add_undeploy_parser(verbs, fleet)
     from .plan.cli import add_parser as add_plan_parser
     from .simulate.cli import add_parser as add_simulate_parser
 
