@@ -10,7 +10,8 @@ description:
   - Makes a key and a signing request on the host, signs it with an authority on the control node, installs the result.
   - Does nothing when the host's certificate fits the names and the authority and is not about to expire.
 version_added: 0.1.0
-author: ktls-fleet maintainers (@ktls-fleet)
+author:
+  - The ktls-fleet authors (@ktls-fleet)
 options:
   names:
     description: DNS names and addresses of the host; the first is its common name.

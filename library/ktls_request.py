@@ -10,7 +10,8 @@ description:
   - Checks group, phase, waves and lease on the control node and fails with one line that names the cure.
   - For C(off) and C(undeploy) it also tells a rollout under way to end, and does not wait for it.
 version_added: 0.1.0
-author: ktls-fleet maintainers (@ktls-fleet)
+author:
+  - The ktls-fleet authors (@ktls-fleet)
 options:
   verb:
     description: What the playbook is about to do.

@@ -10,7 +10,8 @@ description:
   - Plan, lock, epoch and journal of a rollout, and what is decided about its waves. Runs on the control node only.
   - The work on hosts lies between the steps and is done by M(ktls.fleet.ktls_wave). See playbooks/rollout.yml.
 version_added: 0.1.0
-author: ktls-fleet maintainers (@ktls-fleet)
+author:
+  - The ktls-fleet authors (@ktls-fleet)
 options:
   step:
     description:

@@ -11,7 +11,8 @@ description:
     module is sent to the host, unless the connection cannot pipeline.
   - Keeps the answer in the directory of the run, for M(ktls.fleet.ktls_rollout), and returns little of it.
 version_added: 0.1.0
-author: ktls-fleet maintainers (@ktls-fleet)
+author:
+  - The ktls-fleet authors (@ktls-fleet)
 options:
   step:
     description:

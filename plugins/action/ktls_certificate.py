@@ -28,6 +28,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
         names, directory = arguments["names"], arguments["directory"]
+        if self._task.check_mode and not Authority(Path(arguments["ca_dir"])).certificate_path.exists():
+            return {**result, "changed": True, "needed": "there is no authority yet"}
         try:
             authority = Authority.open(Path(arguments["ca_dir"]))
             request = self._execute_module(

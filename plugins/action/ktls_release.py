@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,14 @@ from ansible.plugins.action import ActionBase
 #: Where the module puts a release (``LIB`` of ``ktls_host.release``).
 _INSTALLED = "/usr/local/lib/ktls/{version}/ktls.pyz"
 _ROOT = Path(__file__).resolve().parents[2]
+#: In a published collection; in a clone there is none.
+_SHIPPED = _ROOT / "agent" / "ktls.pyz"
+#: For a collection that was built with sources: where it is installed may be another user's.
+_CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    / "ktls"
+    / hashlib.sha256(str(_ROOT).encode()).hexdigest()[:12]
+)
 
 
 class ActionModule(ActionBase):
@@ -57,20 +66,26 @@ class ActionModule(ActionBase):
 
 
 def _artefact(given: str | None) -> dict[str, str]:
-    """Path, version and digest of the release to install: a given file, or one built from this tree."""
-    path = Path(given) if given else _ROOT / "build" / "ktls.pyz"
+    """Path, version and digest of the release to install: a given file, the collection's own, or one built here."""
+    path = Path(given) if given else _SHIPPED
     if given and not path.is_file():
-        raise AnsibleActionFail(f"{path}: no such release file; leave `artefact` out to build one from this tree")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Forks of one play come here at the same time: one builds, the others take what it built.
-    if not given:
-        # Forks of one play come here at the same time: one builds, the others take what it built.
-        with open(path.parent / ".ktls.pyz.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            _output([sys.executable, str(_ROOT / "agent" / "build.py"), "--output", str(path)])
+        raise AnsibleActionFail(f"{path}: no such release file; leave `artefact` out to install that of this tree")
+    if not path.is_file():
+        path = _built()
     described = json.loads(_output([sys.executable, "-I", str(path), "version"]))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"version": described["version"], "sha256": digest, "path": str(path)}
+
+
+def _built() -> Path:
+    """The release, built from the sources of this tree."""
+    path = (_CACHE if (_ROOT / "MANIFEST.json").exists() else _ROOT / "build") / "ktls.pyz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Forks of one play come here at the same time: one builds, the others take what it built.
+    with open(path.parent / ".ktls.pyz.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _output([sys.executable, str(_ROOT / "agent" / "build.py"), "--output", str(path)])
+    return path
 
 
 def _output(command: list[str]) -> str:

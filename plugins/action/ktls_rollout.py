@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control import needs
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.plan.cards import SENTINELS
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import lock
@@ -58,6 +59,7 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": error.message, "error_code": error.code, "touched": False}
 
     def _begin(self, arguments: dict[str, Any], task_vars: dict[str, Any], main: int) -> dict[str, Any]:
+        needs.check(needs.JUDGE, "which judge its waves")
         hostvars = task_vars["hostvars"]
         wanted = Wanted(
             plan=arguments["plan"],

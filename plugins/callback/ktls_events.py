@@ -7,6 +7,8 @@ DOCUMENTATION = """
 name: ktls_events
 type: notification
 short_description: Write one JSON line per event to a file
+version_added: 0.1.0
+author: The ktls-fleet authors (@ktls-fleet)
 description:
   - The C(ktls) command follows this file to draw its live view and to write its reports.
   - Does nothing unless a file is named.
