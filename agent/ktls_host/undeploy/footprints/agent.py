@@ -3,17 +3,11 @@
 
 from __future__ import annotations
 
-from ... import release
-from ..footprint import Footprint
+from dataclasses import replace
 
-_PULL = ("ktls-pull.service",)  # installed with the agent, and a component of its own
-_UNITS = tuple(unit for unit in release.units("agent") if unit not in _PULL)
+from ... import flag_setup
+from . import component
 
-FOOTPRINT = Footprint(
-    "agent",
-    units=_UNITS,
-    quiet=_UNITS,
-    files=("/etc/ktls/agent.json", *(f"/etc/systemd/system/{unit}" for unit in _UNITS)),
-    links=release.links("agent"),
-    state=("/var/lib/ktls", "/run/ktls-agent", "/run/ktls-*.sock"),
-)
+_OWN = component.of("agent", without=(flag_setup.UNIT,))
+
+FOOTPRINT = replace(_OWN, quiet=_OWN.units, state=(*_OWN.state, "/var/lib/ktls", "/run/ktls-*.sock"))

@@ -3,23 +3,16 @@
 
 from __future__ import annotations
 
-from ... import release
-from ..footprint import Footprint
+from dataclasses import replace
 
-FOOTPRINT = Footprint(
-    "sentinel",
-    units=release.units("sentinel"),
-    files=(
-        "/etc/ktls/sentinel.json",
-        release.SENTINEL_CA,
-        *(f"/etc/systemd/system/{unit}" for unit in release.units("sentinel")),
-    ),
-    links=release.links("sentinel"),
+from ... import release
+from . import component
+
+_OWN = component.of("sentinel")
+
+FOOTPRINT = replace(
+    _OWN,
+    files=(*_OWN.files, release.SENTINEL_CA),
     # DynamicUser= keeps the state below private/, and a link to it (systemd.exec(5)).
-    state=(
-        "/var/lib/ktls-sentinel",
-        "/var/lib/private/ktls-sentinel",
-        "/run/ktls-sentinel",
-        "/run/private/ktls-sentinel",
-    ),
+    state=(*_OWN.state, "/var/lib/private/ktls-sentinel", "/run/private/ktls-sentinel"),
 )

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from ... import certificate, release
-from ..footprint import Footprint
+from dataclasses import replace
 
-FOOTPRINT = Footprint(
-    "sidecar",
-    units=release.units("sidecar"),
-    files=("/etc/ktls/sidecar.json", *(f"/etc/systemd/system/{unit}" for unit in release.units("sidecar"))),
+from ... import certificate
+from . import component
+
+FOOTPRINT = replace(
+    component.of("sidecar"),
     guests=tuple(
         f"{certificate.DIRECTORY}/{name}" for name in (certificate.KEY, certificate.CERTIFICATE, certificate.CA)
     ),
-    links=release.links("sidecar"),
-    state=("/run/ktls-sidecar",),
     directories=("/etc/ktls", certificate.DIRECTORY),
 )
