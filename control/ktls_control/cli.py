@@ -48,7 +48,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ktls", description="Kernel TLS over a fleet: turn on by phases, off at once."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show version, commit and lock, and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     fleet = argparse.ArgumentParser(add_help=False)
@@ -140,17 +140,10 @@ class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
-        print(f"ktls {_version()}")
+        from .build import info
+
+        print(info().words("ktls"))
         parser.exit()
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ktls-fleet")
-    except PackageNotFoundError:
-        return "(from a source tree)"
 
 
 def _console(*, stderr: bool = False) -> Any:
