@@ -125,6 +125,10 @@ def vendored(lock: Path) -> dict[str, bytes]:
 def git_state(root: Path) -> tuple[str | None, bool]:
     """Return the commit of the tree, if any, and whether what goes into the release differs from it."""
     inputs = ["agent", "requirements/host.lock", "pyproject.toml"]
+    told = root / "made_of.json"  # an export of a checkout for the build of a release: what that checkout was
+    if told.exists():
+        made_of = json.loads(_read(told))
+        return made_of["commit"], bool(made_of["dirty"])
     commit = _git(root, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return None, True

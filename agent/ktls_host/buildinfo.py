@@ -12,12 +12,14 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 #: Name of the file, beside the code that it is about.
 FILE = "build_info.json"
+#: Beside the sources in an export of a checkout, for what is built there: what the checkout was.
+TOLD = "made_of.json"
 #: What a release is made of; whatever else differs from the commit is no matter.
 INPUTS = (
     "agent", "control", "galaxy.yml", "lab", "library", "meta", "playbooks", "plugins", "pyproject.toml",
@@ -90,7 +92,10 @@ def of_file(path: Path) -> BuildInfo | None:
 
 
 def of_tree(root: Path, lock_name: str, inputs: Sequence[str] = INPUTS) -> BuildInfo:
-    """Return what a checkout says of itself; all of it may be unknown. Starts git twice."""
+    """Return what a checkout says of itself, or an export of one; all of it may be unknown. Starts git twice."""
+    told = of_file(root / TOLD)
+    if told is not None:
+        return replace(told, lock=_sha256(root / "requirements" / lock_name), lock_name=lock_name)
     commit = git(root, "rev-parse", "--short=12", "HEAD")
     changed = git(root, "status", "--porcelain", "--untracked-files=all", "--", *inputs) if commit else None
     return BuildInfo(

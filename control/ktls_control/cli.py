@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -127,13 +128,23 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     add_judge_parser(verbs)
 
     # The lab is a tool of its own; only its command line meets this one.
-    if wanted in (None, "lab"):
+    if importlib.util.find_spec("ktls_lab") is None:
+        lab = verbs.add_parser("lab", help="a fleet of real VMs on this machine (in a checkout)", add_help=False)
+        lab.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        lab.set_defaults(func=_in_a_checkout)
+        demo.set_defaults(func=_in_a_checkout)
+    elif wanted in (None, "lab"):
         from ktls_lab.cli import add_parser
 
         add_parser(verbs)
     else:
         verbs.add_parser("lab")
     return parser
+
+
+def _in_a_checkout(arguments: argparse.Namespace) -> int:
+    cure = f"clone the repository, run `make prepare` there, then `ktls {arguments.verb}`"
+    raise ControlError("needs_checkout", f"the lab is not part of an installed ktls: {cure}")
 
 
 class _Version(argparse.Action):
@@ -153,7 +164,9 @@ def _console(*, stderr: bool = False) -> Any:
 
 
 def _log(verb: str) -> Path:
-    return Path("build/log") / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
+    from .tree import log_directory
+
+    return log_directory() / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
 
 
 def _status(arguments: argparse.Namespace) -> int:

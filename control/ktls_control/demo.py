@@ -21,11 +21,11 @@ from .clients import Clients, Tally, Target
 from .errors import ControlError
 from .fleet import OffResult, read_status, switch_off
 from .inventory import Host, load
-from .playbook import ROOT
 from .progress import RolloutProgress
 from .sampler import Sampler
 from .screen import status_table
 from .timeline import Mark
+from .tree import find
 from .verbs import deploy, rollout
 
 LAB = "demo"
@@ -124,7 +124,7 @@ def _tell(
         step("clients download from every host, and check every byte")
         time.sleep(BASELINE_S)
         step("roll kTLS transmit out: one canary, then the rest")
-        waves = ROOT / "lab" / "demo-waves.yml"
+        waves = find().directory / "lab" / "demo-waves.yml"
         code = rollout(
             str(inventory),
             "ktls_hosts",

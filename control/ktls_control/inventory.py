@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from .errors import ControlError
 from .hostlist import save
 from .patterns import members
+from .tree import ansible
 
 DEFAULT_GROUP = "ktls_hosts"
 _TIMEOUT_S = 120
@@ -91,7 +91,7 @@ def host_from_vars(name: str, variables: Mapping[str, Any]) -> Host:
 
 
 def _read(inventory: str, limit: str | None) -> dict[str, Any]:
-    command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", inventory, "--list"]
+    command = [*ansible("inventory"), "-i", inventory, "--list"]
     if limit:
         command += ["--limit", limit]
     environment = {**os.environ, "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCALHOST_WARNING": "false"}

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import tree
+
 _POLL_S = 0.1
 
 
@@ -42,10 +42,10 @@ class PlaybookRun:
     def command(self, variables_file: str) -> list[str]:
         """The command line; variables go through a file, so that none shows in the process list."""
         command = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
+            *tree.ansible("playbook"),
             "-i",
             self.inventory,
-            str(ROOT / "playbooks" / f"{self.verb}.yml"),
+            str(tree.find().playbook(self.verb)),
             "-e",
             f"@{variables_file}",
         ]
@@ -71,7 +71,7 @@ class PlaybookRun:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=ROOT,
+                cwd=tree.find().working_directory(),
                 env=environment(events),
                 start_new_session=True,
             )
@@ -112,10 +112,10 @@ class PlaybookRun:
 
 
 def environment(events: Path | None = None) -> dict[str, str]:
-    """Environment of an Ansible command over this tree, independent of the directory it is run from."""
+    """Environment of an Ansible command over this tree."""
     env = {
         **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        **tree.find().environment(),
         "ANSIBLE_FORCE_COLOR": "0",
         "ANSIBLE_NOCOLOR": "1",
     }

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control import needs
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.plan.cards import SENTINELS
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import lock
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout import control, lock
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.begin import Wanted, begin
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.engine import Engine
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.implicit import Settings
@@ -50,6 +50,7 @@ class ActionModule(ActionBase):
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
         main = _die_with_parent()
         task_vars = task_vars or {}
+        control.launched(task_vars)
         step = arguments["step"]
         try:
             if step == "begin":
@@ -68,7 +69,7 @@ class ActionModule(ActionBase):
             inventory=",".join(task_vars.get("ansible_inventory_sources") or ()),
             hosts=list(task_vars["ansible_play_hosts_all"]),
             settings=Settings(
-                arguments["waves"] or [],
+                [size.strip() if isinstance(size, str) else size for size in arguments["waves"] or ()],
                 arguments["soak_s"],
                 arguments["soak_max_s"],
                 arguments["min_bytes"],

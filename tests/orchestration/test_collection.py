@@ -114,6 +114,35 @@ def test_status_rollout_and_off(stranger: Stranger) -> None:
         assert "[WARNING]" not in done.stderr, done.stderr
 
 
+def survey(verb: str, **answers: object) -> tuple[str, str]:
+    """What AWX passes for answers to a survey: defaults and answers as extra variables, empty texts included."""
+    spec = json.loads((ROOT / "awx" / f"survey-{verb}.json").read_text())["spec"]
+    variables = {question["variable"]: question["default"] for question in spec}
+    assert set(answers) <= set(variables)
+    launched = {"awx_user_name": "ada", "awx_job_id": 7}
+    return "-e", json.dumps({**variables, **launched, **answers})
+
+
+def test_answers_to_the_surveys_of_awx(stranger: Stranger) -> None:
+    quick = {"ktls_soak_s": 1, "ktls_soak_max_s": 2, "ktls_soak_min_bytes": 100_000}
+    answers = survey("rollout", ktls_phase="tx", ktls_waves="1, 50%, 100%", ktls_group="", **quick)
+    done = stranger.playbook("rollout", *answers, KTLS_OPERATOR="")
+    assert done.returncode == 0, last(done)
+    (run,) = stranger.runs()
+    events = journal.read(run.journal)
+    assert [event["wave"] for event in events if event["event"] == "wave_promoted"] == [1, 2, 3]
+    assert events[0]["operator"] == "ada@awx"
+
+    drilled = stranger.playbook("drill", *survey("drill", ktls_group="", ktls_drill_throttle=2))
+    assert drilled.returncode == 2, "an order is in force, and nobody forced it"
+    assert phases(stranger) == {"tx"}
+
+    off = stranger.playbook("off", *survey("off", ktls_group="", ktls_off_reason=""), "-e", "ktls_off_command=true")
+    assert off.returncode == 0, last(off)
+    assert phases(stranger) == {"userspace"}
+    assert {request["reason"] for request in stranger.fleet.requests("web1", "off")} == {"off.yml"}
+
+
 @pytest.mark.parametrize("fleet", [2], indirect=True)
 def test_preflight_and_drill(stranger: Stranger) -> None:
     asked = ("-e", "ktls_phase=userspace", "-e", "ktls_preflight_load_module=false")

@@ -14,9 +14,9 @@ from types import ModuleType
 
 from ktls_control import signed
 from ktls_control.errors import ControlError
-from tools import collection
+from tools import canonical, collection
 
-from . import ReleaseError, canonical, lockfile, sbom, sources
+from . import ReleaseError, lockfile, sbom, sources
 from .sources import Sources
 
 
@@ -67,7 +67,7 @@ def _collection(made_of: Sources, place: Path, scratch: Path) -> None:
         built = collection.build(scratch / "collection", made_of.root)
     except collection.BuildError as error:
         raise ReleaseError(f"the collection: {error}") from error
-    (place / built.name).write_bytes(canonical.collection(built, made_of.time))
+    shutil.copyfile(built, place / built.name)
 
 
 def _wheel(made_of: Sources, place: Path, scratch: Path) -> None:
@@ -80,7 +80,10 @@ def _wheel(made_of: Sources, place: Path, scratch: Path) -> None:
     if done.returncode != 0 or len(wheels) != 1:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise ReleaseError(f"the wheel: {said[-1]}: see `pip wheel --no-deps .`")
-    (place / wheels[0].name).write_bytes(canonical.wheel(wheels[0], made_of.time))
+    try:
+        (place / wheels[0].name).write_bytes(canonical.wheel(wheels[0], made_of.time))
+    except canonical.CanonicalError as error:
+        raise ReleaseError(f"the wheel: {error}") from error
 
 
 def _boms(made_of: Sources, place: Path, zipapp: Path) -> None:

@@ -67,6 +67,5 @@ def export(sources: Sources, target: Path) -> Path:
         shutil.copy2(source, copy, follow_symlinks=False)
         if not source.is_symlink():
             copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-    for package, info in (("ktls_control", sources.control), ("ktls_host", sources.host)):
-        (target / f"{package}.{buildinfo.FILE}").write_text(info.text(), encoding="utf-8")
+    (target / buildinfo.TOLD).write_text(sources.control.text(), encoding="utf-8")
     return target

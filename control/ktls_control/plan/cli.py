@@ -50,6 +50,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         _tell(load(arguments.show), arguments)
         return 0
     from ..screen import console
+    from ..tree import log_directory
     from .build import build
     from .file import save
     from .gather import look
@@ -58,7 +59,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     # Said now: to look at a large fleet is minutes of work.
     if arguments.output.is_dir() or not os.access(arguments.output.parent, os.W_OK):
         raise ControlError("bad_output", f"{arguments.output}: no file can be written there: name another with -o")
-    log = Path("build/log") / f"{time.strftime('%Y%m%d-%H%M%S')}-plan.log"
+    log = log_directory() / f"{time.strftime('%Y%m%d-%H%M%S')}-plan.log"
     ask, seen, policy = look(
         arguments.phase,
         arguments.inventory,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import ControlError
 from ..files import write
@@ -50,6 +51,13 @@ def operator(environment: Mapping[str, str] | None = None) -> str:
     except (OSError, KeyError):
         user = str(os.getuid())
     return user if "@" in user else f"{user}@{socket.gethostname()}"
+
+
+def launched(variables: Mapping[str, Any]) -> None:
+    """Where AWX or Automation Controller runs the playbook, the operator is who launched the job: it says so."""
+    user = variables.get("awx_user_name") or variables.get("tower_user_name")
+    if user and not os.environ.get("KTLS_OPERATOR"):
+        os.environ["KTLS_OPERATOR"] = f"{user}@awx"
 
 
 def look(directory: Path) -> Controls:

@@ -17,18 +17,23 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from . import ReleaseError
 
+#: 1980-01-01, the oldest time that a zip member can have. No time is content.
+OLDEST = 315532800
 _BLOCK = 65535  # the longest stored block, RFC 1951 section 3.2.4
 
 
-def collection(built: Path, when: int) -> bytes:
+class CanonicalError(Exception):
+    """This is not an archive of that kind; the message is one line with the cure."""
+
+
+def collection(built: Path, when: int = OLDEST) -> bytes:
     """Return the archive of a collection as ansible-galaxy built it, in canonical form.
 
     ``ansible-galaxy`` lists files in the order of the directory: the list is sorted, and its hash in the manifest set
     right. ``when`` is in Unix seconds.
 
-    :raises ReleaseError: it is not an archive of a collection.
+    :raises CanonicalError: it is not an archive of a collection.
     """
     try:
         with tarfile.open(built) as archive:
@@ -39,7 +44,7 @@ def collection(built: Path, when: int) -> bytes:
         listed = _json(files)
         manifest["file_manifest_file"]["chksum_sha256"] = hashlib.sha256(listed).hexdigest()
     except (OSError, tarfile.TarError, KeyError, ValueError, TypeError) as error:
-        raise ReleaseError(f"{built} is not the archive of a collection ({error}): build it anew") from error
+        raise CanonicalError(f"{built} is not the archive of a collection ({error}): build it anew") from error
     own = {"MANIFEST.json": _json(manifest), "FILES.json": listed}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -57,14 +62,14 @@ def collection(built: Path, when: int) -> bytes:
 def wheel(built: Path, when: int) -> bytes:
     """Return a wheel in canonical form; its RECORD is sorted, and last. ``when`` is in Unix seconds.
 
-    :raises ReleaseError: it is no wheel.
+    :raises CanonicalError: it is no wheel.
     """
     try:
         with zipfile.ZipFile(built) as archive:
             members = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
         (record,) = (name for name in members if name.endswith(".dist-info/RECORD"))
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise ReleaseError(f"{built} is no wheel ({error}): build it anew") from error
+        raise CanonicalError(f"{built} is no wheel ({error}): build it anew") from error
     members[record] = b"".join(sorted(members[record].splitlines(keepends=True)))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
