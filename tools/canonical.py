@@ -17,7 +17,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-
 #: 1980-01-01, the oldest time that a zip member can have. No time is content.
 OLDEST = 315532800
 _BLOCK = 65535  # the longest stored block, RFC 1951 section 3.2.4
