@@ -9,18 +9,13 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.off.runs import runs, stop
-<<<<<<< HEAD
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import (
     Request,
     check,
     check_consent,
     digest,
 )
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import operator
-=======
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import Request, check, digest
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import launched, operator
->>>>>>> collection
 
 _ARGUMENTS = {
     "verb": {"type": "str", "required": True},
@@ -46,12 +41,8 @@ class ActionModule(ActionBase):
         """:returns: ``request_id``, new for each request, or ``failed`` with one line and ``error_code``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
-<<<<<<< HEAD
         sources, reason, consent = arguments.pop("sources"), arguments.pop("reason"), arguments.pop("consent")
-=======
-        sources, reason = arguments.pop("sources"), arguments.pop("reason")
         launched(task_vars or {})
->>>>>>> collection
         groups = (task_vars or {}).get("groups") or {}
         arguments["hosts"] = groups.get(arguments["group"])
         request = Request(**arguments)
