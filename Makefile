@@ -24,7 +24,7 @@ check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff format --check . tools/sanity
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run
+	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run tools/lock tools/release
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
 
 sanity: prepare ## Build the collection, install it, run ansible-test's sanity tests on it
@@ -79,8 +79,11 @@ bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk
 molecule: prepare ## The role scenarios on a lab VM
 	@tests/molecule/run
 
+release: prepare ## The artefacts of a release in build/release (KEY=path signs them; docs/release.md)
+	@tools/release $(if $(KEY),--sign "$(KEY)")
+
 clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule release clean

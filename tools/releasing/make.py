@@ -46,6 +46,7 @@ def make(root: Path, output: Path, *, key: Path | None = None, allow_dirty: bool
                 signed.sign(place, key)
             except ControlError as error:
                 raise ReleaseError(error.message) from error
+            (place / signed.SIGNATURE).chmod(0o644)
         (place / signed.SUMS).chmod(0o644)
         found = {path.name: signed.digest(path) for path in artefacts}
         shutil.rmtree(output, ignore_errors=True)
@@ -79,7 +80,7 @@ def _wheel(made_of: Sources, place: Path, scratch: Path) -> None:
     wheels = list((scratch / "wheel").glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise ReleaseError(f"the wheel: {said[-1]}: see `pip wheel --no-deps .`")
+        raise ReleaseError(f"the wheel: {said[-1]}: see `pip wheel --no-deps --no-index .`")
     try:
         (place / wheels[0].name).write_bytes(canonical.wheel(wheels[0], made_of.time))
     except canonical.CanonicalError as error:

@@ -116,15 +116,20 @@ def safe_name(host: str) -> str:
 
 
 def chain_checker(agent: Path) -> Checker:
-    """Return the check that ``ktls-agent audit verify`` makes, by the code in ``agent``, in a process of its own."""
+    """Return the check that ``ktls-agent audit verify`` makes, in a process of its own.
+
+    :param agent: directory with the agent's sources, or, in a published collection, with the release ``ktls.pyz``.
+    """
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ktls_agent.cli import main; sys.exit(main())"
+    sources = ["-c", code, str(agent)]
+    program = sources if (agent / "ktls_agent").is_dir() else [str(agent / "ktls.pyz"), "agent"]
 
     def check(directory: Path, head: Path | None) -> str | None:
         anchor = ["--anchor", str(head if head is not None else directory / "no-anchor")]
-        code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ktls_agent.cli import main; sys.exit(main())"
-        arguments = [str(agent), "audit", "verify", "--json", "--directory", str(directory), *anchor]
+        arguments = ["audit", "verify", "--json", "--directory", str(directory), *anchor]
         try:
             done = subprocess.run(
-                [sys.executable, "-I", "-c", code, *arguments],
+                [sys.executable, "-I", *program, *arguments],
                 capture_output=True, text=True, check=False, timeout=_CHECK_S,
             )  # fmt: skip
             answer = json.loads(done.stdout)

@@ -16,9 +16,7 @@ def test_every_code_is_told() -> None:
     sources = [path for place in PLACES for path in (ROOT / place).rglob("*.py")]
     sources.append(ROOT / "plugins/action/ktls_undeploy.py")
     raised = {
-        code
-        for path in sources
-        for code in re.findall(r'(?:KtlsError|ControlError)\(\s*"([a-z_]+)"', path.read_text())
+        code for path in sources for code in re.findall(r'(?:KtlsError|ControlError)\(\s*"([a-z_]+)"', path.read_text())
     }
     rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/undeploy.md").read_text(), re.MULTILINE)
     told = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)}

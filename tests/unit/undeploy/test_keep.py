@@ -58,6 +58,16 @@ def test_copy_is_exact_private_and_whole(written: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "kept").iterdir()) == [copy], "nothing half-made beside it"
 
 
+def test_published_collection_checks_by_its_release(written: Path, tmp_path: Path) -> None:
+    from tests.unit.release.conftest import build
+
+    build.build(ROOT, tmp_path / "agent/ktls.pyz")
+    said, files, anchor = listing(written)
+    check = keep.chain_checker(tmp_path / "agent")
+    assert keep.keep(tmp_path / "kept", said, files, anchor, check)["whole"] is True
+    assert keep.chain_checker(tmp_path)(tmp_path, None) is not None, "without either nothing is said to be whole"
+
+
 def test_altered_on_the_way(written: Path, tmp_path: Path) -> None:
     said, files, anchor = listing(written)
     files["audit.jsonl"] = files["audit.jsonl"].replace(b"3", b"4", 1)

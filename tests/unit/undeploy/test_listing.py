@@ -24,6 +24,12 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def replaced(path: Path) -> Path:
+    """What was there is gone."""
+    path.unlink()
+    return path
+
+
 CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a file more": ("/etc/left", lambda root: (root / "etc/left").write_text("")),
     "a directory more": ("/var/lib", lambda root: (root / "var/lib").mkdir()),
@@ -35,8 +41,8 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "another mode": ("/usr/bin/tool", lambda root: (root / "usr/bin/tool").chmod(0o755)),
     "another mode of a directory": ("/etc/empty", lambda root: (root / "etc/empty").chmod(0o700)),
     "a set-user-ID bit": ("/usr/bin/tool", lambda root: (root / "usr/bin/tool").chmod(0o4644)),
-    "another target": ("/etc/link", lambda root: ((root / "etc/link").unlink(), (root / "etc/link").symlink_to("b"))),
-    "a directory instead": ("/etc/b", lambda root: ((root / "etc/b").unlink(), (root / "etc/b").mkdir())),
+    "another target": ("/etc/link", lambda root: replaced(root / "etc/link").symlink_to("b")),
+    "a directory instead": ("/etc/b", lambda root: replaced(root / "etc/b").mkdir()),
     "a runtime file of ours": ("/run/ktls-agent", lambda root: (root / "run/ktls-agent").write_text("")),
     "one of systemd about us": ("/run/lock/ktls.x", lambda root: (root / "run/lock/ktls.x").write_text("")),
 }
