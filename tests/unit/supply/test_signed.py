@@ -106,6 +106,15 @@ def test_key_that_cannot_sign(release: Path, tmp_path: Path) -> None:
     assert caught.value.code == "sign_failed"
 
 
+def test_every_code_is_told() -> None:
+    raised = set(
+        re.findall(r'(?:ControlError|_keygen)\(\s*"([a-z_]+)"', (ROOT / "control/ktls_control/signed.py").read_text())
+    )
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/release.md").read_text(), re.MULTILINE)
+    told = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row) if "_" in code}
+    assert raised | {"bad_signature", "sign_failed"} == told
+
+
 def documented() -> list[str]:
     """The commands of docs/release.md that check a release without anything of ours."""
     text = (ROOT / "docs/release.md").read_text()

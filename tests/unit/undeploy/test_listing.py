@@ -44,6 +44,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "another target": ("/etc/link", lambda root: replaced(root / "etc/link").symlink_to("b")),
     "a directory instead": ("/etc/b", lambda root: replaced(root / "etc/b").mkdir()),
     "a runtime file of ours": ("/run/ktls-agent", lambda root: (root / "run/ktls-agent").write_text("")),
+    "one of ours among what is volatile": ("/var/log/ktls", lambda root: (root / "var/log/ktls").mkdir()),
     "one of systemd about us": ("/run/lock/ktls.x", lambda root: (root / "run/lock/ktls.x").write_text("")),
 }
 

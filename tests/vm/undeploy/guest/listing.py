@@ -38,7 +38,7 @@ VOLATILE = {
     "/etc/shadow-": "shadow(5)'s copy of the file before its last change",
     "/etc/gshadow-": "shadow(5)'s copy of the file before its last change",
 }
-#: In /run and in temporary directories only names with this in them are listed: all of ours have it.
+#: In /run, and in what is volatile, only names with this in them are listed: all of ours have it.
 OURS = "ktls"
 _BLOCK = 1 << 20
 
@@ -62,12 +62,18 @@ def walk(root: str) -> Iterator[str]:
             path = os.path.join(directory, name)
             where = os.path.join(root, path.lstrip("/"))
             descend = os.path.isdir(where) and not os.path.islink(where)
-            if path in VOLATILE or path in ("/proc", "/sys", "/dev"):
+            if path in ("/proc", "/sys", "/dev"):
                 continue
-            if path != "/run" and (not path.startswith("/run/") or OURS in path):
+            if OURS in path or not is_volatile(path):
                 yield path
             if descend:
                 pending.append(path)
+
+
+def is_volatile(path: str) -> bool:
+    """Whether a path, or a directory above it, changes without us."""
+    parts = path.split("/")
+    return any("/".join(parts[:count]) in ("/run", *VOLATILE) for count in range(2, len(parts) + 1))
 
 
 def entry(path: str) -> list[object] | None:
