@@ -49,17 +49,17 @@ orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/orchestration
 
 images: prepare ## The images of the lab, if they are not there yet
-	@for image in debian13 debian12 debian13-backports; do $(BIN)/ktls lab build --image $$image || exit 1; done
+	@for image in debian13 debian12 debian13-backports debian13-bench; do $(BIN)/ktls lab build --image $$image || exit 1; done
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+VM_PARTS := vm-levers vm-evidence vm-nginx vm-sidecar vm-agent molecule vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O $(VM_PARTS)
 
-vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
+vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
 
 vm-operator: prepare ## Phase hw as an operator does it, with sentinel, plan and a card that leaks (some minutes; not part of test)
@@ -69,7 +69,7 @@ vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes 
 	@$(BIN)/ktls lab build --image debian13-gnutls
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
 
-vm-nginx: prepare ## nginx as a witness of the evidence, on the image of bench (not part of test)
+vm-witness: prepare ## nginx as a witness of the evidence, on the image of bench (not part of test)
 	@$(BIN)/ktls lab build --image debian13-bench
 	@$(BIN)/pytest -q -m nginx tests/vm/nginx
 
@@ -86,4 +86,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx bench molecule release clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-witness bench molecule release clean

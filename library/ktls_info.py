@@ -33,6 +33,27 @@ options:
       - Without it this module changes no file.
     type: bool
     default: false
+  datapath:
+    description:
+      - What serves on the host. With V(nginx) its configuration is read (C(nginx -T)), and what stands in the way of a
+        phase there refuses it. With V(service) the unit in O(service) is looked at. V(sidecar) adds nothing.
+    type: str
+    choices: [sidecar, nginx, service]
+    default: sidecar
+  nginx:
+    description: Settings of C(/etc/ktls/nginx.json) that differ from their defaults, for O(datapath=nginx).
+    type: dict
+    default: {}
+  service:
+    description:
+      - For O(datapath=service), C(unit), C(backend) and C(restart_ok), as in M(ktls.fleet.ktls_service).
+    type: dict
+    default: {}
+  tx_rx_consent:
+    description: Whether phase V(tx) may be transmit and receive together, where the server's OpenSSL gives both with
+      one option.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -287,9 +308,19 @@ error_code:
 """
 
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info, release_record
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.nginx import settings
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.service.programs import AUTO
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.service.switch import Asked
+
+
+def _service(raw: dict[str, Any]) -> Asked:
+    """Take what the inventory says; a unit that is not named is none that systemd knows."""
+    return Asked(str(raw.get("unit") or "unnamed"), str(raw.get("backend") or AUTO), raw.get("restart_ok") is True)
 
 
 def main() -> None:
@@ -298,12 +329,26 @@ def main() -> None:
         argument_spec={
             "load_module": {"type": "bool", "default": False},
             "cache_facts": {"type": "bool", "default": False},
+            "datapath": {"type": "str", "choices": ["sidecar", "nginx", "service"], "default": "sidecar"},
+            "nginx": {"type": "dict", "default": {}},
+            "service": {"type": "dict", "default": {}},
+            "tx_rx_consent": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     changes = []
     try:
-        collected = info.collect(load_module=module.params["load_module"] and not module.check_mode)
+        served: dict[str, Any] = {}
+        if module.params["datapath"] == "nginx":
+            wanted = {"probe_port": 8444, "server_name": "localhost", **module.params["nginx"]}
+            served = {"nginx": settings.parse(wanted, "nginx"), "tx_rx_consent": module.params["tx_rx_consent"]}
+        elif module.params["datapath"] == "service":
+            asked = _service(module.params["service"])
+            served = {"service": asked, "tx_rx_consent": module.params["tx_rx_consent"]}
+        collected = info.collect(
+            load_module=module.params["load_module"] and not module.check_mode,
+            **served,
+        )
         if module.params["cache_facts"]:
             changes = files.plan_files([info.fact_spec(collected)])
             if not module.check_mode:

@@ -27,7 +27,7 @@ options:
     description: Which parts. All live in one file, and each call leaves the configuration of the others alone.
     type: list
     elements: str
-    choices: [agent, sidecar, sentinel]
+    choices: [agent, sidecar, nginx, service, sentinel]
     default: [agent, sidecar]
   artefact:
     description: A release file on the control node. Left out, one is built from the source tree. Only the action plugin
@@ -52,6 +52,14 @@ options:
     type: dict
   sidecar_config:
     description: The content of C(/etc/ktls/sidecar.json). Needed with component V(sidecar).
+    type: dict
+  nginx_config:
+    description: The content of C(/etc/ktls/nginx.json). Needed with component V(nginx), which is our part of an nginx
+      that is there; see M(ktls.fleet.ktls_nginx).
+    type: dict
+  service_config:
+    description: The content of C(/etc/ktls/service.json). Needed with component V(service), which switches a service
+      that is there; see M(ktls.fleet.ktls_service).
     type: dict
   sentinel_config:
     description: The content of C(/etc/ktls/sentinel.json). Needed with component V(sentinel).
@@ -174,7 +182,7 @@ def main() -> None:
             "components": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["agent", "sidecar", "sentinel"],
+                "choices": ["agent", "sidecar", "nginx", "service", "sentinel"],
                 "default": ["agent", "sidecar"],
             },
             "artefact": {"type": "path"},
@@ -184,6 +192,8 @@ def main() -> None:
             "sha256": {"type": "str"},
             "agent_config": {"type": "dict"},
             "sidecar_config": {"type": "dict"},
+            "nginx_config": {"type": "dict"},
+            "service_config": {"type": "dict"},
             "sentinel_config": {"type": "dict"},
             "purge": {"type": "bool", "default": False},
             "remove_users": {"type": "bool", "default": False},

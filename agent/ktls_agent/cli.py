@@ -44,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
             from .helper import serve
 
             return serve.main(arguments.name)
+        if arguments.verb == "nginx-watch":
+            from .nginx_watch import service
+
+            return service.main(arguments.config)
         if arguments.verb == "task":
             from ktls_host import task
 
@@ -81,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         service.add_argument("--config", default=defaults.CONFIG, help="default: %(default)s")
 
     helper = verbs.add_parser("helper", help="do root's part of one request (started by systemd)")
-    helper.add_argument("name", choices=("lease", "module", "nic"))
+    helper.add_argument("name", choices=("lease", "module", "nic", "nginx", "service"))
+    nginx = verbs.add_parser("nginx-watch", help="count what nginx logs (started by systemd)")
+    nginx.add_argument("--config", default="/etc/ktls/nginx.json", help="default: %(default)s")
     verbs.add_parser("task", help="do one task of a playbook: request and answer are JSON (for programs)")
     pull = verbs.add_parser("pull", help="fetch the signed off flag again and again (a service of its own)")
     pull.add_argument("--config", default="/etc/ktls/pull.json", help="default: %(default)s")

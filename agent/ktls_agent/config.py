@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ktls_host import configfile
+from ktls_host.datapath import registry
+from ktls_host.datapath.registry import Choice
 from ktls_host.errors import KtlsError
+from ktls_host.probe_object import EXPECTED_SHA256, PROBE_SIZE
 
 from . import defaults
 from .evidence import config as evidence
@@ -35,13 +38,20 @@ HELPER_SOCKETS = {
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Where the self-probe connects, and what it verifies there."""
+    """Where the self-probe connects, and what it verifies there.
+
+    ``path`` is what it downloads, whose ``sha256`` and ``size`` in bytes are known; None: it ends with the handshake,
+    unless the file ``known`` has an object of the server (:mod:`.probe_known`).
+    """
 
     host: str
     port: int
     server_name: str
     ca: str
-    path: str
+    path: str | None
+    sha256: str = EXPECTED_SHA256
+    size: int = PROBE_SIZE
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class AgentConfig:
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     series: SeriesConfig = field(default_factory=SeriesConfig)
+    datapath: Choice | None = None
+    """What serves on this host; None: the sidecar, on ``sidecar_socket``."""
     tls12_consent: bool = False
     """Whether phase hw may move new connections to TLS 1.2, which is what network cards take."""
 
@@ -93,7 +105,8 @@ def parse(raw: Any, source: str) -> AgentConfig:
     port = probe.pop("port", None)
     if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
         raise _bad(source, "probe.port is not a port number")
-    texts = {key: _text(source, "probe.", probe, key) for key in ("host", "server_name", "ca", "path")}
+    target = {"port": port, **_target(source, probe)}
+    target.update({key: _text(source, "probe.", probe, key) for key in ("host", "server_name", "ca")})
     optional: dict[str, Any] = {}
     if "diag_socket" in raw:
         optional["diag_socket"] = _text(source, "", raw, "diag_socket")
@@ -109,6 +122,7 @@ def parse(raw: Any, source: str) -> AgentConfig:
     optional["guards"] = guards.parse(raw.pop("guards", {}), source)
     optional["metrics"] = metrics.parse(raw.pop("metrics", {}), source)
     optional["series"] = series.parse(raw.pop("series", {}), source)
+    chosen = raw.pop("datapath", {})
     if "tls12_consent" in raw:
         consent = raw.pop("tls12_consent")
         if not isinstance(consent, bool):
@@ -117,10 +131,21 @@ def parse(raw: Any, source: str) -> AgentConfig:
     paths: dict[str, Any] = {
         key: _text(source, "", raw, key) for key in ("socket", "state_dir", "run_dir", "sidecar_socket")
     }
+    if isinstance(chosen, dict) and chosen.get("kind", registry.DEFAULT) == registry.DEFAULT:
+        chosen = {"socket": paths["sidecar_socket"], **chosen}
+    optional["datapath"] = registry.parse(chosen, source)
     odd = sorted(str(key) for key in (*raw, *(f"probe.{key}" for key in probe)))
     if odd:
         raise _bad(source, f"unknown key {odd[0]}")
-    return AgentConfig(probe=ProbeConfig(port=port, **texts), **paths, **optional)
+    return AgentConfig(probe=ProbeConfig(**target), **paths, **optional)
+
+
+def _target(source: str, probe: dict[str, Any]) -> dict[str, Any]:
+    """Take out of ``probe`` what is downloaded: our object, or with a path of null what ``known`` has recorded."""
+    if "path" not in probe or probe["path"] is not None:
+        return {"path": _text(source, "probe.", probe, "path")}
+    del probe["path"]
+    return {"path": None, "known": _text(source, "probe.", probe, "known") if "known" in probe else None}
 
 
 def _text(source: str, prefix: str, raw: dict[str, Any], key: str) -> str:

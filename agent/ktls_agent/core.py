@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Callable
 
+from ktls_host.datapath.model import RX, TX_RX, fulfils
 from ktls_host.errors import KtlsError
 from ktls_host.jsonsock import Peer
 
@@ -74,6 +75,8 @@ FOLLOW_TIMEOUT_S = 4.0
 CARDS_AGAIN_S = 5.0
 
 SidecarCall = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Refusal = Callable[[str], "Awaitable[KtlsError | None]"]
+"""``refusal(phase)``: why the datapath cannot take the phase, asked before anything is changed."""
 SelfTest = Callable[[float], ProbeResult]
 Listener = Callable[[float, "dict[str, Any]", bool], None]
 """``heard(at_s, status, cut)``: the sidecar's status, when it came; ``cut``: what is counted by intervals ends here."""
@@ -117,10 +120,13 @@ class Agent:
         audit: Audit | None = None,
         levers: Levers | None = None,
         tls12_consent: bool = False,
+        refusal: Refusal | None = None,
+        by_marks: bool = True,
     ) -> None:
         """Take the parts; nothing runs before :meth:`start`. ``self_test(timeout_s)`` may block.
 
-        ``tls12_consent``: whether phase hw moves new connections to TLS 1.2 with AES-GCM.
+        ``tls12_consent``: whether phase hw moves new connections to TLS 1.2 with AES-GCM. ``by_marks``: whether what
+        serves looks at the flags and marks by itself, as the sidecar does.
         """
         self.state = State()
         self.probe: ProbeResult | None = None
@@ -138,11 +144,13 @@ class Agent:
         self._turn_again_s = float("-inf")
         self._store = store
         self._call_sidecar = sidecar
+        self._refusal = refusal
         self._self_test = self_test
         self._boot = boot_id() if boot is None else boot
         self._available = available
         self._levers = levers or no_levers()
-        self._undoer = Undoer(self._levers, self.marks, self._sync)
+        self._by_marks = by_marks
+        self._undoer = Undoer(self._levers, self.marks, self._sync, by_marks=by_marks)
         self._problems: dict[str, str] = {}
         self._disk = Disk(store, flags, self.marks, self._boot, self._problems)
         self._work = ThreadPoolExecutor(4, "ktls-work")
@@ -221,7 +229,8 @@ class Agent:
         if self.state.stuck:
             failed = ", ".join(self.state.revert.failed) if self.state.revert else ""
             what = f" at {failed}" if failed else ""
-            found.insert(0, f"STUCK{what}: userspace TLS serves; repair that, then `ktls-agent clear` as root")
+            serves = "userspace TLS serves" if self._by_marks else "kernel TLS may serve"
+            found.insert(0, f"STUCK{what}: {serves}; repair that, then `ktls-agent clear` as root")
         return found
 
     def revert_steps(self) -> list[dict[str, Any]]:
@@ -474,6 +483,7 @@ class Agent:
         transition = step(before, event)
         if transition.state is before:
             return
+        await self._refuse(order)
         self.audit.record("order", **order.as_dict(), **_who(peer))
         mode = await self._mode_before(order)
         self._applying = order
@@ -495,6 +505,12 @@ class Agent:
         self._lease_kept = False
         _LOG.info("order %s epoch %d: %s, lease %g s", order.id, order.epoch, order.phase, order.lease_s)
         await self._apply(order, any(isinstance(effect, OffloadBack) for effect in transition.follow))
+
+    async def _refuse(self, order: Order) -> None:
+        """Raise what the datapath has against ``order``: then nothing was touched, not even what is pending."""
+        found = await self._refusal(order.phase) if self._refusal and order.phase != USERSPACE else None
+        if found is not None:
+            raise RefusedError(found.code, found.message)
 
     async def _mode_before(self, order: Order) -> str | None:
         """Return the mode that is in force. A sidecar that does not answer is no reason to undo what stands."""
@@ -630,10 +646,12 @@ class Agent:
                 await self._settle([self._owe_cards()])
             return "", ""
         effective = answer.get("effective_mode")
-        if effective != order.phase:
+        if not fulfils(effective, order.phase):
             return "apply_failed", f"the sidecar stays in {effective}; its log and fallbacks say why"
         self.probe = await self.in_thread(self._self_test, min(PROBE_TIMEOUT_S, order.lease_s))
-        problem = verdict(self.probe, order.phase, tls12=self.tls12_consent)
+        both = effective == TX_RX  # of a server with a library of its own, which can
+        phase, library = (RX, (3, 2)) if both else (order.phase, None)
+        problem = verdict(self.probe, phase, library, tls12=self.tls12_consent)
         return ("apply_failed", problem) if problem else ("", "")
 
     # Network cards: on in phase hw, off in those below it

@@ -11,13 +11,16 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from ktls_host import jsonsock
+from ktls_host.datapath import registry
+from ktls_host.datapath.model import Tools
 from ktls_host.jsonsock import Peer, RequestError
 
-from . import probe
+from . import probe, probe_known
 from .audit_journal import Journal
 from .audit_trail import AuditTrail
 from .config import AgentConfig
 from .core import Agent, boot_id
+from .datapath import DatapathCall, seen
 from .diag import DiagClient
 from .doctor.digest import History
 from .drills import DrillPart
@@ -34,6 +37,7 @@ from .observe import Observer
 from .parts import Part, Parts
 from .probe_log import ProbeLog
 from .pull.part import PullPart
+from .series import cpu
 from .series.part import SeriesPart
 from .store import Store
 
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.25
 ALIVE_S = 5.0  # between two signs of life for systemd, which waits for WatchdogSec=30
-SIDECAR_TIMEOUT_S = 2.0
 _REASON_LIMIT = 300
 P = TypeVar("P")
 
@@ -215,12 +218,18 @@ def build(config: AgentConfig) -> Daemon:
     diag = DiagClient(config.diag_socket, config.probe.port)
     probes = ProbeLog()
     audit = AuditTrail(f"{config.state_dir}/audit", os.path.dirname(config.socket), Journal(), boot_id())
+    evidence = EvidencePart(config.evidence, config.diag_socket)
+    chosen = config.datapath or registry.parse({"socket": config.sidecar_socket}, "agent")
+    datapath = registry.make(chosen, Tools(jsonsock.call, lambda: seen(evidence.latest)))
     agent: Agent
 
-    async def sidecar(request: dict[str, Any]) -> dict[str, Any]:
-        run = agent.in_switch_thread if request.get("verb") == "mode" else agent.in_thread
-        answer: dict[str, Any] = await run(jsonsock.call, config.sidecar_socket, request, SIDECAR_TIMEOUT_S)
-        return answer
+    async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+        return await agent.in_thread(function, *args)
+
+    async def in_switch_thread(function: Callable[..., Any], *args: Any) -> Any:
+        return await agent.in_switch_thread(function, *args)
+
+    sidecar = DatapathCall(datapath, in_thread, in_switch_thread)
 
     async def helper(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         answer: dict[str, Any] = await agent.in_helper_thread(jsonsock.call, path, request, timeout_s)
@@ -234,17 +243,21 @@ def build(config: AgentConfig) -> Daemon:
         Store(config.state_dir),
         OffFlags(config.run_flag, config.durable_flag),
         sidecar,
-        lambda timeout_s: probes.note(probe.run(config.probe, diag.ktls_tx, timeout_s, diag.ktls_rx)),
+        lambda timeout_s: probes.note(
+            probe.run(probe_known.current(config.probe), diag.ktls_tx, timeout_s, diag.ktls_rx)
+        ),
         audit=audit,
         levers=Levers(helper, config.lease_socket, config.module_socket, config.nic_socket, cards),
         tls12_consent=config.tls12_consent,
+        refusal=sidecar.refusal,
+        by_marks=chosen.kind == registry.DEFAULT,
     )
-    evidence = EvidencePart(config.evidence, config.diag_socket)
     history = History()
     keep = Keep(f"{config.state_dir}/guards", config.guards.keep)
     guards = GuardPart(config.guards, agent, probes, keep, lambda: evidence.latest, history=history)
     evidence.on_news = guards.wake
-    series = SeriesPart(config.series, agent, probes)
+    unit = datapath.about().unit
+    series = SeriesPart(config.series, agent, probes, lambda status: cpu.read(status, cpu.group_of(unit)))
     drills = DrillPart(f"{config.state_dir}/drill.json", audit, agent.in_thread)
     hw = HwPart(agent, lambda: evidence.latest, _cards)
     parts: list[Part] = [evidence, hw, guards, audit, PullPart(), series, drills]
@@ -253,7 +266,7 @@ def build(config: AgentConfig) -> Daemon:
         lambda: service.status(sockets=False), lambda: evidence.latest, lambda: service.parts, agent.clock
     )
     parts += metrics_parts(config.metrics, config.socket, config.group, collector, agent.in_thread)
-    service = Daemon(config, agent, Observer(agent, diag), parts, history)
+    service = Daemon(config, agent, Observer(agent, diag, datapath.about), parts, history)
     return service
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import platform
 import ssl
-from typing import Any
+from typing import Any, Callable
 
+from ktls_host.datapath.model import About
 from ktls_host.errors import KtlsError
 
 from .core import Agent, boot_id
@@ -28,8 +29,9 @@ def host_facts() -> dict[str, str]:
 class Observer:
     """Reads the host for one status object after another."""
 
-    def __init__(self, agent: Agent, diag: DiagClient) -> None:
-        """Watch ``agent`` and the kernel through ``diag``."""
+    def __init__(self, agent: Agent, diag: DiagClient, about: Callable[[], About] | None = None) -> None:
+        """Watch ``agent`` and the kernel through ``diag``; ``about`` says what serves."""
+        self._about = about
         self._agent = agent
         self._diag = diag
         self._host = host_facts()
@@ -51,6 +53,10 @@ class Observer:
         now, state, flag = agent.clock(), agent.state, agent.flag_info()
         zero = {"ktls_tx": 0, "userspace": 0}
         lease = state.lease_left_s(now)
+        about = self._about() if self._about is not None else None
+        if sockets and about is not None and about.kind != "sidecar":
+            # The diag helper knows one port; a server that is not ours has its own.
+            counts, sockets_error = _sockets_of(sidecar)
         return {
             "schema": 1,
             "version": VERSION,
@@ -82,8 +88,9 @@ class Observer:
             "sockets_error": sockets_error,
             "sidecar": sidecar,
             "sidecar_error": agent.sidecar_error if sidecar is None else None,
+            "datapath": None if about is None else about.as_dict(),
             "probe": agent.probe.as_dict(now) if agent.probe else None,
-            "problems": agent.problems,
+            "problems": [*agent.problems, *([about.problem] if about is not None and about.problem else [])],
         }
 
     def _kernel(self, sockets: bool) -> tuple[dict[str, int] | None, dict[str, int], str | None]:
@@ -99,3 +106,15 @@ class Observer:
             return stats, self._diag.summary(), None
         except (OSError, KtlsError, ValueError) as error:
             return stats, {}, " ".join(str(error).split())
+
+
+def _sockets_of(status: dict[str, Any] | None) -> tuple[dict[str, int], str | None]:
+    """Return what a datapath knows of its sockets from the kernel, in the words of the diag helper."""
+    connections, receiving = (status or {}).get("connections") or {}, (status or {}).get("ktls_rx") or {}
+    if {"ktls_tx", "userspace"} - set(connections) or "connections" not in receiving:
+        return {}, "the kernel has not been looked at yet"
+    return {
+        "ktls_tx": connections["ktls_tx"],
+        "ktls_rx": receiving["connections"],
+        "userspace": connections["userspace"],
+    }, None

@@ -23,10 +23,15 @@ def render(status: dict[str, Any]) -> str:
     connections, volume, sockets = status["connections"], status["bytes"], status["sockets"]
     total = volume["ktls_tx"] + volume["userspace"]
     share = f", {100 * volume['ktls_tx'] / total:.1f} % of {total} bytes by kTLS" if total else ""
-    kinds = f"{connections['ktls_tx']} kTLS and {connections['userspace']} userspace connections"
-    lines.append(f"  sidecar: {kinds}{share}")
+    kinds = f"{connections['ktls_tx']} kTLS and {connections.get('userspace', 'unknown')} userspace connections"
+    datapath = status.get("datapath") or {}
+    name = datapath.get("kind", "sidecar")
+    lines.append(f"  {name}: {kinds}{share}")
     if status["sidecar_error"]:
-        lines[-1] = f"  sidecar: NOT REACHED: {status['sidecar_error']}"
+        lines[-1] = f"  {name}: NOT REACHED: {status['sidecar_error']}"
+    draining = datapath.get("draining")
+    if draining and draining["processes"]:
+        lines.append(f"  draining: {draining['processes']} processes by an earlier configuration")
     if sockets:
         lines.append(
             f"  kernel: {sockets['ktls_tx']} sockets with kTLS transmit, {sockets['ktls_rx']} with receive,"

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Callable
 
 from ktls_host.errors import KtlsError
-from ktls_host.probe_object import EXPECTED_SHA256, PROBE_SIZE
 
 from .config import ProbeConfig
 
 _HEAD_LIMIT = 16 * 1024
+_SETTLE_S = 2.0
 
 CONNECT = "connect"
 CERTIFICATE = "certificate"
@@ -55,13 +55,13 @@ class Timings:
 class ProbeResult:
     """What the probe saw. ``at_s`` is CLOCK_BOOTTIME; ``ktls_*`` are None when the kernel's view could not be had.
 
-    ``failure`` is one of :data:`FAILURES`, or None.
+    ``failure`` is one of :data:`FAILURES`, or None. ``sha256_ok`` is None where there was nothing to download.
     """
 
     ok: bool
     at_s: float
     duration_s: float = 0.0
-    sha256_ok: bool = False
+    sha256_ok: bool | None = False
     ktls_tx: bool | None = None
     protocol: str = ""
     cipher: str = ""
@@ -157,7 +157,7 @@ class _Run:
         """What a timeout now would mean."""
         self.times: list[float] = []
         self.protocol = self.cipher = ""
-        self.sha256_ok = False
+        self.sha256_ok: bool | None = False
         self.kernel: tuple[bool | None, bool | None] = (None, None)
         """Whether the kernel transmits and receives for the server."""
         self.problem: str | None = None
@@ -180,7 +180,22 @@ class _Run:
                 cipher = tls.cipher()
                 self.protocol, self.cipher = tls.version() or "", cipher[0] if cipher else ""
                 self.stage = TIMEOUT
-                self._transfer(tls)
+                if self._config.path is None:
+                    self._look_only(tls)
+                else:
+                    self._transfer(tls)
+
+    def _look_only(self, tls: ssl.SSLSocket) -> None:
+        """Nothing is asked for. The server may still be at the client's last message, which begins receiving."""
+        self.sha256_ok = None
+        started = time.monotonic()
+        while True:
+            self._ask_kernel(tls)
+            # One that has begun is worth waiting for; most have not, and never will.
+            wait_s = _SETTLE_S if self.kernel[0] else _SETTLE_S / 4
+            if self.problem or self.kernel == (True, True) or time.monotonic() >= min(self._deadline, started + wait_s):
+                return
+            time.sleep(_SETTLE_S / 20)
 
     def _transfer(self, tls: ssl.SSLSocket) -> None:
         name = self._config.server_name
@@ -189,20 +204,23 @@ class _Run:
         tls.sendall(request.encode("ascii"))
         first = _receive(tls, self._deadline)
         self.times.append(time.monotonic() - begun)
-        digest = _body_digest(tls, self._deadline, first)
+        digest = _body_digest(tls, self._deadline, first, self._config.size)
         self.times.append(time.monotonic() - begun)
-        self.sha256_ok = digest == EXPECTED_SHA256
-        # While the connection is still open: the kernel forgets it afterwards.
+        self.sha256_ok = digest == self._config.sha256
+        self._ask_kernel(tls)
+        if not self.sha256_ok:
+            raise _AnswerError("the content arrived damaged: its SHA-256 is not the probe object's", CONTENT)
+
+    def _ask_kernel(self, tls: ssl.SSLSocket) -> None:
+        """While the connection is still open: the kernel forgets it afterwards."""
         try:
             port = tls.getsockname()[1]
             self.kernel = self._ask[0](port), self._ask[1](port)
         except (OSError, KtlsError) as error:
             self.problem = f"the kernel's view of the connection could not be had: {' '.join(str(error).split())}"
-        if not self.sha256_ok:
-            raise _AnswerError("the content arrived damaged: its SHA-256 is not the probe object's", CONTENT)
 
 
-def _body_digest(tls: ssl.SSLSocket, deadline: float, data: bytes) -> str:
+def _body_digest(tls: ssl.SSLSocket, deadline: float, data: bytes, whole: int) -> str:
     while b"\r\n\r\n" not in data:
         data += _receive(tls, deadline)
         if len(data) > _HEAD_LIMIT + 65536:
@@ -215,11 +233,11 @@ def _body_digest(tls: ssl.SSLSocket, deadline: float, data: bytes) -> str:
         failure = BUSY if told and words[1] == "503" else REFUSED if told else ANSWER
         raise _AnswerError(f"the server answered {lines[0][:80]!r}; is the probe object in its root?", failure)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    if headers.get("content-length") != str(PROBE_SIZE):
+    if headers.get("content-length") != str(whole):
         size = headers.get("content-length")
-        raise _AnswerError(f"the server announced {size} bytes instead of {PROBE_SIZE}", REFUSED)
+        raise _AnswerError(f"the server announced {size} bytes instead of {whole}", REFUSED)
     hasher = hashlib.sha256()
-    left = PROBE_SIZE
+    left = whole
     while True:
         hasher.update(body[:left])
         left -= min(left, len(body))

@@ -3,6 +3,8 @@
 
 The datapath is what counts, and waits for nothing: its switch is under way before the NIC is asked, and if the
 sidecar does not say within a tick that it has obeyed, a mark that it looks at for each connection says it instead.
+Another datapath does not look at marks; there the mark has ``ktls-off`` do the same (ktls-datapath.path), and what
+counts is what the datapath says in the end.
 """
 
 from __future__ import annotations
@@ -28,9 +30,15 @@ class Undoer:
     """Tries the steps. ``switch`` brings the datapath to userspace and returns the sidecar's answer."""
 
     def __init__(
-        self, levers: Levers, marks: Marks, switch: Callable[[], Awaitable[dict[str, Any]]], wait_s: float = STEP_WAIT_S
+        self,
+        levers: Levers,
+        marks: Marks,
+        switch: Callable[[], Awaitable[dict[str, Any]]],
+        wait_s: float = STEP_WAIT_S,
+        by_marks: bool = True,
     ) -> None:
-        """``wait_s``: how long one step may hold up the next."""
+        """``wait_s``: how long one step may hold up the next. ``by_marks``: the datapath looks at marks by itself."""
+        self._by_marks = by_marks
         self._levers = levers
         self._marks = marks
         self._switch = switch
@@ -52,9 +60,13 @@ class Undoer:
             return "done", ""
         try:
             self._marks.raise_lapsed()
-            return "done", f"{problem}; the mark in /run/ktls keeps it in userspace"
+            if self._by_marks:
+                return "done", f"{problem}; the mark in /run/ktls keeps it in userspace"
+            by_mark = "the mark in /run/ktls has ktls-datapath.service do the same"
         except OSError as error:
             by_mark = f"the mark cannot be made: {error.strerror}"
+        if not self._by_marks:
+            await asyncio.wait({switching})  # its helper is bounded in time
         await asyncio.wait({switching}, timeout=self._wait_s)
         problem = _problem(switching) if switching.done() else "no answer"
         return ("failed", f"{problem}; {by_mark}") if problem else ("done", "")
@@ -113,10 +125,11 @@ def _retrieve(task: asyncio.Future[Any]) -> None:
 def _problem(switching: asyncio.Future[dict[str, Any]]) -> str:
     """Return why the finished switch is not one, or nothing."""
     try:
-        effective = switching.result().get("effective_mode")
+        answer = switching.result()
     except KtlsError as error:
         return error.message
-    return "" if effective == USERSPACE else f"the sidecar stays in {effective}"
+    effective = answer.get("effective_mode")
+    return "" if effective == USERSPACE else str(answer.get("problem") or f"what serves stays in {effective}")
 
 
 def _step(step: str, result: str, detail: str) -> StepResult:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import processes, textfile
+from . import haproxy, processes, textfile
 from .commands import Runner
 from .errors import KtlsError
 from .known_bad import version_of
@@ -81,8 +81,8 @@ PROGRAMS = (
     Program(
         r"lighttpd\Z",
         "possible",
-        "mod_openssl uses kTLS by itself since 1.4.68",
-        "https://github.com/openssl/openssl/issues/23824",
+        "mod_openssl uses kTLS by itself since 1.4.68, whatever OPENSSL_CONF says; datapath service switches it",
+        "https://github.com/lighttpd/lighttpd1.4/blob/master/src/mod_openssl.c",
     ),
     Program(
         r"(imap|pop3|submission|managesieve)-login\Z|lmtp\Z",
@@ -124,15 +124,22 @@ class Datapath:
 
 
 def probe(root: str = "/", runner: Runner | None = None) -> tuple[Datapath, ...]:
-    """Read the host. Starts ``nginx -V`` where there is an nginx."""
+    """Read the host. Starts ``nginx -V`` and ``haproxy -vv`` where they are."""
     found = processes.probe(root)
     installed = any(textfile.read(root, path) is not None for path in _SIDECAR_FILES)
     nginx = next((path for path in _NGINX if textfile.present(root, path)), None)
-    return assemble(found, installed, nginx, _nginx_says(nginx, runner or Runner()) if nginx else None)
+    proxy = next((path for path in haproxy.PROGRAMS if textfile.present(root, path)), None)
+    runner = runner or Runner()
+    nginx_says = _says((nginx, "-V"), runner) if nginx else None
+    return assemble(found, installed, nginx, nginx_says, _says((proxy, "-vv"), runner) if proxy else None)
 
 
 def assemble(
-    found: Iterable[TlsProcess], sidecar_installed: bool, nginx: str | None, nginx_says: str | None
+    found: Iterable[TlsProcess],
+    sidecar_installed: bool,
+    nginx: str | None,
+    nginx_says: str | None,
+    haproxy_says: str | None = None,
 ) -> tuple[Datapath, ...]:
     """Return the datapaths, the sidecar first, then nginx, then services by name. Pure."""
     grouped: dict[tuple[str, str | None], list[TlsProcess]] = {}
@@ -152,7 +159,7 @@ def assemble(
         unit = "nginx.service" if "nginx.service" in units else next(iter(units), None)
         paths.append(_nginx(nginx, nginx_says or "", unit, running))
     services = [
-        _service(program, unit, group)
+        _service(program, unit, group, haproxy_says)
         for (program, unit), group in grouped.items()
         if unit != SIDECAR_UNIT and not (nginx and _base(program) == "nginx")
     ]
@@ -189,7 +196,7 @@ def _nginx(path: str, says: str, unit: str | None, running: int) -> Datapath:
     return Datapath("nginx", "nginx", unit, path, version or None, ("openssl",), running, ktls, why, program.link)
 
 
-def _service(program: str, unit: str | None, group: list[TlsProcess]) -> Datapath:
+def _service(program: str, unit: str | None, group: list[TlsProcess], haproxy_says: str | None) -> Datapath:
     libraries = tuple(sorted({library for process in group for library in process.libraries}))
     known = next((entry for entry in PROGRAMS if re.match(entry.pattern, _base(program))), None)
     if known:
@@ -197,17 +204,21 @@ def _service(program: str, unit: str | None, group: list[TlsProcess]) -> Datapat
     else:
         ktls, link = "unknown", None
         why = "it depends on whether the program leaves its sockets to the library; ss -tie shows it after the switch"
+    version = None
+    if haproxy_says is not None and _base(program) == "haproxy":
+        build = haproxy.parse(haproxy_says)
+        version, (ktls, why) = build.version, haproxy.verdict(build)
     name = unit or _base(program)
-    return Datapath("service", name, unit, program, None, libraries, len(group), ktls, why, link)
+    return Datapath("service", name, unit, program, version, libraries, len(group), ktls, why, link)
 
 
 def _base(program: str) -> str:
     return program.rpartition("/")[2]
 
 
-def _nginx_says(path: str, runner: Runner) -> str:
+def _says(argv: tuple[str, str], runner: Runner) -> str:
     try:
-        result = runner.run((path, "-V"))
+        result = runner.run(argv)
     except KtlsError:
         return ""
     return result.stderr + result.stdout

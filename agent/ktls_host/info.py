@@ -31,9 +31,14 @@ from .commands import Runner
 from .errors import KtlsError
 from .files import FileSpec
 from .module_lever import ModuleState
+from .nginx import preflight as nginx_preflight
+from .nginx.preflight import Served
+from .nginx.settings import Settings
 from .nic import probe as nic_probe
 from .nic import verdict as nic_verdict
 from .proof import openssl as proof
+from .service import preflight as service_preflight
+from .service.switch import Asked
 
 PHASES = verdict.PHASES
 FACT_FILE = "/etc/ansible/facts.d/ktls.fact"
@@ -44,13 +49,22 @@ _CIPHERS = re.compile(r"kernel/(arch/[^/]+/)?(lib/)?crypto/")
 _LAYERS = 4  # a template over a cipher over a library
 
 
-def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool = False) -> dict[str, Any]:
+def collect(
+    root: str = "/",
+    runner: Runner | None = None,
+    *,
+    load_module: bool = False,
+    nginx: Settings | None = None,
+    service: Asked | None = None,
+    tx_rx_consent: bool = False,
+) -> dict[str, Any]:
     """Read the host, try what can be tried, and judge it; plain JSON types.
 
     Reads files under ``root``, asks libcrypto, libssl, libgnutls and the kernel in child processes, and starts
     ``openssl version``, ``nginx -V`` and ``ethtool`` where they are. With ``load_module`` a module that is not loaded
-    is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. Raises
-    :class:`KtlsError` only when our own files are not safe to read; what a host lacks is part of the answer.
+    is loaded for the time of the trial and unloaded again; ``trial`` in the answer says so. ``nginx`` or
+    ``service``: that is what serves here, and ``tx_rx_consent`` what was agreed to for it. Raises :class:`KtlsError`
+    only when our own files are not safe to read; what a host lacks is part of the answer.
     """
     runner = runner or Runner()
     # First: the trial is work too.
@@ -70,6 +84,7 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         gnutls=gnutls.probe(root),
         datapaths=datapaths.probe(root, runner),
         hardware=nic_verdict.hw_reasons(nics, config.options if config.source else None),
+        served=_served(nginx, service, tx_rx_consent, runner),
     )
     return {
         "kernel": module.kernel,
@@ -90,6 +105,12 @@ def collect(root: str = "/", runner: Runner | None = None, *, load_module: bool 
         "datapaths": [path.as_dict() for path in evidence.datapaths],
         "phases": {phase: found.as_dict() for phase, found in verdict.judge(evidence).items()},
     }
+
+
+def _served(nginx: Settings | None, service: Asked | None, tx_rx_consent: bool, runner: Runner) -> Served:
+    if nginx is not None:
+        return nginx_preflight.probe(nginx, tx_rx_consent, runner)
+    return service_preflight.probe(service, tx_rx_consent, runner) if service is not None else Served()
 
 
 class Trial(NamedTuple):

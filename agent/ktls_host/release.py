@@ -26,15 +26,19 @@ from .commands import CommandResult, Runner
 from .errors import KtlsError
 from .files import FileSpec, atomic_write, plan_files
 from .files import apply as apply_files
+from .nginx import settings as nginx_settings
 from .probe_object import probe_bytes
+from .service import settings as service_settings
 
 LIB = "/usr/local/lib/ktls"
 CURRENT = f"{LIB}/current"
 STARTED = f"{LIB}/started.json"
-COMPONENTS = ("agent", "sidecar", "sentinel")
+COMPONENTS = ("agent", "sidecar", "nginx", "service", "sentinel")
 SERVING = ("agent", "sidecar")
 """What a host that serves has; the sentinel is for a machine beside it."""
 PYTHON = "/usr/bin/python3"
+DATAPATH = "/etc/ktls/datapath"
+"""What `ktls-off` takes away from which program, for a shell: lines of name=value."""
 SENTINEL_CA = "/etc/ktls/sentinel-ca.pem"
 PROBE_NAME = "ktls-probe.bin"
 KEEP_VERSIONS = 2  # the one in force and the one before it
@@ -60,19 +64,37 @@ _UNITS = {
         "ktls-pull.service",
     ),
     "sidecar": ("ktls-sidecar.service", "ktls-sidecar.socket"),
+    "nginx": (
+        "ktls-nginx-helper.socket",
+        "ktls-nginx-helper@.service",
+        "ktls-nginx-log.socket",
+        "ktls-datapath.path",
+        "ktls-datapath.service",
+        "ktls-nginx-watch.service",
+    ),
+    "service": (
+        "ktls-datapath.path",
+        "ktls-datapath.service",
+        "ktls-service-helper@.service",
+        "ktls-service-helper.socket",
+    ),
     "sentinel": ("ktls-sentinel.service",),
 }
 # Installed, but for the operator to enable; what is enabled is kept running.
 _OPTIONAL = frozenset({"ktls-sidecar.socket", "ktls-pull.service"})
 # Started by their socket; those with @ once for each request.
-_BY_SOCKET = frozenset({"ktls-diag.service", *(f"ktls-{name}-helper@.service" for name in _HELPERS)})
-# Started by a helper for the agent, and by the timer.
-_BY_AGENT = frozenset({"ktls-lease.timer", "ktls-lease.service"})
+_BY_SOCKET = frozenset(
+    {"ktls-diag.service", *(f"ktls-{name}-helper@.service" for name in (*_HELPERS, "nginx", "service"))}
+)
+# Started by a helper for the agent, by the timer, and by a flag.
+_BY_AGENT = frozenset({"ktls-lease.timer", "ktls-lease.service", "ktls-datapath.service"})
 # Enabled, and left to the next boot.
 _AT_BOOT = frozenset({"ktls-boot.service"})
 _COMMANDS = {
     "agent": ("ktls-agent",),
     "sidecar": ("ktls-sidecar", "ktls-publish"),
+    "nginx": (),
+    "service": (),
     "sentinel": ("ktls-sentinel",),
 }
 _USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
@@ -106,6 +128,8 @@ class DesiredRelease:
     components: tuple[str, ...] = SERVING
     agent_config: dict[str, Any] | None = None
     sidecar_config: dict[str, Any] | None = None
+    nginx_config: dict[str, Any] | None = None
+    service_config: dict[str, Any] | None = None
     sentinel_config: dict[str, Any] | None = None
     purge: bool = False
     remove_users: bool = False
@@ -387,6 +411,8 @@ def _leftovers(desired: DesiredRelease, root: str) -> tuple[str, ...]:
     paths += [link for link, _ in _links(desired)]
     others = [name for name in COMPONENTS if name not in desired.components]
     alone = not any(os.path.lexists(_under(root, f"/etc/systemd/system/{_UNITS[name][-1]}")) for name in others)
+    if {"nginx", "service"} & set(desired.components):
+        paths += [DATAPATH]
     if "sentinel" in desired.components:
         paths += [SENTINEL_CA]
         if desired.purge:
@@ -535,7 +561,8 @@ def _stamp(installed: Installed, desired: DesiredRelease, component: str) -> str
 
 
 def _units(desired: DesiredRelease) -> list[str]:
-    return [unit for component in COMPONENTS if component in desired.components for unit in _UNITS[component]]
+    found = [unit for component in COMPONENTS if component in desired.components for unit in _UNITS[component]]
+    return list(dict.fromkeys(found))
 
 
 def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
@@ -545,6 +572,8 @@ def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
 def _socket(desired: DesiredRelease, component: str) -> str:
     if component == "agent":
         return str((desired.agent_config or {}).get("socket", "/run/ktls-agent/agent.sock"))
+    if component == "nginx":
+        return "/run/ktls-nginx/watch.sock"
     if component == "sentinel":
         return str((desired.sentinel_config or {}).get("socket", "/run/ktls-sentinel/sentinel.sock"))
     return str((desired.sidecar_config or {}).get("control_socket", "/run/ktls-sidecar/control.sock"))
@@ -556,7 +585,13 @@ def _shared(desired: DesiredRelease) -> dict[str, tuple[str, int]]:
 
 
 def _configs(desired: DesiredRelease) -> dict[str, dict[str, Any] | None]:
-    return {"agent": desired.agent_config, "sidecar": desired.sidecar_config, "sentinel": desired.sentinel_config}
+    return {
+        "agent": desired.agent_config,
+        "sidecar": desired.sidecar_config,
+        "nginx": desired.nginx_config,
+        "service": desired.service_config,
+        "sentinel": desired.sentinel_config,
+    }
 
 
 def _probe_path(desired: DesiredRelease) -> str | None:
@@ -578,6 +613,10 @@ def _specs(desired: DesiredRelease, share: dict[str, bytes]) -> list[FileSpec]:
         for name in COMPONENTS
         if name in desired.components
     ]
+    if "nginx" in desired.components:
+        specs.append(FileSpec(DATAPATH, nginx_settings.for_shell(desired.nginx_config or {})))
+    if "service" in desired.components:
+        specs.append(FileSpec(DATAPATH, service_settings.for_shell(desired.service_config or {})))
     probe_path = _probe_path(desired)
     if probe_path:
         specs.append(FileSpec(probe_path, probe_bytes()))

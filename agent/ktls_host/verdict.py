@@ -17,6 +17,7 @@ from .datapaths import Datapath
 from .gnutls import GnutlsState
 from .kernel_config import KernelConfig
 from .module_lever import ModuleState
+from .nginx.preflight import Served
 from .openssl_lib import OpensslState
 from .proof.openssl import Cell, Proof
 from .reasons import Reason
@@ -33,7 +34,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the probes found. ``hardware`` is refusals, unknowns and notes of the NICs, as the nic probe judges them."""
+    """What the probes found. ``hardware`` is refusals, unknowns and notes of the NICs, as the nic probe judges them.
+
+    ``served``: what the program that serves has against each phase, and notes, where that is not the sidecar.
+    """
 
     module: ModuleState
     openssl: OpensslState
@@ -42,6 +46,7 @@ class Evidence:
     gnutls: GnutlsState = field(default_factory=GnutlsState)
     datapaths: Sequence[Datapath] = ()
     hardware: tuple[Sequence[Reason], Sequence[Reason], Sequence[Reason]] = ((), (), ())
+    served: Served = field(default_factory=Served)
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,14 @@ def judge(evidence: Evidence) -> dict[str, Verdict]:
         *_known_refusals(evidence, "rx"),
     ]
     hw_refused, hw_unknown, hw_notes = evidence.hardware
+    served = evidence.served
+    tx_refused = [*refused, *served.refused.get("tx", ())]
+    rx_refused = [*rx_refused, *served.refused.get("rx", ())]
+    hw_refused = [*hw_refused, *served.refused.get("hw", ())]
+    notes = [*notes, *served.notes]
     return {
         "userspace": _verdict(library, (), ()),
-        "tx": _verdict(refused, unknown, [*notes, *_key_update(evidence.proof, "tx"), *_datapath_notes(evidence)]),
+        "tx": _verdict(tx_refused, unknown, [*notes, *_key_update(evidence.proof, "tx"), *_datapath_notes(evidence)]),
         "rx": _verdict(rx_refused, unknown, [*notes, *_datapath_notes(evidence), *_not_served("rx")]),
         "hw": _verdict(
             [*refused, *_known_refusals(evidence, "hw"), *hw_refused],

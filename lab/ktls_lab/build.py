@@ -142,6 +142,7 @@ def _build(image: Image, place: Path, log: Path, say: Say) -> None:
                 version = found[0].name.partition("-")[2]
             shutil.copyfile(tree / "var/lib/dpkg/status", place / "dpkg-status")
             customize.customize(tree)
+            customize.mask(tree, image.masked)
             if image.rig:
                 rig.install(rig.ensure(image, version, options, steps, say), version, tree, steps)
             say(f"image {image.name}: making the disk")

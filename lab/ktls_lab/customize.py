@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -164,6 +165,12 @@ def write(root: Path, files: list[ImageFile]) -> None:
         path.unlink(missing_ok=True)
         path.write_bytes(file.data)
         path.chmod(file.mode)
+
+
+def mask(root: Path, units: Iterable[str]) -> None:
+    """Let units of packages not run by themselves; ``systemctl unmask`` gives them back."""
+    for unit in units:
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
 def customize(root: Path) -> None:

@@ -8,6 +8,7 @@ of the kernel, OpenSSL and Python versions, for tests); ``extends`` (name of the
 ``opt_in`` (true: only built when it is named); ``rebuild`` (list of Debian source packages of these sources that are
 built again with other configure arguments and installed in place of Debian's: ``source`` its name; ``configure`` one
 variable of its debian/rules, and what is added to it; ``packages`` the binary packages that are installed);
+``masked`` (units of its packages that shall not run by themselves);
 ``rig`` (true: with the kernel module of ``lab/tlssim``, which plays a card with TLS offload).
 """
 
@@ -26,11 +27,12 @@ from ktls_lab.errors import LabError
 from ktls_lab.paths import IMAGE_DEFINITIONS
 
 _REQUIRED = ("description", "suite", "sources", "kernel_package", "packages", "memory_mib", "disk_mib", "expect")
-_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from", "opt_in", "rebuild", "rig")
+_OPTIONAL = ("extends", "extra_sources", "extra_packages", "kernel_from", "masked", "opt_in", "rebuild", "rig")
 _EXPECT = ("kernel", "openssl", "python")
 _REBUILD = ("source", "configure", "packages")
 # These go into shell commands and a makefile of the build.
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+\Z")  # Debian Policy 5.6.1
+_UNIT = re.compile(r"[A-Za-z0-9_.@-]+\.service\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FLAG = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_./=+-]*\Z")
 
@@ -88,11 +90,12 @@ class Image:
     opt_in: bool = False
     rebuild: tuple[Rebuild, ...] = ()
     rig: bool = False
+    masked: tuple[str, ...] = ()
 
     def digest(self, *ingredients: bytes) -> str:
         """16 hex digits over what decides the image's content: the definition and the builder's ingredients."""
         words = {"description", "expect", "opt_in"}
-        words |= {key for key in ("rebuild", "rig") if not getattr(self, key)}
+        words |= {key for key in ("masked", "rebuild", "rig") if not getattr(self, key)}
         definition = {key: value for key, value in asdict(self).items() if key not in words}
         sha = hashlib.sha256(json.dumps(definition, sort_keys=True).encode())
         for part in ingredients:
@@ -151,7 +154,17 @@ def load(name: str, directory: Path = IMAGE_DEFINITIONS) -> Image:
         opt_in=_flag(where, raw, "opt_in"),
         rebuild=_rebuilds(where, raw.get("rebuild", [])),
         rig=_flag(where, raw, "rig"),
+        masked=_units(where, raw),
     )
+
+
+def _units(where: Path, raw: dict[str, Any]) -> tuple[str, ...]:
+    found = _words(where, raw, "masked")
+    for unit in found:
+        if not _UNIT.match(unit):
+            message = f"{where}: masked: {unit!r} is not the name of a service"
+            raise LabError(message)
+    return found
 
 
 def _resolve(name: str, directory: Path, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def test_a_heading_says_something() -> None:
 
 
 def test_every_error_of_a_lever_is_in_the_table() -> None:
-    told = set(re.findall(r"`([a-z0-9_]+)`", section("Levers that refuse"))) | reasons()
+    tables = section("Levers that refuse") + section("Orders that a host refuses")
+    told = set(re.findall(r"`([a-z0-9_]+)`", tables)) | reasons()
     assert codes("KtlsError") - told == set()
 
 

@@ -115,8 +115,9 @@ class Evidence:
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     def ordered_rows(self) -> list[Json]:
-        """Rows of connections that were meant to be kTLS."""
-        return [row for row in self.rows() if row.get("assigned") not in (None, "userspace")]
+        """Rows of connections that were meant to be kTLS, those left out of which nobody knows whether they are."""
+        meant = [row for row in self.rows() if row.get("assigned") not in (None, "userspace")]
+        return [row for row in meant if row.get("path") != "unknown"]
 
     def volumes(self, digest: Json | None = None) -> list[Volume]:
         """Kinds of connections of a digest, the newest unless another is given."""

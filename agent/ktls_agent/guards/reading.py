@@ -15,6 +15,7 @@ from ktls_host.tls_stat import GAUGE_PREFIX
 
 from ..evidence.model import Snapshot
 from ..hw import measure
+from ..metrics.serving import UNKNOWN
 from ..probe_log import Tally
 from .model import KERNEL, LOG, NIC, PROBE, SIDECAR, Reading
 
@@ -128,7 +129,7 @@ class Reader:
                 ktls, opened = ktls + volume, opened + total
                 gcm = row.get("protocol") == "TLSv1.2" and measure.is_gcm(str(row.get("cipher")))
                 eligible += total if gcm and row["assigned"] == "hw" else 0.0
-            else:
+            elif row.get("path") != UNKNOWN:
                 fallback += volume
         counters.update(ordered_ktls_bytes=ktls, ordered_fallback_bytes=fallback, ktls_connections=opened)
         counters["hw_eligible_connections"] = eligible

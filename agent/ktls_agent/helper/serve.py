@@ -16,11 +16,11 @@ from typing import Any, Callable
 
 from ktls_host.errors import KtlsError
 
-NAMES = ("lease", "module", "nic")
+NAMES = ("lease", "module", "nic", "nginx", "service")
 AGENT_USER = "ktls-agent"
 READ_TIMEOUT_S = 2.0
 MAX_REQUEST = 256
-TOWARDS_KTLS = ("on", "load")  # not done for somebody who has gone: nobody would take it back
+TOWARDS_KTLS = ("on", "load", "tx", "rx")  # not done for somebody who has gone: nobody would take it back
 _PASSED_FD = 3  # sd_listen_fds(3): the first descriptor passed
 _PEERCRED = struct.Struct("3i")  # struct ucred, unix(7)
 

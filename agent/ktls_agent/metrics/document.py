@@ -14,7 +14,7 @@ from typing import Any
 
 from ..evidence.model import Kind, Snapshot, Volume
 from .kernel import DIRECTIONS, bytes_by_path
-from .serving import HAVE, activation, rows
+from .serving import HAVE, UNKNOWN, activation, rows
 from .state import SelfUse, drift, observed_phase, ordered_phase
 
 SCHEMA = 1
@@ -68,7 +68,7 @@ def _kernel_bytes(snapshot: Snapshot) -> Iterable[_Bytes]:
 
 
 def _sidecar_bytes(sidecar: Mapping[str, Any]) -> Iterable[_Bytes]:
-    for row in rows(sidecar):
+    for row in (row for row in rows(sidecar) if row["path"] != UNKNOWN):
         for direction, key in (("sent", "bytes_total"), ("received", "received_total")):
             path = "ktls" if row["path"] in HAVE[direction] else "userspace"
             yield direction, str(row["protocol"]), str(row["cipher"]), path, row.get(key, 0)

@@ -26,6 +26,8 @@ _COUNTED = {
 }
 # Which modes want kTLS in a direction, and which paths have it there.
 _WANT = {"sent": ("tx", "rx", "hw"), "received": ("rx",)}
+UNKNOWN = "unknown"
+"""The path of connections of which nobody knows whether they got kernel TLS: they are in no share."""
 HAVE = {"sent": ("ktls_tx", "ktls_tx_rx"), "received": ("ktls_rx", "ktls_tx_rx")}
 
 
@@ -37,7 +39,8 @@ def from_sidecar(sidecar: Mapping[str, Any] | None) -> Iterator[Family]:
         return
     table = rows(sidecar)
     for name, key in _VALUES.items():
-        yield family(name, (Sample(row.get(key, 0), {k: str(row[k]) for k in _ROW}) for row in table))
+        # A datapath that does not know a number leaves it out.
+        yield family(name, (Sample(row[key], {k: str(row[k]) for k in _ROW}) for row in table if key in row))
     for name, (key, label) in _COUNTED.items():
         counts = sidecar.get(key)
         if isinstance(counts, Mapping):
@@ -57,6 +60,8 @@ def activation(sidecar: Mapping[str, Any]) -> tuple[dict[tuple[str, str, str], i
     attempted: Counter[tuple[str, str, str]] = Counter()
     active: Counter[tuple[str, str, str]] = Counter()
     for row in rows(sidecar):
+        if row["path"] == UNKNOWN:
+            continue
         for direction, modes in _WANT.items():
             if row["assigned"] in modes:
                 key = (direction, str(row["protocol"]), str(row["cipher"]))

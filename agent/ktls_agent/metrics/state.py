@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ktls_host.datapath.model import fulfils
+
 from .catalogue import family
 from .family import Family, Sample
 
@@ -39,7 +41,7 @@ def observed_phase(status: Mapping[str, Any]) -> str | None:
 def drift(status: Mapping[str, Any]) -> bool | None:
     """Return whether ordered and observed phase differ; ``None`` when nothing was observed."""
     observed = observed_phase(status)
-    return None if observed is None else observed != ordered_phase(status)
+    return None if observed is None else not fulfils(observed, ordered_phase(status))
 
 
 def from_status(status: Mapping[str, Any]) -> Iterator[Family]:

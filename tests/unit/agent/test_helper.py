@@ -122,6 +122,8 @@ def test_verbs_are_fixed_and_the_agent_is_the_only_other_peer() -> None:
         "lease": {"arm", "disarm"},
         "module": {"load", "unload"},
         "nic": {"off", "on", "back", "restore", "status"},
+        "nginx": {"userspace", "tx", "rx", "check", "status"},
+        "service": {"look", "on", "off"},
     }
     assert 0 in serve.allowed_uids()
     assert len(serve.allowed_uids()) <= 2

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ktls_agent.config import HELPER_SOCKETS
+from ktls_host.datapath import nginx
+from ktls_host.nginx import dropin, root
 
 UNITS = Path(__file__).resolve().parents[3] / "agent/units"
 
@@ -26,14 +28,18 @@ def values(name: str, section: str) -> dict[str, list[str]]:
 
 
 HELPERS = ("lease", "module", "nic")
-HELPER_SERVICES = tuple(f"ktls-{name}-helper@.service" for name in HELPERS)
+OF_DATAPATHS = ("nginx",)
+HELPER_SERVICES = tuple(f"ktls-{name}-helper@.service" for name in (*HELPERS, *OF_DATAPATHS))
 OFF_SERVICES = ("ktls-lease.service", "ktls-boot.service")
 # In tenths, as --threshold= has it. Every service is here: a new one must be given a limit.
 EXPOSURE = {
     "ktls-agent.service": 10,
     "ktls-diag.service": 20,
+    "ktls-nginx-watch.service": 15,
+    "ktls-datapath.service": 20,
     "ktls-pull.service": 15,
     "ktls-sentinel.service": 20,
+    "ktls-service-helper@.service": 20,
     "ktls-sidecar.service": 15,
     **dict.fromkeys((*HELPER_SERVICES, *OFF_SERVICES), 20),
 }
@@ -56,11 +62,12 @@ def test_exposure(name: str) -> None:
 def test_systemd_understands_every_line_of_our_units(tmp_path: Path) -> None:
     # The programs do not exist here; their path is put where one does.
     for path in UNITS.iterdir():
-        if path.suffix in (".service", ".socket", ".timer"):
+        if path.suffix in (".service", ".socket", ".timer", ".path"):
             text = path.read_text().replace("/usr/local/bin/ktls-agent", "/bin/true")
             (tmp_path / path.name).write_text(text.replace("/usr/local/sbin/ktls-off", "/bin/true"))
     names = ["ktls-agent.service", "ktls-lease.timer", *OFF_SERVICES]
-    names += [f"ktls-{name}-helper.socket" for name in HELPERS]
+    names += [f"ktls-{name}-helper.socket" for name in (*HELPERS, *OF_DATAPATHS)]
+    names += ["ktls-datapath.path", "ktls-nginx-log.socket", "ktls-nginx-watch.service"]
     names += [name.replace("@.", "@1.") for name in HELPER_SERVICES]
     command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -164,3 +171,35 @@ def test_users_and_directories_are_understood_by_systemd(tmp_path: Path) -> None
     assert (tmp_path / "run/ktls-agent").stat().st_mode & 0o7777 == 0o2755
     assert (tmp_path / "var/lib/ktls-levers").stat().st_mode & 0o7777 == 0o700
     assert (tmp_path / "run/ktls-levers.lock").stat().st_mode & 0o7777 == 0o600
+
+
+def test_nginx_helper_is_for_the_agent_alone_and_its_unit_has_no_more_than_nginx_asks_for() -> None:
+    socket = values("ktls-nginx-helper.socket", "Socket")
+    assert socket["ListenStream"] == [nginx.HELPER]
+    assert (socket["SocketUser"], socket["SocketGroup"], socket["SocketMode"]) == (["root"], ["ktls-agent"], ["0660"])
+    service = values("ktls-nginx-helper@.service", "Service")
+    assert service["ExecStart"] == ["/usr/local/bin/ktls-agent helper nginx"]
+    assert service["CapabilityBoundingSet"] == ["CAP_DAC_OVERRIDE CAP_NET_BIND_SERVICE"]
+    assert "-/etc/nginx" in service["ReadWritePaths"][0].split()
+    assert float(service["RuntimeMaxSec"][0]) <= 60
+
+
+def test_log_of_nginx_is_held_by_systemd_and_names_who_writes() -> None:
+    socket = values("ktls-nginx-log.socket", "Socket")
+    assert socket["ListenDatagram"] == [dropin.LOG_SOCKET]
+    assert socket["PassCredentials"] == ["yes"]
+    watch = values("ktls-nginx-watch.service", "Service")
+    assert watch["DynamicUser"] == ["yes"]
+    assert watch["CapabilityBoundingSet"] == [""]
+    assert watch["RuntimeDirectory"] == [nginx.WATCH.split("/")[2]]
+
+
+def test_flags_are_watched_for_changes_without_agent_and_python() -> None:
+    path = values("ktls-datapath.path", "Path")
+    assert path["PathChanged"] == [f"/{flag}" for flag in ("run/ktls/off", "run/ktls/lapsed", "var/lib/ktls/off")]
+    assert set(path["PathChanged"]) == {f"/{flag}" for flag in root.FLAGS}
+    service = values("ktls-datapath.service", "Service")
+    assert service["ExecStart"] == ["/usr/local/sbin/ktls-off --datapath"]
+    assert not {"PrivateTmp", "StateDirectory", "RuntimeDirectory"} & service.keys(), "a full disk refuses these"
+    for unit in OFF_SERVICES:
+        assert "-/etc/nginx" in values(unit, "Service")["ReadWritePaths"][0].split()

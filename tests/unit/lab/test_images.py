@@ -99,6 +99,7 @@ def test_extends_inherits_and_overrides(tmp_path: Path) -> None:
         (GOOD.replace(', python: "3.13"', ""), "expect needs exactly"),
         (GOOD + "opt_in: 1\n", "opt_in must be true or false"),
         (GOOD + "rig: maybe\n", "rig must be true or false"),
+        (GOOD + "masked: [../x.service]\n", "is not the name of a service"),
         (GOOD + "rebuild: gnutls28\n", "rebuild must be a list"),
         (GOOD + REBUILD.replace("    packages: [libgnutls30t64]\n", ""), "each rebuild needs exactly"),
         (GOOD + REBUILD + "    colour: red\n", "each rebuild needs exactly"),
@@ -178,6 +179,15 @@ def test_digest_of_an_image_with_the_rig(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(rig, "SOURCE", changed)
     again = [build.locate(image).directory for image in (base, rigged)]
     assert [old == new for old, new in zip(places, again)] == [True, False]
+
+
+def test_a_masked_unit_does_not_run_and_makes_another_image(tmp_path: Path) -> None:
+    write(tmp_path, base=GOOD, masked=GOOD + "masked: [web.service]\n")
+    base, masked = (replace(images.load(name, tmp_path), name="base") for name in ("base", "masked"))
+    assert base.digest(b"x") != masked.digest(b"x")
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    customize.mask(tmp_path, masked.masked)
+    assert (tmp_path / "etc/systemd/system/web.service").readlink() == Path("/dev/null")
 
 
 def test_the_images_with_the_rig() -> None:

@@ -100,7 +100,8 @@ class FakeSystem(release.System):
         return "".join(f"{key}={value}\n" for key, value in state.items())
 
     def call(self, socket_path: str, request: dict[str, Any]) -> dict[str, Any]:
-        unit = next(f"ktls-{name}.service" for name in ("agent", "sentinel", "sidecar") if name in socket_path)
+        names = {"agent": "agent", "sentinel": "sentinel", "sidecar": "sidecar", "nginx": "nginx-watch"}
+        unit = next(f"ktls-{unit}.service" for name, unit in names.items() if name in socket_path)
         if unit == self.hang or unit not in self.active:
             raise KtlsError("unreachable", f"cannot connect to {socket_path}")
         return {"ok": True, "version": self.versions[unit]}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root's part of datapath ``service``: look at the unit, give it kernel TLS, take it away.
+
+Which unit, and whether it may be restarted, says ``/etc/ktls/service.json``, which is root's. Who asks chooses nothing
+but the verb.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ktls_host.errors import KtlsError
+from ktls_host.service import settings, switch
+
+from .nic_on import refuse_flagged
+
+
+def look(path: str = settings.PATH, root: str = "/") -> dict[str, Any]:
+    """Return by which configuration the unit runs. Raises :class:`KtlsError`."""
+    return switch.look(settings.load(path), root=root).as_dict()
+
+
+def on(path: str = settings.PATH, root: str = "/") -> dict[str, Any]:
+    """Give it kernel TLS. Raises :class:`KtlsError`: ``off_latched``, and those of the switch."""
+    refuse_flagged(root)
+    asked = settings.load(path)
+    answer = switch.on(asked, root=root)
+    try:
+        refuse_flagged(root)
+    except KtlsError:
+        switch.off(asked, root=root)
+        raise
+    return answer
+
+
+def off(path: str = settings.PATH, root: str = "/") -> dict[str, Any]:
+    """Take it away. Raises :class:`KtlsError`: those of :func:`ktls_host.service.switch.off`."""
+    return switch.off(settings.load(path), root=root)
+
+
+VERBS: dict[str, Callable[[], dict[str, Any]]] = {"look": look, "on": on, "off": off}
