@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import files, originals, textfile
+from .. import files, originals, release_record, textfile
 from ..commands import Runner
 from ..datapath import outside
 from ..datapath.model import RX, TX
@@ -208,6 +208,7 @@ class Nginx:
             }
             if check or not changes:
                 return answer
+            release_record.adopt(specs, self._root)
             files.apply(changes)
             try:
                 self._test(blame="our part of it")

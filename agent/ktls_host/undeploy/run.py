@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import originals
 from ..commands import Runner
 from ..errors import KtlsError
 from ..release import System
-from . import apply, levers, off, plan, trail
+from . import apply, datapaths, levers, off, plan, trail
 from .footprint import Footprint, merged
 from .footprints import ALL
 from .found import Found, look
@@ -87,7 +88,8 @@ def ensure(
     # All refusals first: a host that is refused is as it was.
     plan.refuse_others(found, desired.keep)
     levers.refuse_unreadable(found.levers)
-    back = levers.put_back(found.levers, wish, tools, check=True)
+    back = datapaths.take_away(wish, found.others, tools, check=True)
+    back.add(levers.put_back(found.levers, wish, tools, check=True))
     audit = trail.read(root) if desired.audit != "none" else None
     if check:
         return work.predicted(found, back)
@@ -148,7 +150,8 @@ class _Work:
         found = self.look()
         stops = plan.stop_rest(found)
         apply.apply(stops, self.root, self.system)
-        back = levers.put_back(found.levers, wish, tools)
+        back = datapaths.take_away(wish, found.others, tools)
+        back.add(levers.put_back(originals.levers(self.root), wish, tools))
         # A lever took away drop-ins of our own units; and what was stopped may have failed.
         found = self.look()
         steps = plan.removal(found, self.footprint)

@@ -11,7 +11,8 @@ FOOTPRINT = Footprint(
     files=(*release.shared_paths(), info.FACT_FILE),
     # /run/ktls-levers: notes of the policy lever until the next boot.
     state=(release.LIB, "/run/ktls", "/run/ktls-levers", originals.LOCK),
-    directories=("/etc/ktls",),
+    # /etc/ktls-fleet: of the policy lever and of datapath service.
+    directories=("/etc/ktls", "/etc/ktls-fleet", "/etc/ktls-fleet/policy"),
     users=release.USERS,
     groups=release.GROUPS,
 )
