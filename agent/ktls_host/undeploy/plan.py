@@ -55,6 +55,8 @@ def removal(found: Found, footprint: Footprint) -> list[Step]:
         paths = [record.original.path for record in found.restore]
         steps.append(Step("restore", ", ".join(paths), "put back as it was", found.restore))
         units_gone = units_gone or any("/systemd/system/" in path for path in paths)
+    # Also after a run that ended right before this: what systemd still knows is on no disk any more.
+    units_gone = units_gone or bool(found.units)
     if units_gone:
         steps.append(Step("run", "systemd", "read the units anew", ("systemctl", "daemon-reload")))
     failed = [unit.name for unit in found.units if unit.failed]
