@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class Host(FakeSystem):
 
     def run(self, *argv: str) -> CommandResult:
         line = " ".join(argv)
+        if argv[0] == release.PYTHON:
+            # That it runs is what other tests are about.
+            return CommandResult(0, zipfile.ZipFile(argv[2]).read("meta.json").decode(), "")
         if self.fail_command and line.startswith(self.fail_command):
             return CommandResult(1, "", "it broke")
         if argv[:2] == ("systemctl", "list-units"):
