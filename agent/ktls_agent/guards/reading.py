@@ -114,7 +114,10 @@ class Reader:
             self._totals.saw(KERNEL, at_s)
 
     def sidecar(self, status: Mapping[str, Any], at_s: float) -> None:
-        """Take the sidecar's status object."""
+        """Take the status object of what serves."""
+        if "errors" not in status and "by" not in status:
+            self._totals.saw(SIDECAR, at_s)  # nobody counts there: the rules about it have nothing to look at
+            return
         counters: dict[str, float] = {}
         errors = _numbers(status.get("errors"))
         for name, kinds in ERROR_KINDS.items():

@@ -71,6 +71,8 @@ class SeriesPart:
 
     def heard(self, at_s: float, status: Mapping[str, Any], cut: bool) -> None:
         """Take what the sidecar said at ``at_s`` (CLOCK_BOOTTIME). ``cut``: an interval ends here, however short."""
+        if "by" not in status:
+            return  # nobody counts there, so there is no series
         last = self._last
         due = last is None or at_s - last.at_s >= self._config.period_s - _EARLY_S or last.pid != status.get("pid")
         try:

@@ -79,7 +79,7 @@ class BaseSettings:
 def base(settings: BaseSettings) -> bytes:
     """Return the file that stays."""
     lines = [
-        "# Of ktls-fleet (docs/nginx.md). It switches nothing by itself; changes are overwritten.",
+        "# Of ktls-fleet (docs/nginx.md). It switches nothing by itself. Leave it as it is.",
         'map "" $ktls_mode { default userspace; }',
     ]
     if settings.log:

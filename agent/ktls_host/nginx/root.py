@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import files, originals, release_record, textfile
+from .. import files, originals, textfile
 from ..commands import Runner
 from ..datapath import outside
 from ..datapath.model import RX, TX
 from ..errors import KtlsError
 from ..files import FileSpec
+from ..originals import Adoption
 from ..probe_object import PROBE_NAME, probe_bytes
 from ..reasons import Reason
 from . import build, dropin, findings, syntax, workers
@@ -31,6 +32,7 @@ from .settings import Settings
 from .syntax import Dump
 from .workers import Processes
 
+LEVER = "nginx"
 FLAGS = ("run/ktls/off", "var/lib/ktls/off", "run/ktls/lapsed")
 BUSY = "run/ktls/datapath.busy"
 TURN_WAIT_S = 15.0
@@ -184,60 +186,71 @@ class Nginx:
     # The file that stays
 
     def install(self, check: bool = False) -> dict[str, Any]:
-        """Put the base and the probe object there, and let nginx take the base. Raises KtlsError; then it is out."""
+        """Put the base and the probe object there, and let nginx take the base. Raises KtlsError; then it is out.
+
+        What was there before is recorded, as a lever does (:mod:`ktls_host.originals`).
+        """
         with originals.lock(self._root):
             look = self.look()
             first = next(iter(self.refusals(look)), None)
             if first is not None:
                 raise KtlsError(first.code, f"{first.message}; {first.cure}")
             default_log = "" if look.site.logs else look.build.http_log
-            places = self.settings.places
+            base = self.settings.places.base
             specs = [
                 FileSpec(f"{PROBE_ROOT}/{PROBE_NAME}", probe_bytes()),
-                FileSpec(places.base, dropin.base(self.settings.base(default_log))),
+                FileSpec(base, dropin.base(self.settings.base(default_log))),
             ]
-            changes = files.plan_files(specs, self._root)
-            ours = [change for change in changes if change.spec.path == places.base]
-            notes = list(findings.notes(look.build, look.dump))
-            answer = {
-                "changed": bool(changes),
-                "diff": [change.diff() for change in ours],
-                "notes": [note.as_dict() for note in notes],
-                "ports": list(look.site.ports),
-                **_about(look.build),
-            }
-            if check or not changes:
-                return answer
-            release_record.adopt(specs, self._root)
-            files.apply(changes)
-            try:
-                self._test(blame="our part of it")
-                before = self.processes()
-                if before.master is not None and ours:
-                    self._reload(before)
-            except KtlsError:
-                for change in ours:
-                    files.apply(files.plan_files([FileSpec(places.base, change.before)], self._root))
-                raise
-        return answer
+            adoption = originals.plan(LEVER, specs, root=self._root)
+            changed = [change for change in adoption.changes if change.spec.path == base]
+            if adoption.changes and not check:
+                originals.commit(adoption)
+                try:
+                    if changed:
+                        self._test(blame="our part of it")
+                        self._reload_if_it_runs()
+                except KtlsError:
+                    self._take_back(adoption)
+                    raise
+        return {
+            "changed": bool(adoption.changes),
+            "diff": [change.diff() for change in changed],
+            "notes": [note.as_dict() for note in findings.notes(look.build, look.dump)],
+            "ports": list(look.site.ports),
+            **_about(look.build),
+        }
+
+    def _take_back(self, adoption: Adoption) -> None:
+        if adoption.known is None:
+            restoration = originals.plan_restore(LEVER, self._root)
+            originals.restore_files(restoration)
+            originals.forget(restoration)
+            return
+        before = [FileSpec(change.spec.path, change.before) for change in adoption.changes]
+        files.apply(files.plan_files(before, self._root))
+        originals.save(adoption.known, self._root)
 
     def remove(self, check: bool = False) -> dict[str, Any]:
-        """Take both files out, and let nginx know. Raises KtlsError when it cannot be told."""
+        """Take all of it out, and let nginx know. Raises KtlsError: edited_meanwhile, or that it cannot be told."""
         places = self.settings.places
         with originals.lock(self._root):
-            there = [path for path in (places.on, places.owed, places.base) if self._there(path)]
-            if there and not check:
+            restoration = originals.plan_restore(LEVER, self._root)
+            restoration.refuse_edited()
+            there = [path for path in (places.on, places.owed) if self._there(path)]
+            there += [found.original.path for found in restoration.back]
+            if not check:
                 self._off()
-                before = self.processes()
-                self._unlink(places.base)
-                if before.master is not None and places.base in there:
+                originals.restore_files(restoration)
+                if places.base in there:
                     self._test()
-                    self._reload(before)
-                probe = self._under(f"{PROBE_ROOT}/{PROBE_NAME}")
-                with contextlib.suppress(OSError):
-                    os.unlink(probe)
-                    os.rmdir(os.path.dirname(probe))
-        return {"changed": bool(there), "removed": there}
+                    self._reload_if_it_runs()
+                originals.forget(restoration)
+        return {"changed": bool(there), "removed": sorted(there)}
+
+    def _reload_if_it_runs(self) -> None:
+        before = self.processes()
+        if before.master is not None:
+            self._reload(before)
 
     # Steps
 

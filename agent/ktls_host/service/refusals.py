@@ -52,4 +52,4 @@ def of_phase(mode: str, facts: Mapping[str, Any], means: str, consent: Consent) 
 def no_consent(unit: str) -> Reason:
     """Return why nobody restarts ``unit``."""
     message = f"{unit} must be restarted to get kernel TLS, which ends its connections, and nobody consented to that"
-    return Reason("service_no_restart_consent", message, "set ktls_restart_ok for this host, or stay in userspace")
+    return Reason("no_restart_consent", message, "set ktls_restart_ok for this host, or stay in userspace")

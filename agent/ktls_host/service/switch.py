@@ -109,7 +109,7 @@ def look(asked: Asked, runner: Runner | None = None, root: str = "/") -> Look:
 def on(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str, Any]:
     """Give the unit kernel TLS: configuration, then a restart if it runs by another one.
 
-    Raises :class:`KtlsError`: ``service_no_restart_consent`` before anything is changed, ``restart_failed`` when
+    Raises :class:`KtlsError`: ``no_restart_consent`` before anything is changed, ``restart_failed`` when
     everything is as it was again, and those of the levers.
     """
     runner = runner or Runner()

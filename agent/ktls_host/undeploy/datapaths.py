@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import originals, textfile
 from ..errors import KtlsError
+from ..nginx import root as nginx_root
 from ..nginx import settings as nginx_settings
 from ..nginx.root import Nginx
 from ..service import adopt as service
@@ -25,19 +26,19 @@ from .levers import Report, Tools, Wish
 class Taker:
     """``there`` tells whether the host has any of it; ``work`` takes it away, or with ``check`` says what that takes.
 
-    ``work`` gets the paths that somebody else has edited: those stay, or it was refused before.
+    What somebody else has edited it refuses; when that shall stay, it leaves the record to :mod:`.levers`.
     """
 
     there: Callable[[str], bool]
-    work: Callable[[Wish, Collection[str], bool, Tools], Report]
+    work: Callable[[Wish, bool, Tools], Report]
 
 
-def take_away(wish: Wish, others: Collection[str], tools: Tools, *, check: bool = False) -> Report:
+def take_away(wish: Wish, tools: Tools, *, check: bool = False) -> Report:
     """Take every datapath away that is there. Raises :class:`KtlsError`: those of each."""
     report = Report()
     for taker in TAKERS:
         if taker.there(tools.root):
-            report.add(taker.work(wish, others, check, tools))
+            report.add(taker.work(wish, check, tools))
     return report
 
 
@@ -50,14 +51,15 @@ def _nginx_settings(root: str) -> nginx_settings.Settings:
 
 def _nginx_there(root: str) -> bool:
     places = _nginx_settings(root).places
-    return any(os.path.lexists(textfile.under(root, path)) for path in (places.base, places.on, places.owed))
+    switched = any(os.path.lexists(textfile.under(root, path)) for path in (places.on, places.owed))
+    return switched or nginx_root.LEVER in originals.levers(root)
 
 
-def _nginx(wish: Wish, others: Collection[str], check: bool, tools: Tools) -> Report:
+def _nginx(wish: Wish, check: bool, tools: Tools) -> Report:
     settings = _nginx_settings(tools.root)
     nginx = Nginx(settings, tools.root, tools.runner, sleep=tools.sleep)
-    if settings.places.base in others:
-        # Somebody's own file by now: only the switch goes.
+    if wish.keep and originals.plan_restore(nginx_root.LEVER, tools.root).edited:
+        # Somebody's own file by now: the switch goes, and what the record says is still ours.
         there = [path for path in (settings.places.on, settings.places.owed) if _there(path, tools.root)]
         if there and not check:
             nginx.off()
@@ -79,9 +81,9 @@ def _service_there(root: str) -> bool:
     )
 
 
-def _service(wish: Wish, others: Collection[str], check: bool, tools: Tools) -> Report:
+def _service(wish: Wish, check: bool, tools: Tools) -> Report:
     unit = str(_service_unit(tools.root))
-    if originals.plan_restore(service.LEVER, tools.root).edited and wish.keep:
+    if wish.keep and originals.plan_restore(service.LEVER, tools.root).edited:
         return Report()  # its records say what may go (levers), and what stays
     done = service.absent(unit, wish.restart_ok, check_only=check, runner=tools.runner, root=tools.root)
     steps = [f"{unit}: as it was found", *(f"restart {name}" for name in done.restarted)] if done.changed else []

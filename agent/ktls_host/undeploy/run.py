@@ -88,7 +88,7 @@ def ensure(
     # All refusals first: a host that is refused is as it was.
     plan.refuse_others(found, desired.keep)
     levers.refuse_unreadable(found.levers)
-    back = datapaths.take_away(wish, found.others, tools, check=True)
+    back = datapaths.take_away(wish, tools, check=True)
     back.add(levers.put_back(found.levers, wish, tools, check=True))
     audit = trail.read(root) if desired.audit != "none" else None
     if check:
@@ -150,7 +150,7 @@ class _Work:
         found = self.look()
         stops = plan.stop_rest(found)
         apply.apply(stops, self.root, self.system)
-        back = datapaths.take_away(wish, found.others, tools)
+        back = datapaths.take_away(wish, tools)
         back.add(levers.put_back(originals.levers(self.root), wish, tools))
         # A lever took away drop-ins of our own units; and what was stopped may have failed.
         found = self.look()

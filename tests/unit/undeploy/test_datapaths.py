@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ktls_host import originals, release_record
+from ktls_host import originals
 from ktls_host.files import FileSpec
+from ktls_host.nginx import root as nginx_root
 from ktls_host.nginx.root import Nginx
 from ktls_host.service import adopt
 from ktls_host.undeploy import datapaths
@@ -48,8 +49,7 @@ def with_nginx(host: Host) -> None:
     root = str(host.root)
     (host.root / "etc/nginx/conf.d").mkdir(parents=True, exist_ok=True)
     spec = FileSpec(BASE, b"# ours\n", **OWN)
-    release_record.adopt([spec], root, host)
-    (host.root / BASE[1:]).write_text("# ours\n")
+    originals.commit(originals.plan(nginx_root.LEVER, [spec], {}, root))
     (host.root / ON[1:]).write_text("ssl_conf_command Options KTLS;\n")
 
 
@@ -119,11 +119,3 @@ def test_real_adoption_of_a_service_is_undone(deployed: Host) -> None:
     result = run.ensure(run.Desired(audit="none"), root=root, system=deployed, runner=Systemd())
     assert "app.service: as it was found" in result.steps
     assert not (deployed.root / "etc/ktls-fleet").exists()
-
-
-def test_install_of_nginx_is_on_record() -> None:
-    """Who writes the base says so to the record, or undeploy could not tell an edited one."""
-    import inspect
-
-    text = inspect.getsource(Nginx.install)
-    assert text.index("release_record.adopt") < text.index("files.apply")

@@ -136,7 +136,7 @@ def test_without_consent_off_names_what_runs_on_and_no_order_comes_through(deplo
 
     pid = guest(deployed, "pid", UNIT)
     answer = deployed.order(HOST, "tx", 3, identity="third")
-    assert answer["error"]["code"] == "service_no_restart_consent", answer
+    assert answer["error"]["code"] == "no_restart_consent", answer
     assert (guest(deployed, "pid", UNIT), guest(deployed, "new", PORT)["ktls"]) == (pid, False)
     consent(deployed, given=True)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ktls_agent.evidence.model import Kind, Snapshot, Volume
 from ktls_agent.guards.model import KERNEL, LOG, PROBE, SIDECAR
 from ktls_agent.guards.reading import Reader, Totals
+from ktls_agent.guards.rules import ABSENT, RULES, Watcher
 from ktls_agent.probe_log import Tally
 
 
@@ -118,3 +119,17 @@ def test_volumes_by_transmit_mode() -> None:
     reader.snapshot(Snapshot(2.0, volumes=dict.fromkeys(kinds, Volume(15))))
     values = reader.read(2).values
     assert (values["kernel_userspace_bytes"], values["kernel_ktls_bytes"]) == (5, 10)
+
+
+def test_what_nobody_counts_is_absent_and_not_zero() -> None:
+    """A service that is not ours: its rules have nothing to look at, and are neither blind nor content."""
+    reader = Reader()
+    for at_s in (1.0, 2.0):
+        reader.sidecar({"mode": "tx", "effective_mode": "tx+rx", "pid": 5}, at_s)
+    reading = reader.read(2.0)
+    assert reading.seen_s[SIDECAR] == 2.0
+    assert not [name for name in reading.values if name.startswith("sidecar_")]
+    (rule,) = (rule for rule in RULES if rule.name == "bad_record")
+    watch = Watcher(rule, rule.default)
+    assert watch.look(reading) is None
+    assert watch.judgement.state == ABSENT

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ktls_agent.nginx_watch import service
 from ktls_agent.nginx_watch.counts import Counts, fields
 from ktls_agent.nginx_watch.kernel import Sessions
-from ktls_agent.nginx_watch.service import Watch, receive
+from ktls_agent.nginx_watch.service import Watch, receive, serve
+from ktls_host import jsonsock
+from ktls_host.errors import KtlsError
 from ktls_host.nginx.settings import Settings
 
 SETTINGS = Settings(probe_port=8444, server_name="web1")
@@ -121,3 +129,37 @@ def test_status_says_what_nginx_is_and_asks_the_program_once() -> None:
     assert asked == ["/usr/sbin/nginx"]
     assert (found["nginx"], found["openssl"], found["library"]) == ("1.26.3", "3.5.5", "OpenSSL 3.5.5 27 Jan 2026")
     assert found["master"] is None
+
+
+def test_the_service_counts_and_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
+    path = str(tmp_path / "watch.sock")
+    watch = Watch(SETTINGS, lambda: (os.getpid(),), lambda program: "", lambda: {"TlsTxSw": 0})
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    async def main() -> list[dict[str, Any]]:
+        serving = asyncio.ensure_future(serve(watch, reader, path, None))
+        while not os.path.exists(path):
+            await asyncio.sleep(0.01)
+        loop = asyncio.get_running_loop()
+        writer.send(line())
+        answers = [await loop.run_in_executor(None, jsonsock.call, path, {"verb": "status"})]
+        try:
+            await loop.run_in_executor(None, jsonsock.call, path, {"verb": "mode", "mode": "tx"})
+        except KtlsError as error:
+            answers.append({"code": error.code})
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serving, 5)
+        return answers
+
+    with reader, writer:
+        status, refused = asyncio.run(main())
+    assert status["requests"] == {"2xx": 1}
+    assert (status["unit"], status["foreign"]) == ("nginx.service", 0)
+    assert refused == {"code": "bad_verb"}
+    assert not os.path.exists(path)
+
+
+def test_not_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    with pytest.raises(KtlsError, match="not by hand"):
+        service.main("/nowhere")

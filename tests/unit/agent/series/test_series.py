@@ -137,8 +137,14 @@ def test_errors_are_by_kind_and_what_cannot_be_told_is_null(part: SeriesPart) ->
     assert (page["cpu_us"], page["requests"]) == ([None], [None])
 
 
+def test_a_status_without_counts_makes_no_series_and_is_no_problem(part: SeriesPart) -> None:
+    part.heard(0.0, {"mode": "tx", "effective_mode": "tx+rx", "share": 1.0, "pid": 5}, False)
+    assert samples(part) == []
+    assert (part.status() or {}).get("problem") is None
+
+
 def test_a_status_that_makes_no_sense_is_a_problem_and_no_sample(part: SeriesPart) -> None:
-    part.heard(100.0, {"pid": 1, "bytes": None}, False)
+    part.heard(100.0, {"pid": 1, "bytes": None, "by": None}, False)
     assert "cannot be read" in part.status()["problem"]
     hear(part, 105.0)
     assert part.status()["problem"] is None

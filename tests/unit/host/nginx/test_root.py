@@ -45,7 +45,9 @@ def get(host: Host, path: str, port: int | None = None) -> bytes:
 def test_on_and_off_with_one_test_and_one_reload_each(host: Host) -> None:
     host.start()
     nginx = host.nginx()
-    nginx.install()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(root, "PROBE_ROOT", "/probe")
+        nginx.install()
     before = nginx.processes()
     host.runner.ran.clear()
     done = nginx.on("tx")
@@ -259,10 +261,41 @@ def test_the_base_serves_the_probe_object_and_labels_each_line(host: Host) -> No
             get(host, "/nothing")
             seen.append(lines.recv(4096).decode().split(" ktls: k1 ")[1].split()[0])
     assert seen == ["userspace", "tx", "userspace"]
+    nginx.on("tx")
     assert nginx.remove(check=True)["changed"]
-    assert nginx.remove()["removed"] == ["/etc/nginx/conf.d/ktls-base.conf"]
+    assert nginx.remove()["removed"] == [
+        "/etc/nginx/conf.d/ktls-base.conf", "/etc/nginx/conf.d/ktls-on.conf", "/probe/ktls-probe.bin",
+    ]  # fmt: skip
     assert not list(host.drop_ins.iterdir())
+    assert not (host.root / "probe").exists()
+    assert not list((host.root / "var/lib/ktls-levers").iterdir()), "and no record is left"
     assert not nginx.remove()["changed"]
+
+
+def test_a_base_that_nginx_does_not_take_is_taken_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root, "PROBE_ROOT", "/probe")
+    host.start()
+    nginx = host.nginx()
+    good = dropin.base
+    monkeypatch.setattr(dropin, "base", lambda settings: b"no_such_thing on;\n")
+    with pytest.raises(KtlsError) as caught:
+        nginx.install()
+    assert caught.value.code == "nginx_refuses_dropin"
+    assert not host.base.exists()
+    assert not list((host.root / "var/lib/ktls-levers").iterdir())
+    monkeypatch.setattr(dropin, "base", good)
+    assert nginx.install()["changed"]
+    before = host.base.read_text()
+    monkeypatch.setattr(dropin, "base", lambda settings: b"no_such_thing on;\n")
+    with pytest.raises(KtlsError):
+        nginx.install()
+    assert host.base.read_text() == before
+    monkeypatch.setattr(dropin, "base", good)
+    assert not nginx.install()["changed"]
+    host.base.write_text(before + "# somebody else's\n")
+    with pytest.raises(KtlsError) as caught:
+        nginx.remove()
+    assert caught.value.code == "edited_meanwhile"
 
 
 def test_an_http_block_without_our_directory_is_named(host: Host) -> None:

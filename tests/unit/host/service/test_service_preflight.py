@@ -46,7 +46,7 @@ def test_with_both_consents_only_a_card_is_refused(host: Host, unit: str) -> Non
 
 def test_each_consent_has_its_refusal(host: Host) -> None:
     assert codes(host, "tunnel", tx_rx_consent=False) == ({**HW, "tx": ["tx_means_rx"]}, [])
-    missing = ["service_no_restart_consent"]
+    missing = ["no_restart_consent"]
     assert codes(host, "tunnel", restart_ok=False) == ({**HW, "tx": missing, "rx": missing}, [])
 
 

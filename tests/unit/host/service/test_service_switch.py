@@ -69,7 +69,7 @@ def test_without_consent_nothing_is_changed_towards_ktls(taken: Host, unit: str)
     before = taken.snapshot()
     with pytest.raises(KtlsError, match="ends its connections") as caught:
         on(taken, unit, restart_ok=False)
-    assert caught.value.code == "service_no_restart_consent"
+    assert caught.value.code == "no_restart_consent"
     assert (taken.snapshot(), taken.log) == (before, [])
 
 
