@@ -27,6 +27,10 @@ check: prepare ## Linters and types, in seconds, without a VM
 	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run tools/lock tools/release
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
 
+collection: prepare ## Build the collection as it is published, into build/
+	@$(BIN)/python -m tools.collection
+.PHONY: collection
+
 sanity: prepare ## Build the collection, install it, run ansible-test's sanity tests on it
 	@tools/sanity
 

@@ -100,7 +100,7 @@ def vendored(lock: Path) -> dict[str, bytes]:
     pinned = re.search(rf"^{VENDORED}==(\S+)", _read(lock).decode(), re.MULTILINE)
     if pinned is None:
         raise BuildError(f"{lock} does not pin {VENDORED}; regenerate the lock files")
-    cure = "make the virtual environment anew from requirements/"
+    cure = f"{sys.executable} -m pip install --require-hashes -r {lock}"
     try:
         distribution = importlib.metadata.distribution(VENDORED)
     except importlib.metadata.PackageNotFoundError as error:

@@ -53,7 +53,7 @@ class CleanRoom:
             text=True,
             cwd=self.home,
             env=self.environment(**more),
-            timeout=240,
+            timeout=600,
             check=False,
         )
 

@@ -137,7 +137,8 @@ def _tasks(role: Path, options: dict[str, Any]) -> Iterator[str]:
     }
     set_here = set(re.findall(r"^\s+(ktls_[a-z0-9_]+):", everything, re.MULTILINE))
     prefix = f"{role.name}_"
-    for name in sorted(set(options) - used):
+    elsewhere = "\n".join(path.read_text() for path in role.parent.glob("*/[tdv]*/*.yml") if role not in path.parents)
+    for name in sorted(set(options) - used - set(_NAME.findall(elsewhere))):
         yield f"{name} is an option that no task uses"
     modules = {path.stem for path in (ROLES.parent / "library").glob("*.py")}
     for name in sorted(used - set(options) - set_here - modules):

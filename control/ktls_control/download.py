@@ -63,7 +63,11 @@ def fetch(
     protocol = cipher = None
     digest, size = hashlib.sha256(), 0
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            # It names no file.
+            raise OSError(f"the authority to trust, {ca_file}, cannot be read: {error.strerror or error}") from error
         if card:
             context.maximum_version = ssl.TLSVersion.TLSv1_2
             context.set_ciphers("ECDHE+AESGCM")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,3 +217,42 @@ def test_a_missing_package_is_named_before_any_host_is_touched(
     off = poor.playbook("off", "-e", "ktls_off_command=true")
     assert off.returncode == 0, last(off)
     assert all(fleet.requests(name, "off") for name in fleet.names), "off needs nothing but Ansible"
+
+
+def test_a_collection_from_the_checkout_builds_the_release_or_says_what_for(room: CleanRoom, tmp_path: Path) -> None:
+    """As from ``ansible-galaxy collection install git+https://...``: there are sources, and no h11."""
+    subprocess.run(
+        [sys.executable, "-m", "ansible", "galaxy", "collection", "build", "--output-path", str(tmp_path), str(ROOT)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (built,) = tmp_path.glob("*.tar.gz")
+    place = collection.install(built, tmp_path / "collections")
+    (place / "agent").chmod(0o555)
+    asked = tmp_path / "play.yml"
+    asked.write_text(
+        "- hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:\n"
+        "    - ktls.fleet.ktls_release: {components: [agent], agent_config: {}}\n      check_mode: true\n"
+    )
+    paths = {"ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = room.run("ansible-playbook", "-i", "localhost,", str(asked), **paths)
+    assert done.returncode == 2
+    says = f"h11 is not installed in {room.directory}/venv; {room.python} -m pip install --require-hashes -r {place}/"
+    assert says in done.stdout + done.stderr, last(done)
+
+    rich = cleanroom.make(tmp_path / "rich", cleanroom.closure(["ansible-core", "h11"]))
+    done = rich.run("ansible-playbook", "-i", "localhost,", str(asked), **paths)
+    assert "could not be made" not in done.stdout + done.stderr, last(done)
+    assert list((tmp_path / "cache").rglob("ktls.pyz")), "built beside nobody's collection"
+
+
+def test_defaults_for_a_group_of_modules(stranger: Stranger, tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    socket = stranger.fleet.directory / "web3" / "agent.sock"
+    play.write_text(
+        "- hosts: web1\n  gather_facts: false\n  module_defaults:\n"
+        f"    group/ktls.fleet.agent: {{socket: {socket}}}\n  tasks:\n"
+        "    - ktls.fleet.ktls_order: {state: observed}\n"
+    )
+    done = stranger.room.run("ansible-playbook", "-i", str(stranger.inventory), str(play))
+    assert done.returncode == 0, last(done)
+    assert (stranger.fleet.requests("web1"), len(stranger.fleet.requests("web3"))) == ([], 1)
