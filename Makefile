@@ -24,7 +24,7 @@ check: prepare ## Linters and types, in seconds, without a VM
 	@$(BIN)/ruff format --check . tools/sanity
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run
+	@shellcheck tools/prepare tools/compatibility agent/units/ktls-off control/ktls_control/templates/off_host.sh tests/molecule/run bench/run .ci/run tools/lock tools/release
 	@ANSIBLE_CONFIG=ansible.cfg $(BIN)/ansible-lint --offline --profile production
 
 collection: prepare ## Build the collection as it is published, into build/
@@ -62,13 +62,13 @@ images: prepare ## The images of the lab, if they are not there yet
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-VM_PARTS := vm-levers vm-evidence vm-nginx vm-sidecar vm-agent molecule vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+VM_PARTS := vm-levers vm-evidence vm-nginx vm-sidecar vm-agent molecule vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O $(VM_PARTS)
 
-vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-nginx vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
+vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
 
 vm-operator: prepare ## Phase hw as an operator does it, with sentinel, plan and a card that leaks (some minutes; not part of test)
@@ -88,8 +88,11 @@ bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk
 molecule: prepare ## The role scenarios on a lab VM
 	@tests/molecule/run
 
+release: prepare ## The artefacts of a release in build/release (KEY=path signs them; docs/release.md)
+	@tools/release $(if $(KEY),--sign "$(KEY)")
+
 clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-witness bench molecule clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-witness bench molecule release clean

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What pyproject.toml cannot say: a wheel brings the collection along, in ``ansible_collections`` beside its packages.
 
+And it says which commit and which lock it was made of, for ``ktls --version``.
+
 So that ``pip install`` gives ``ktls``, playbooks, roles and the release for hosts of one version. Ansible finds
 a collection there too. The lab stays in the checkout. An editable installation is the checkout.
 """
@@ -48,8 +50,12 @@ class BuildPy(build_py):
         library = Path(self.build_lib)
         shutil.rmtree(library, ignore_errors=True)
         super().run()
-        sys.path.insert(0, str(ROOT))
+        sys.path[:0] = [str(ROOT), str(ROOT / "agent")]
+        from ktls_host import buildinfo
         from tools import collection
+
+        made_of = buildinfo.of_tree(ROOT, "control.lock")
+        (library / "ktls_control" / buildinfo.FILE).write_text(made_of.text(), encoding="utf-8")
 
         with tempfile.TemporaryDirectory(prefix="ktls-wheel-") as scratch:
             collection.install(collection.build(Path(scratch), ROOT), library)

@@ -92,6 +92,7 @@ def main() -> None:
             ca_path=os.path.join(directory, certificate.CA),
         )
         if not module.check_mode:
+            certificate.adopt(change.spec for change in changes)
             files.apply(changes)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)

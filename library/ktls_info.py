@@ -311,7 +311,7 @@ error_code:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info, release_record
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.nginx import settings
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.service.programs import AUTO
@@ -352,6 +352,7 @@ def main() -> None:
         if module.params["cache_facts"]:
             changes = files.plan_files([info.fact_spec(collected)])
             if not module.check_mode:
+                release_record.adopt(change.spec for change in changes)
                 files.apply(changes)
     except KtlsError as error:
         module.fail_json(msg=error.message, error_code=error.code)

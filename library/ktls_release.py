@@ -33,6 +33,11 @@ options:
     description: A release file on the control node. Left out, one is built from the source tree. Only the action plugin
       uses it.
     type: path
+  signers:
+    description: File on the control node with the keys that sign releases, as C(ssh-keygen) has allowed signers. With
+      it, O(artefact) must be given, and the C(SHA256SUMS) beside it signed by one of them, before anything of it is run
+      or sent. Only the action plugin uses it.
+    type: path
   src:
     description: The release file on the host. The action plugin sets it after it has sent the file.
     type: path
@@ -181,6 +186,7 @@ def main() -> None:
                 "default": ["agent", "sidecar"],
             },
             "artefact": {"type": "path"},
+            "signers": {"type": "path"},
             "src": {"type": "path"},
             "version": {"type": "str"},
             "sha256": {"type": "str"},
@@ -195,7 +201,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = {name: value for name, value in module.params.items() if name != "artefact"}
+    wanted = {name: value for name, value in module.params.items() if name not in ("artefact", "signers")}
     desired = release.DesiredRelease(**{**wanted, "components": tuple(wanted["components"])})
     try:
         result = release.ensure(desired, check=module.check_mode)

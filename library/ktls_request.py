@@ -8,7 +8,7 @@ module: ktls_request
 short_description: Refuse a wrong request before any host is touched
 description:
   - Checks group, phase, waves and lease on the control node and fails with one line that names the cure.
-  - For C(off) it also tells a rollout under way to end, and does not wait for it.
+  - For C(off) and C(undeploy) it also tells a rollout under way to end, and does not wait for it.
 version_added: 0.1.0
 author:
   - The ktls-fleet authors (@ktls-fleet)
@@ -35,14 +35,18 @@ options:
     description: Length of the lease in seconds.
     type: float
   sources:
-    description: Inventories whose rollouts are to end; for C(off).
+    description: Inventories whose rollouts are to end; for C(off) and C(undeploy).
     type: list
     elements: str
     default: []
   reason:
-    description: Why they end; for C(off).
+    description: Why they end; for C(off) and C(undeploy).
     type: str
     default: "off"
+  consent:
+    description: Whether somebody said that it is meant; for C(undeploy), outside check mode.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Works the same in check mode.
@@ -63,7 +67,7 @@ EXAMPLES = r"""
 RETURN = r"""
 told:
   description: Rollouts that were told to end.
-  returned: for C(off), not in check mode
+  returned: for C(off) and C(undeploy), not in check mode
   type: list
   elements: str
   sample: []

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from tools import changelog
+from tools import canonical, changelog
 
 ROOT = Path(__file__).resolve().parents[1]
 #: All of the checkout that is part of the collection.
@@ -96,7 +96,10 @@ def build(output: Path, root: Path = ROOT) -> Path:
             raise BuildError(f"{built.name} would hold links: {', '.join(links)}")
         # A rename within one file system: nobody finds half an archive.
         half = output / f".{built.name}.{os.getpid()}"
-        shutil.copyfile(built, half)
+        try:
+            half.write_bytes(canonical.collection(built))
+        except canonical.CanonicalError as error:
+            raise BuildError(str(error)) from error
         return half.replace(output / built.name)
 
 

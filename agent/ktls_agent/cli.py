@@ -16,9 +16,9 @@ from typing import Any
 
 from ktls_host.commandline import FAILED, OK, reader_gone, refused
 from ktls_host.errors import KtlsError
+from ktls_host.version_option import add_version
 
 from . import defaults
-from .version import VERSION
 
 USAGE = 2
 _QUICK_S = 15.0
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ktls-agent", description="The kTLS agent of this host.")
-    parser.add_argument("--version", action="version", version=f"ktls-agent {VERSION}")
+    add_version(parser)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     for verb, text in (("serve", "run the service"), ("diag", "answer for sock_diag (started by systemd)")):

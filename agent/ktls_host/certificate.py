@@ -12,9 +12,10 @@ import ipaddress
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from . import release_record
 from .commands import CommandResult, Runner
 from .errors import KtlsError
 from .files import FileChange, FileSpec, plan_files
@@ -90,7 +91,9 @@ def request(wish: RequestWish, runner: Runner | None = None, *, check: bool = Fa
         if not check:
             made = _openssl(runner, ("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"))
             key = made.stdout.encode("ascii")
-            apply_files(plan_files([FileSpec(wish.key_path, key, mode=0o600)]))
+            made_key = FileSpec(wish.key_path, key, mode=0o600)
+            adopt([made_key])
+            apply_files(plan_files([made_key]))
     else:
         tighter = plan_files([FileSpec(wish.key_path, key, mode=0o600)])
         result.changed = bool(tighter)
@@ -101,6 +104,16 @@ def request(wish: RequestWish, runner: Runner | None = None, *, check: bool = Fa
     if result.needed and key is not None:
         result.csr = _csr(wish.key_path, names, runner)
     return result
+
+
+def adopt(specs: Iterable[FileSpec]) -> None:
+    """Record that files in :data:`DIRECTORY` are made by us, so that undeploy takes them away; others it leaves.
+
+    Raises :class:`KtlsError` of :func:`ktls_host.release_record.adopt`.
+    """
+    ours = [spec for spec in specs if os.path.dirname(spec.path) == DIRECTORY]
+    if ours:
+        release_record.adopt(ours)
 
 
 def plan_install(

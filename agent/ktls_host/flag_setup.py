@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import release_record
 from .errors import KtlsError
 from .files import FileSpec, plan_files
 from .files import apply as apply_files
@@ -90,7 +91,9 @@ def ensure(desired: DesiredPull, *, root: str = "/", check: bool = False, system
         _run(system, commands)
         apply_files(changes)
         shutil.rmtree(_under(root, STATE_DIR), ignore_errors=True)
+        release_record.forget((CONFIG, CA, SIGNERS), root, system)
         return result
+    release_record.adopt(specs(desired), root, system)
     apply_files(changes)
     _run(system, commands)
     result.status = _wait(desired, root, system)

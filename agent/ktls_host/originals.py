@@ -27,6 +27,8 @@ from .files import FileChange, FileSpec
 
 DIRECTORY = "/var/lib/ktls-levers"
 LOCK = "/run/ktls-levers.lock"
+RELEASE = "release"
+"""Name of the record of the release itself, which is no lever (:mod:`ktls_host.release_record`)."""
 LOCK_WAIT_S = 30.0
 _SCHEMA = 1
 _ABSENT = "absent"
@@ -166,7 +168,7 @@ def levers(root: str = "/") -> tuple[str, ...]:
                         names.append(_parse(stream.read()).lever)
                 except (OSError, ValueError, KeyError, TypeError):
                     names.append(name)
-    return tuple(sorted(names))
+    return tuple(sorted(name for name in names if name != RELEASE))
 
 
 def plan(lever: str, specs: Iterable[FileSpec], facts: dict[str, Any] | None = None, root: str = "/") -> Adoption:
@@ -184,10 +186,10 @@ def plan(lever: str, specs: Iterable[FileSpec], facts: dict[str, Any] | None = N
     for spec in wanted:
         found = record.of(spec.path)
         if found is None:
-            found = FileRecord(read(spec.path, root), made=_missing_parents(spec.path, root))
-        elif not _as_left(found, root) and not _as_it_was(found.original, root):
+            found = FileRecord(read(spec.path, root), made=missing_parents(spec.path, root))
+        elif not as_left(found, root) and not as_it_was(found.original, root):
             edited.append(spec.path)
-        digest = _digest(spec.content)
+        digest = digest_of(spec.content)
         if digest not in found.ours:
             found = replace(found, ours=(*found.ours, digest))
         others = tuple(other for other in record.files if other.original.path != spec.path)
@@ -233,9 +235,9 @@ def plan_restore(lever: str, root: str = "/", *, keep_edited: bool = False) -> R
     edited: list[str] = []
     diffs: list[dict[str, str]] = []
     for found in record.files:
-        if _as_it_was(found.original, root):
+        if as_it_was(found.original, root):
             continue
-        if not _as_left(found, root):
+        if not as_left(found, root):
             edited.append(found.original.path)
             continue
         now = read(found.original.path, root)
@@ -334,23 +336,26 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def _as_it_was(original: Original, root: str) -> bool:
-    """Time does not count: an untouched file of another time is still as it was."""
+def as_it_was(original: Original, root: str = "/") -> bool:
+    """Return whether a file is what it was. Time does not count: one untouched, of another time, is still as it was."""
     now = read(original.path, root)
     if original.content is None or now.content is None:
         return original.content is now.content
     return replace(now, mtime_ns=0) == replace(original, mtime_ns=0)
 
 
-def _as_left(found: FileRecord, root: str) -> bool:
-    return _digest(read(found.original.path, root).content) in found.ours
+def as_left(found: FileRecord, root: str = "/") -> bool:
+    """Return whether a file is what we put there."""
+    return digest_of(read(found.original.path, root).content) in found.ours
 
 
-def _digest(content: bytes | None) -> str:
+def digest_of(content: bytes | None) -> str:
+    """Return how a record names content: its SHA-256, or a word for no file at all. Pure."""
     return _ABSENT if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _missing_parents(path: str, root: str) -> tuple[str, ...]:
+def missing_parents(path: str, root: str = "/") -> tuple[str, ...]:
+    """Return the directories above ``path`` that do not exist, outermost first."""
     missing = []
     parent = os.path.dirname(path)
     while parent not in ("/", "") and not os.path.isdir(_under(root, parent)):

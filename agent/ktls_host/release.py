@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import release_record
 from .commands import CommandResult, Runner
 from .errors import KtlsError
 from .files import FileSpec, atomic_write, plan_files
@@ -98,6 +99,9 @@ _COMMANDS = {
 }
 _USERS = ("ktls-agent", "ktls-sidecar", "ktls-pull")
 _LEVERS = "/var/lib/ktls-levers"
+USERS = _USERS
+"""The users of ours; each has a group of its name."""
+GROUPS = ("ktls", *USERS)
 # What share/ktls.tmpfiles.conf makes.
 _MADE = ("/run/ktls", "/run/ktls-agent", _LEVERS, "/run/ktls-levers.lock")
 _MEMBER_MAX = 8 * 1024 * 1024
@@ -216,6 +220,15 @@ class System:
             return True
         return False
 
+    def has_group(self, name: str) -> bool:
+        """Return whether the group exists."""
+        import grp
+
+        with contextlib.suppress(KeyError):
+            grp.getgrnam(name)
+            return True
+        return False
+
     def now(self) -> float:
         """Return the wall clock in seconds, as the journal counts."""
         return time.time()
@@ -223,6 +236,21 @@ class System:
     def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)
+
+
+def units(component: str) -> tuple[str, ...]:
+    """Return the units of a component, in the order in which they are started."""
+    return _UNITS[component]
+
+
+def links(component: str) -> tuple[tuple[str, str], ...]:
+    """Return the commands of a component: the link, and where it leads."""
+    return tuple((f"/usr/local/bin/{name}", "../lib/ktls/current/ktls.pyz") for name in _COMMANDS[component])
+
+
+def shared_paths() -> tuple[str, ...]:
+    """Return the files that agent and sidecar share."""
+    return tuple(path for path, _ in _SHARED.values())
 
 
 # Inspect
@@ -538,8 +566,7 @@ def _units(desired: DesiredRelease) -> list[str]:
 
 
 def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
-    names = [name for component in desired.components for name in _COMMANDS[component]]
-    return [(f"/usr/local/bin/{name}", "../lib/ktls/current/ktls.pyz") for name in names]
+    return [link for component in desired.components for link in links(component)]
 
 
 def _socket(desired: DesiredRelease, component: str) -> str:
@@ -611,7 +638,11 @@ def ensure(desired: DesiredRelease, *, root: str = "/", check: bool = False, sys
     if not check:
         if desired.state == "present" and installed.source is None:
             raise KtlsError("not_found", f"there is no release at {desired.src}; copy the built ktls.pyz there first")
+        if desired.state == "present":
+            release_record.adopt(_specs(desired, installed.share), root, system)
         result = apply(steps, root, system)
+        if desired.state == "absent":
+            release_record.forget(installed.leftovers, root, system)
     else:
         result = _predict(steps)
         if desired.state == "present" and installed.source is None:

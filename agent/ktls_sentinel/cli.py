@@ -14,8 +14,7 @@ from typing import Any
 
 from ktls_host.commandline import OK, reader_gone, refused
 from ktls_host.errors import KtlsError
-
-from .version import VERSION
+from ktls_host.version_option import add_version
 
 _CONFIG = "/etc/ktls/sentinel.json"
 _SOCKET = "/run/ktls-sentinel/sentinel.sock"
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ktls-sentinel", description="Looks for plaintext on the wire.")
-    parser.add_argument("--version", action="version", version=f"ktls-sentinel {VERSION}")
+    add_version(parser)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     serve = verbs.add_parser("serve", help="run the service")
     serve.add_argument("--config", default=_CONFIG, help="default: %(default)s")

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import TextIO, cast
 
 from ktls_host.errors import KtlsError
+from ktls_host.version_option import add_version
 
 from . import config
 from .openssl import UnsupportedOpenSSLError, load
 from .output import LineWriter
 from .process import forbid_dumps
 from .supervisor import Supervisor, stderr_line
-from .version import VERSION
 
 EX_CONFIG = 78
 """sysexits.h: starting again without a change is useless."""
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM. Returns the exit status: 0, 1, or 78 when the configuration must change first."""
     parser = argparse.ArgumentParser(prog="ktls-sidecar", description="HTTPS file server that can use kernel TLS")
     parser.add_argument("--config", default="/etc/ktls/sidecar.json", help="JSON file (default: %(default)s)")
-    parser.add_argument("--version", action="version", version=f"ktls-sidecar {VERSION}")
+    add_version(parser)
     options = parser.parse_args(argv)
     try:
         settings = config.load(options.config)

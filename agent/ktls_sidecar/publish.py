@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ktls_host.errors import KtlsError
+from ktls_host.version_option import add_version
 
 from . import staging
 from .staging import Staged
-from .version import VERSION
 
 _DESCRIPTION = """Publish a file (or, with -r, what is in a directory) so that a server sees the old content or the new
 content, never a mixture: written beside the destination, made durable, sealed, renamed."""
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-r", "--recursive", action="store_true", help="publish or remove a directory")
     parser.add_argument("--remove", action="store_true", help="remove what was published, sealed or not")
     parser.add_argument("--seal", choices=staging.SEALS, default="auto", help="default: %(default)s")
-    parser.add_argument("--version", action="version", version=f"ktls-publish {VERSION}")
+    add_version(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DESTINATION, or with --remove DESTINATION")
     options = parser.parse_intermixed_args(argv)
     wanted = 1 if options.remove else 2

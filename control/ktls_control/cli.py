@@ -49,7 +49,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ktls", description="Kernel TLS over a fleet: turn on by phases, off at once."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show version, commit and lock, and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     fleet = argparse.ArgumentParser(add_help=False)
@@ -113,6 +113,9 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     add_drill_parser(verbs, fleet)
 
     from .flag_cli import add_parser as add_flag_parser
+    from .undeploy.verb import add_parser as add_undeploy_parser
+
+    add_undeploy_parser(verbs, fleet)
     from .plan.cli import add_parser as add_plan_parser
     from .simulate.cli import add_parser as add_simulate_parser
 
@@ -148,17 +151,10 @@ class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
-        print(f"ktls {_version()}")
+        from .build import info
+
+        print(info().words("ktls"))
         parser.exit()
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ktls-fleet")
-    except PackageNotFoundError:
-        return "(from a source tree)"
 
 
 def _console(*, stderr: bool = False) -> Any:

@@ -61,6 +61,16 @@ def check(request: Request) -> None:
             )
 
 
+def check_consent(request: Request, consent: bool) -> None:
+    """:raises ControlError: ``no_consent``: what takes servers away is not begun by a mistyped word."""
+    if request.verb == "undeploy" and not consent:
+        raise ControlError(
+            "no_consent",
+            f"undeploy ends the servers of {len(request.hosts or ())} hosts and removes everything of ours: say that "
+            "it is meant with -e ktls_undeploy_ok=true (ktls undeploy --yes); --check shows what would go",
+        )
+
+
 def check_phase(phase: str | None) -> str:
     """:raises ControlError: ``no_phase`` or ``unknown_phase``."""
     choices = ", ".join(PHASES)

@@ -14,6 +14,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control import signed
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 
 #: Where the module puts a release (``LIB`` of ``ktls_host.release``).
 _INSTALLED = "/usr/local/lib/ktls/{version}/ktls.pyz"
@@ -40,7 +42,12 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if arguments.get("state", "present") == "absent":
             return self._module(arguments, task_vars)
-        release = _artefact(arguments.pop("artefact", None))
+        given, signers = arguments.pop("artefact", None), arguments.pop("signers", None)
+        try:
+            _check_signature(given, signers)
+        except ControlError as error:
+            return {"failed": True, "changed": False, "msg": error.message, "error_code": error.code}
+        release = _artefact(given)
         arguments.update(version=release["version"], sha256=release["sha256"])
         if self._task.check_mode or self._installed(release):
             return self._module(arguments, task_vars)
@@ -63,6 +70,19 @@ class ActionModule(ActionBase):
             module_name="ktls.fleet.ktls_release", module_args=arguments, task_vars=task_vars
         )
         return answer
+
+
+def _check_signature(given: str | None, signers: str | None) -> None:
+    """Nothing of a release is run before it is known whose it is. :raises ControlError: it is not the signers'."""
+    if not signers:
+        return
+    if not given:
+        raise ControlError(
+            "release_not_signed",
+            "signers are set, so only a signed release is installed: name its file (artefact), as it was fetched, with "
+            f"{signed.SUMS} and {signed.SIGNATURE} beside it",
+        )
+    signed.verify(Path(given), Path(signers).expanduser())
 
 
 def _artefact(given: str | None) -> dict[str, str]:

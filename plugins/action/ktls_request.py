@@ -9,7 +9,12 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.errors import ControlError
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.off.runs import runs, stop
-from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import Request, check, digest
+from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.request import (
+    Request,
+    check,
+    check_consent,
+    digest,
+)
 from ansible_collections.ktls.fleet.plugins.plugin_utils.ktls_control.rollout.control import launched, operator
 
 _ARGUMENTS = {
@@ -21,6 +26,7 @@ _ARGUMENTS = {
     "lease_s": {"type": "float"},
     "sources": {"type": "list", "elements": "str", "default": []},
     "reason": {"type": "str", "default": "off"},
+    "consent": {"type": "bool", "default": False},
 }
 
 
@@ -35,16 +41,18 @@ class ActionModule(ActionBase):
         """:returns: ``request_id``, new for each request, or ``failed`` with one line and ``error_code``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, arguments = self.validate_argument_spec(argument_spec=_ARGUMENTS)
-        sources, reason = arguments.pop("sources"), arguments.pop("reason")
+        sources, reason, consent = arguments.pop("sources"), arguments.pop("reason"), arguments.pop("consent")
         launched(task_vars or {})
         groups = (task_vars or {}).get("groups") or {}
         arguments["hosts"] = groups.get(arguments["group"])
         request = Request(**arguments)
         try:
             check(request)
+            if not self._task.check_mode:
+                check_consent(request, consent)
         except ControlError as error:
             return {**result, "failed": True, "msg": error.message, "error_code": error.code}
-        if request.verb == "off" and not self._task.check_mode:
+        if request.verb in ("off", "undeploy") and not self._task.check_mode:
             result["told"] = self._end_rollouts(sources, request.group, reason)
         return {**result, "changed": False, "request_id": uuid.uuid4().hex, "plan_sha256": digest(request)}
 
@@ -56,7 +64,7 @@ class ActionModule(ActionBase):
             if newest is None or not newest.under_way():
                 continue
             try:
-                stop(newest, f"off.yml, {operator()}", reason)
+                stop(newest, f"{self._task.args['verb']}.yml, {operator()}", reason)
                 told.append(newest.name)
             except ControlError as error:
                 self._display.warning(f"rollout {newest.name} could not be told to end: {error.message}")

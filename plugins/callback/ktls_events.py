@@ -32,7 +32,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 #: Result keys that the events carry; everything else may hold what nobody should log.
-_KEYS = ("msg", "status", "info", "ktls_drill", "changed", "cached", "error_code", "cut_off", "run")
+_KEYS = ("msg", "status", "info", "ktls_drill", "ktls_undeploy", "changed", "cached", "error_code", "cut_off", "run")
 
 
 class CallbackModule(CallbackBase):

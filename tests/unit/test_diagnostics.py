@@ -35,6 +35,8 @@ OTHERS = (
     "drift.py",  # of a rollout
     "host.py",  # of a drill: docs/drill.md
 )
+#: Told in docs/undeploy.md (tests/unit/undeploy/test_docs.py).
+UNDEPLOY = HOST / "undeploy"
 
 
 def section(title: str) -> str:
@@ -45,7 +47,7 @@ def codes(kind: str) -> set[str]:
     """Codes that the sources give to ``kind``."""
     found: set[str] = set()
     for path in HOST.rglob("*.py"):
-        if path.name not in OTHERS:
+        if path.name not in OTHERS and UNDEPLOY not in path.parents:
             found |= set(re.findall(rf'\b{kind}\(\s*"([a-z0-9_]+)"', path.read_text()))
     return found
 

@@ -33,7 +33,7 @@ def test_action_groups_are_what_the_modules_take() -> None:
     modules = {path.stem for path in (ROOT / "library").glob("ktls_*.py")}
     assert set(groups) == {"agent", "levers"}
     assert groups["agent"] == sorted(name for name in modules if "socket" in documented(name)["options"])
-    levers = {name for name in modules if "edited" in documented(name)["options"]}
+    levers = {name for name in modules if {"edited", "state"} <= set(documented(name)["options"])}
     assert groups["levers"] == sorted(levers)
 
 

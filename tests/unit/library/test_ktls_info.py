@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info, textfile
+from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host import files, info, release_record, textfile
 from ansible_collections.ktls.fleet.plugins.module_utils.ktls_host.errors import KtlsError
 
 Run = Callable[..., dict[str, Any]]
@@ -53,6 +53,7 @@ def place(tmp_path: Path, reroot: Callable[[Any, str], None]) -> Path:
     """Files go below this directory."""
     reroot(files, str(tmp_path))
     reroot(textfile, str(tmp_path))
+    reroot(release_record, str(tmp_path))
     return tmp_path
 
 

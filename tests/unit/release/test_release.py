@@ -108,7 +108,10 @@ def test_records_of_levers_outlive_the_release(artefacts: Artefacts, root: Path,
     ensure(release.DesiredRelease(state="absent", purge=True), root, system)
     assert record.exists(), "it says what the host was like before"
     record.unlink()
-    ensure(release.DesiredRelease(state="absent", purge=True), root, system)
+    sidecar = desired(artefacts["1.0"]).sidecar_config
+    ensure(release.DesiredRelease(state="absent", purge=True, sidecar_config=sidecar), root, system)
+    assert (record.parent / "release.json").exists(), "our users are there, and it says who made them"
+    ensure(release.DesiredRelease(state="absent", purge=True, remove_users=True), root, system)
     assert not record.parent.exists()
 
 
@@ -258,6 +261,7 @@ def test_absent_removes_all_but_users_keys_and_state(artefacts: Artefacts, root:
     assert result.stopped[-1] == "ktls-diag.socket"
     assert set(snapshot(root)) == {
         "etc/ktls/tls/cert.pem", "etc/ktls/tls/key.pem", "srv/ktls/ktls-probe.bin", "var/lib/ktls/off",
+        "var/lib/ktls-levers/release.json",
     }  # fmt: skip
     assert system.users
     assert not ensure(release.DesiredRelease(state="absent"), root, system).changed

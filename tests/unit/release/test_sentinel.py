@@ -31,6 +31,7 @@ def test_alone_it_is_a_program_a_configuration_and_a_unit(artefacts: Artefacts, 
     ours = {name for name in snapshot(root) if name not in before and "usr/local/lib" not in name}
     assert ours == {
         "etc/ktls/sentinel.json", f"etc/systemd/system/{UNIT}", "usr/local/bin/ktls-sentinel",
+        "var/lib/ktls-levers/release.json",
     }  # fmt: skip
     assert loads(root / "etc/ktls/sentinel.json") == {"interface": "eth0", "targets": []}
     assert not release.ensure(sentinel(artefacts["1.0"]), root=str(root), system=system).changed

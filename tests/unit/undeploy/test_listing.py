@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listing that undeploy is proved by sees whatever a deploy could leave; what it leaves out is written down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.vm.undeploy.guest import listing
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("etc/a", "etc/b", "usr/bin/tool", "var/log/syslog", "proc/1/stat", "run/lock/x", "run/ktls/off"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "etc/link").symlink_to("a")
+    (tmp_path / "etc/empty").mkdir()
+    return tmp_path
+
+
+def replaced(path: Path) -> Path:
+    """What was there is gone."""
+    path.unlink()
+    return path
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a file more": ("/etc/left", lambda root: (root / "etc/left").write_text("")),
+    "a directory more": ("/var/lib", lambda root: (root / "var/lib").mkdir()),
+    "a dangling link more": ("/etc/x", lambda root: (root / "etc/x").symlink_to("/nowhere")),
+    "a socket more": ("/etc/s", lambda root: os.mknod(root / "etc/s", 0o140600)),
+    "a hidden file more": ("/etc/.b.0123.tmp", lambda root: (root / "etc/.b.0123.tmp").write_text("x")),
+    "a file less": ("/etc/b", lambda root: (root / "etc/b").unlink()),
+    "another text of that size": ("/etc/a", lambda root: (root / "etc/a").write_text("texT")),
+    "another mode": ("/usr/bin/tool", lambda root: (root / "usr/bin/tool").chmod(0o755)),
+    "another mode of a directory": ("/etc/empty", lambda root: (root / "etc/empty").chmod(0o700)),
+    "a set-user-ID bit": ("/usr/bin/tool", lambda root: (root / "usr/bin/tool").chmod(0o4644)),
+    "another target": ("/etc/link", lambda root: replaced(root / "etc/link").symlink_to("b")),
+    "a directory instead": ("/etc/b", lambda root: replaced(root / "etc/b").mkdir()),
+    "a runtime file of ours": ("/run/ktls-agent", lambda root: (root / "run/ktls-agent").write_text("")),
+    "one of ours among what is volatile": ("/var/log/ktls", lambda root: (root / "var/log/ktls").mkdir()),
+    "one of systemd about us": ("/run/lock/ktls.x", lambda root: (root / "run/lock/ktls.x").write_text("")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_found(place: Path, change: str) -> None:
+    before = listing.listing(str(place))
+    assert listing.differences(before, listing.listing(str(place))) == []
+    path, work = CHANGES[change]
+    work(place)
+    said = listing.differences(before, listing.listing(str(place)))
+    assert [line.split(":")[0] for line in said] == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_owner_is_found(place: Path) -> None:
+    before = listing.listing(str(place))
+    os.chown(place / "etc/a", 4242, -1)
+    (said,) = listing.differences(before, listing.listing(str(place)))
+    assert "4242(?)" in said, "and that it belongs to nobody"
+
+
+def test_an_attribute_is_found(place: Path) -> None:
+    before = listing.listing(str(place))
+    try:
+        os.setxattr(place / "etc/a", "user.ktls", b"1")
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    (said,) = listing.differences(before, listing.listing(str(place)))
+    assert "user.ktls" in said
+
+
+def test_time_and_what_is_volatile_do_not_count(place: Path) -> None:
+    before = listing.listing(str(place))
+    (place / "var/log/syslog").write_text("more")
+    (place / "var/log/other").write_text("")
+    (place / "proc/2").mkdir()
+    (place / "run/lock/y").write_text("")
+    os.utime(place / "etc/a", (0, 0))
+    assert listing.differences(before, listing.listing(str(place))) == []
+
+
+def test_each_exception_has_a_reason_and_hides_nothing_of_ours() -> None:
+    assert all(len(reason) > 10 for reason in listing.VOLATILE.values())
+    assert not [path for path in listing.VOLATILE if "ktls" in path]
+    for path in ("/etc", "/usr", "/var/lib", "/var/lib/systemd", "/run", "/tmp", "/var/tmp"):
+        assert path not in listing.VOLATILE
+
+
+def test_runs_alone_on_a_host(place: Path) -> None:
+    command = [sys.executable, "-IS", str(Path(listing.__file__)), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert '"/etc/a": ["-", "0644"' in done.stdout
