@@ -138,6 +138,7 @@ class Installed:
     certificate: str = ""
     users: tuple[str, ...] = ()  # of ours, those that exist
     made_missing: bool = True
+    foreign: tuple[str, ...] = ()  # units of ours that the wanted release does not have
     leftovers: tuple[str, ...] = ()  # state absent: what there is to remove
 
 
@@ -266,7 +267,7 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         found = _leftovers(desired, root)
         return Installed(_current(root), versions, ages, services=services, leftovers=found, users=users)
     source, share = _source(desired, versions, root)
-    expected = (*_shared(desired), *(f"share/{unit}" for unit in _units(desired)))
+    expected = (*_shared(desired), *(f"share/ktls-{component}.service" for component in desired.components))
     missing = [name for name in expected if source and name not in share]
     if missing:
         raise _bad(str(source), f"has no {missing[0]}")
@@ -282,6 +283,8 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         certificate=_certificate(desired, root),
         users=users,
         made_missing=not all(os.path.lexists(_under(root, path)) for path in _MADE),
+        # An older release has fewer. What came after it would ask it for verbs that it does not know.
+        foreign=tuple(unit for unit in _units(desired) if source and f"share/{unit}" not in share),
     )
     changes = plan_files(_specs(desired, share), root)
     diffs = [change.diff() for change in changes if change.spec.path != _probe_path(desired)]
@@ -395,6 +398,12 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     elif installed.current != version:
         target = f"{LIB}/{version}/ktls.pyz"
         steps.append(Step("check", target, "run the release once before the switch", (installed.source, version)))
+    for unit in reversed(installed.foreign):
+        service = installed.services.get(unit, Service())
+        if service.active:
+            steps.append(Step("stop", unit, "stop: this release has none"))
+        if service.enabled:
+            steps.append(Step("run", unit, "disable", ("systemctl", "--no-reload", "disable", unit)))
     changed = {spec.path for spec in _specs(desired, installed.share) if spec.path in installed.differs}
     steps += [
         Step("file", spec.path, installed.differs[spec.path], (spec,))
@@ -416,7 +425,7 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         for link, target in _links(desired)
         if installed.links.get(link) != target
     ]
-    units = _units(desired)
+    units = [unit for unit in _units(desired) if unit not in installed.foreign]
     ours_to_enable = [u for u in units if u not in _OPTIONAL | _BY_SOCKET | _BY_AGENT]
     enable = [u for u in ours_to_enable if not installed.services[u].enabled]
     if enable:
@@ -426,8 +435,10 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     if (
         unknown
         or enable
-        or any(f"/etc/systemd/system/{unit}" in changed for unit in units)
-        or any(service.needs_reload or not service.loaded for service in installed.services.values())
+        or any(f"/etc/systemd/system/{unit}" in changed for unit in _units(desired))
+        or any(
+            service.needs_reload or not service.loaded for name, service in installed.services.items() if name in units
+        )
     ):
         steps.append(Step("run", "systemd", "read the units anew", ("systemctl", "daemon-reload")))
     steps += _plan_services(installed, desired)
@@ -451,7 +462,7 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
             installed.started.get(component) != stamp or installed.current != desired.version or bool(ours & changed)
         )
         wait: tuple[Any, ...] = (component, _socket(desired, component), str(desired.version), desired.wait_s, stamp)
-        units = _units(replace(desired, components=(component,)))
+        units = [unit for unit in _units(replace(desired, components=(component,))) if unit not in installed.foreign]
         for unit in units:
             optional = unit in _OPTIONAL and unit.endswith(".socket") and installed.services[unit].active
             if optional and f"/etc/systemd/system/{unit}" in changed:
@@ -541,9 +552,9 @@ def _specs(desired: DesiredRelease, share: dict[str, bytes]) -> list[FileSpec]:
     """Return the files that we own under the names on the host, in the order in which they are written."""
     specs = [FileSpec(path, share[name], mode) for name, (path, mode) in _shared(desired).items() if name in share]
     specs += [
-        FileSpec(f"/etc/systemd/system/{unit}", share[f"share/{unit}"])
-        for unit in _units(desired)
-        if f"share/{unit}" in share
+        FileSpec(path, share[f"share/{unit}"]) if f"share/{unit}" in share else FileSpec.absent(path)
+        for unit, path in ((unit, f"/etc/systemd/system/{unit}") for unit in _units(desired))
+        if share
     ]
     configs = _configs(desired)
     specs += [
