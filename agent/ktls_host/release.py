@@ -601,10 +601,14 @@ def apply(steps: Iterable[Step], root: str = "/", system: System | None = None) 
     for step in steps:
         try:
             _HANDLERS[step.kind](step, root, system)
-        except OSError as error:
-            full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+        except (OSError, KtlsError) as error:
+            # Files are written by others, who say what failed in words of their own.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            full = isinstance(cause, OSError) and cause.errno in (28, 122)  # ENOSPC, EDQUOT
+            if not isinstance(cause, OSError) or (isinstance(error, KtlsError) and not full):
+                raise
             cure = "free space" if full else "run as root and look at the file system"
-            message = f"{step.detail}: {step.target} ({error.strerror}); {cure}, and repeat"
+            message = f"{step.detail}: {step.target} ({cause.strerror}); {cure}, and repeat"
             raise KtlsError("disk_full" if full else "write_failed", message) from error
         _note(done, step)
     return done

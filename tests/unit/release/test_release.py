@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ktls_host import release
+from ktls_host import files, release
 from ktls_host.commands import CommandResult
 from ktls_host.errors import KtlsError
 from ktls_host.probe_object import EXPECTED_SHA256
@@ -396,17 +396,18 @@ def test_interrupted_at_every_step_is_finished_by_the_next_run(
         assert not ensure(upgrade, root, system).changed
 
 
+@pytest.mark.parametrize("where", [(release.os, "makedirs"), (files, "_write_new")])
 def test_full_disk_is_named_and_leaves_the_old_release(
-    artefacts: Artefacts, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+    artefacts: Artefacts, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
     ensure(desired(artefacts["1.0"]), root, system)
     before = snapshot(root)
 
-    def full(path: str, *_: Any) -> None:
+    def full(path: str, *_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(release, "atomic_write", full)
+        patched.setattr(*where, full)
         kind, message = code(desired(artefacts["1.1"]), root, system)
     assert kind == "disk_full"
     assert "free space" in message
