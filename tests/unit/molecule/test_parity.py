@@ -44,8 +44,13 @@ def test_what_was_foretold_and_done_is_the_same() -> None:
             "check mode said steps ['load'], done was ['load', 'persist']",
         ),
         (
-            [result("Load", True, restarted=[], notes=["not known"], steps=["x"])],
-            [result("Load", True, restarted=["a.service"], notes=[], steps=["y"])],
+            [result("Load", True, restarted=["a.service"], notes=["not known"], steps=["x"])],
+            [result("Load", True, restarted=["a.socket"], notes=[], steps=["y"])],
+            "check mode said restarted ['a.service'], done was ['a.socket']",
+        ),
+        (
+            [result("Load", True, restarted=[], notes=[])],
+            [result("Load", True, restarted=["a.service"], notes=[])],
             "check mode said restarted [], done was ['a.service']",
         ),
         # The same task twice: the second time is another one.
@@ -62,7 +67,7 @@ def test_a_difference_is_named(before: Results, done: Results, complaint: str) -
 
 def test_what_cannot_be_known_may_differ() -> None:
     before = [result("Install", True, notes=["the release is not there yet"], steps=["a"], started=["x"])]
-    done = [result("Install", True, notes=[], steps=["a", "b"], started=["x"])]
+    done = [result("Install", True, notes=[], steps=["a", "b"], started=["x", "y"])]
     assert molecule_parity(runs(before, done)) == []
 
 
