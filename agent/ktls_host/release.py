@@ -267,7 +267,7 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         found = _leftovers(desired, root)
         return Installed(_current(root), versions, ages, services=services, leftovers=found, users=users)
     source, share = _source(desired, versions, root)
-    expected = (*_shared(desired), *(f"share/ktls-{component}.service" for component in desired.components))
+    expected = (*_shared(desired), *(f"share/{_main_unit(component)}" for component in desired.components))
     missing = [name for name in expected if source and name not in share]
     if missing:
         raise _bad(str(source), f"has no {missing[0]}")
@@ -519,6 +519,12 @@ def _stamp(installed: Installed, desired: DesiredRelease, component: str) -> str
 
 def _units(desired: DesiredRelease) -> list[str]:
     return [unit for component in COMPONENTS if component in desired.components for unit in _UNITS[component]]
+
+
+def _main_unit(component: str) -> str:
+    """Return the unit without which a release does not have the component."""
+    own = f"ktls-{component}.service"
+    return own if own in _UNITS[component] else _UNITS[component][0]
 
 
 def _links(desired: DesiredRelease) -> list[tuple[str, str]]:

@@ -33,8 +33,9 @@ class ActionModule(ActionBase):
             return self._module(arguments, task_vars)
         release = _artefact(arguments.pop("artefact", None))
         arguments.update(version=release["version"], sha256=release["sha256"])
-        if self._task.check_mode or self._installed(release):
+        if self._installed(release):
             return self._module(arguments, task_vars)
+        # In check mode too, to a temporary place: what a release would change is in it.
         remote = self._connection._shell.join_path(self._make_tmp_path(), "ktls.pyz")
         self._transfer_file(release["path"], remote)
         # The module reads it as root; a fixup keeps it readable when the login user is another.
