@@ -396,7 +396,7 @@ def test_interrupted_at_every_step_is_finished_by_the_next_run(
         assert not ensure(upgrade, root, system).changed
 
 
-@pytest.mark.parametrize("where", [(release.os, "makedirs"), (files, "_write_new")])
+@pytest.mark.parametrize("where", [(os, "makedirs"), (files, "_write_new")])
 def test_full_disk_is_named_and_leaves_the_old_release(
     artefacts: Artefacts, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
