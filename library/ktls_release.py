@@ -79,7 +79,8 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Predicts the change. Where the release file is not on the host yet, RV(notes) says what is not known.
+    description: Predicts the change, step by step. For that the action plugin sends the release file to a temporary
+      place on a host that lacks it. Without that file RV(notes) says what is not known.
   diff_mode:
     support: full
     description: Shows the text files that change.

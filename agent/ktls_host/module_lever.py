@@ -25,7 +25,7 @@ from .steps import Step
 MODULE = "tls"
 LEVER = "module"
 PERSIST_PATH = "/etc/modules-load.d/ktls-fleet.conf"
-PERSIST_TEXT = "# Written by ktls-fleet: kernel TLS at boot. Changes here are overwritten.\ntls\n"
+PERSIST_TEXT = "# Written by ktls-fleet: kernel TLS at boot. Edited by hand, it stays so.\ntls\n"
 PERSIST_SPEC = FileSpec(PERSIST_PATH, PERSIST_TEXT.encode())
 
 _LOAD, _UNLOAD = ("modprobe", MODULE), ("modprobe", "-r", MODULE)

@@ -166,6 +166,7 @@ class Installed:
     certificate: str = ""
     users: tuple[str, ...] = ()  # of ours, those that exist
     made_missing: bool = True
+    foreign: tuple[str, ...] = ()  # units of ours that the wanted release does not have
     leftovers: tuple[str, ...] = ()  # state absent: what there is to remove
 
 
@@ -318,7 +319,7 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         found = _leftovers(desired, root)
         return Installed(_current(root), versions, ages, services=services, leftovers=found, users=users)
     source, share = _source(desired, versions, root)
-    expected = (*_shared(desired), *(f"share/{unit}" for unit in _units(desired)))
+    expected = (*_shared(desired), *(f"share/{_main_unit(component)}" for component in desired.components))
     missing = [name for name in expected if source and name not in share]
     if missing:
         raise _bad(str(source), f"has no {missing[0]}")
@@ -334,6 +335,8 @@ def probe(desired: DesiredRelease, root: str = "/", system: System | None = None
         certificate=_certificate(desired, root),
         users=users,
         made_missing=not all(os.path.lexists(_under(root, path)) for path in _MADE),
+        # An older release has fewer. What came after it would ask it for verbs that it does not know.
+        foreign=tuple(unit for unit in _units(desired) if source and f"share/{unit}" not in share),
     )
     changes = plan_files(_specs(desired, share), root)
     diffs = [change.diff() for change in changes if change.spec.path != _probe_path(desired)]
@@ -449,6 +452,12 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     elif installed.current != version:
         target = f"{LIB}/{version}/ktls.pyz"
         steps.append(Step("check", target, "run the release once before the switch", (installed.source, version)))
+    for unit in reversed(installed.foreign):
+        service = installed.services.get(unit, Service())
+        if service.active:
+            steps.append(Step("stop", unit, "stop: this release has none"))
+        if service.enabled:
+            steps.append(Step("run", unit, "disable", ("systemctl", "--no-reload", "disable", unit)))
     changed = {spec.path for spec in _specs(desired, installed.share) if spec.path in installed.differs}
     steps += [
         Step("file", spec.path, installed.differs[spec.path], (spec,))
@@ -470,7 +479,7 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
         for link, target in _links(desired)
         if installed.links.get(link) != target
     ]
-    units = _units(desired)
+    units = [unit for unit in _units(desired) if unit not in installed.foreign]
     ours_to_enable = [u for u in units if u not in _OPTIONAL | _BY_SOCKET | _BY_AGENT]
     enable = [u for u in ours_to_enable if not installed.services[u].enabled]
     if enable:
@@ -480,8 +489,10 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     if (
         unknown
         or enable
-        or any(f"/etc/systemd/system/{unit}" in changed for unit in units)
-        or any(service.needs_reload or not service.loaded for service in installed.services.values())
+        or any(f"/etc/systemd/system/{unit}" in changed for unit in _units(desired))
+        or any(
+            service.needs_reload or not service.loaded for name, service in installed.services.items() if name in units
+        )
     ):
         steps.append(Step("run", "systemd", "read the units anew", ("systemctl", "daemon-reload")))
     steps += _plan_services(installed, desired)
@@ -505,7 +516,7 @@ def _plan_services(installed: Installed, desired: DesiredRelease) -> list[Step]:
             installed.started.get(component) != stamp or installed.current != desired.version or bool(ours & changed)
         )
         wait: tuple[Any, ...] = (component, _socket(desired, component), str(desired.version), desired.wait_s, stamp)
-        units = _units(replace(desired, components=(component,)))
+        units = [unit for unit in _units(replace(desired, components=(component,))) if unit not in installed.foreign]
         for unit in units:
             optional = unit in _OPTIONAL and unit.endswith(".socket") and installed.services[unit].active
             if optional and f"/etc/systemd/system/{unit}" in changed:
@@ -565,6 +576,12 @@ def _units(desired: DesiredRelease) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _main_unit(component: str) -> str:
+    """Return the unit without which a release does not have the component."""
+    own = f"ktls-{component}.service"
+    return own if own in _UNITS[component] else _UNITS[component][0]
+
+
 def _links(desired: DesiredRelease) -> list[tuple[str, str]]:
     return [link for component in desired.components for link in links(component)]
 
@@ -603,9 +620,9 @@ def _specs(desired: DesiredRelease, share: dict[str, bytes]) -> list[FileSpec]:
     """Return the files that we own under the names on the host, in the order in which they are written."""
     specs = [FileSpec(path, share[name], mode) for name, (path, mode) in _shared(desired).items() if name in share]
     specs += [
-        FileSpec(f"/etc/systemd/system/{unit}", share[f"share/{unit}"])
-        for unit in _units(desired)
-        if f"share/{unit}" in share
+        FileSpec(path, share[f"share/{unit}"]) if f"share/{unit}" in share else FileSpec.absent(path)
+        for unit, path in ((unit, f"/etc/systemd/system/{unit}") for unit in _units(desired))
+        if share
     ]
     configs = _configs(desired)
     specs += [
@@ -660,10 +677,14 @@ def apply(steps: Iterable[Step], root: str = "/", system: System | None = None) 
     for step in steps:
         try:
             _HANDLERS[step.kind](step, root, system)
-        except OSError as error:
-            full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+        except (OSError, KtlsError) as error:
+            # Files are written by others, who say what failed in words of their own.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            full = isinstance(cause, OSError) and cause.errno in (28, 122)  # ENOSPC, EDQUOT
+            if not isinstance(cause, OSError) or (isinstance(error, KtlsError) and not full):
+                raise
             cure = "free space" if full else "run as root and look at the file system"
-            message = f"{step.detail}: {step.target} ({error.strerror}); {cure}, and repeat"
+            message = f"{step.detail}: {step.target} ({cause.strerror}); {cure}, and repeat"
             raise KtlsError("disk_full" if full else "write_failed", message) from error
         _note(done, step)
     return done

@@ -47,6 +47,7 @@ _LOOK_S = 1.0
 _HANG_TICKS = round(30 / _LOOK_S)
 _KILL_AFTER_DRAIN_S = 2.0
 _HURRY_S = 0.5
+_END_S = 5.0  # from the last worker's end to our own
 _STEADY_S = 10.0
 _BACKOFF_S, _BACKOFF_MAX_S = 0.1, 2.0
 
@@ -287,7 +288,10 @@ class Supervisor:
         hurry, self._stopping = self._stopping, True
         seconds = 0.0 if hurry or self._broken else self._config.drain_s
         if not hurry:
-            notify("STOPPING=1", f"STATUS=draining for up to {seconds:g} s")
+            # The unit's TimeoutStopSec may be shorter than the configuration wants to wait (sd_notify(3)).
+            wanted_s = seconds + _KILL_AFTER_DRAIN_S + _END_S
+            more = f"EXTEND_TIMEOUT_USEC={wanted_s * 1e6:.0f}"
+            notify("STOPPING=1", f"STATUS=draining for up to {seconds:g} s", more)
             # The last copies are those of the workers, which close them when they have emptied the queues.
             self._listeners.close()
         for worker in self._workers.values():

@@ -49,8 +49,9 @@ class ActionModule(ActionBase):
             return {"failed": True, "changed": False, "msg": error.message, "error_code": error.code}
         release = _artefact(given)
         arguments.update(version=release["version"], sha256=release["sha256"])
-        if self._task.check_mode or self._installed(release):
+        if self._installed(release):
             return self._module(arguments, task_vars)
+        # In check mode too, to a temporary place: what a release would change is in it.
         remote = self._connection._shell.join_path(self._make_tmp_path(), "ktls.pyz")
         self._transfer_file(release["path"], remote)
         # The module reads it as root; a fixup keeps it readable when the login user is another.

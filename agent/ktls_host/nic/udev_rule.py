@@ -49,7 +49,7 @@ def spec(interface: str, wishes: dict[str, bool], program: str) -> FileSpec:
     words = " ".join(f"{name} {'on' if on else 'off'}" for name, on in sorted(wishes.items()))
     run = f'RUN+="{program} -K $name {words}"'
     text = (
-        f"# Written by ktls-fleet: TLS offload of {interface}, whenever the link comes. Changes are overwritten.\n"
+        f"# Written by ktls-fleet: TLS offload of {interface}, whenever the link comes. Edited by hand, it stays so.\n"
         "# The name that udev is about to give counts; a link that keeps its name has none given.\n"
         f'ACTION=="add|move", SUBSYSTEM=="net", NAME=="{interface}", {run}\n'
         f'ACTION=="add|move", SUBSYSTEM=="net", NAME=="", KERNEL=="{interface}", {run}\n'

@@ -172,6 +172,7 @@ def test_an_edited_boot_file_is_left_alone_and_named(
     host: Host, run: Callable[..., dict[str, Any]], check: bool
 ) -> None:
     run("ktls_module", loaded=True, persistent=True)
+    assert "overwritten" not in (host.root / PERSIST).read_text(), "whoever reads that, and edits it, is told the truth"
     host.write(PERSIST, "# mine now\n")
     refused = run("ktls_module", loaded=True, persistent=True, _check=check)
     assert refused["error_code"] == "edited_meanwhile" and PERSIST in refused["msg"]

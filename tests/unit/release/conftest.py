@@ -65,8 +65,8 @@ class FakeSystem(release.System):
             self.active.discard(argv[2])
         if argv[:3] == ("systemctl", "--no-reload", "enable"):
             self.enabled.update(argv[3:])
-        if argv[:2] == ("systemctl", "disable"):
-            self.enabled.discard(argv[2])
+        if argv[0] == "systemctl" and "disable" in argv:
+            self.enabled.discard(argv[-1])
         if argv[0] == "systemd-sysusers":
             self.users |= {"ktls-agent", "ktls-sidecar", "ktls-pull"}
         if argv[0] == "systemd-tmpfiles":

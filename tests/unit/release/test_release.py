@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from ktls_host import release
+from ktls_host import files, release
 from ktls_host.commands import CommandResult
 from ktls_host.errors import KtlsError
 from ktls_host.probe_object import EXPECTED_SHA256
 
-from .conftest import FakeSystem, desired, loads, snapshot
+from .conftest import FakeSystem, build, desired, loads, snapshot
 
 Artefacts = dict[str, dict[str, Any]]
 BOTH = ["ktls-agent.service", "ktls-sidecar.service"]
@@ -200,6 +200,52 @@ def test_upgrade_keeps_the_previous_version_and_goes_back(artefacts: Artefacts, 
     assert os.readlink(root / "usr/local/lib/ktls/current") == "1.1"
 
 
+def older(tree: Path, tmp_path: Path) -> dict[str, Any]:
+    """A release of before ``ktls-nic-helper`` and ``ktls-pull`` came."""
+    copied = tmp_path / "older"
+    shutil.copytree(tree, copied)
+    for path in (copied / "agent/units").iterdir():
+        if path.name.startswith(("ktls-nic-helper", "ktls-pull")):
+            path.unlink()
+    meta: dict[str, Any] = build.build(copied, tmp_path / "older.pyz", "0.9")
+    return meta
+
+
+def test_back_to_a_release_with_fewer_units(
+    artefacts: Artefacts, root: Path, system: FakeSystem, tree: Path, tmp_path: Path
+) -> None:
+    """What the older release has never heard of would call it with verbs that it does not know."""
+    wanted = desired(older(tree, tmp_path))
+    ensure(desired(artefacts["1.0"]), root, system)
+    system.active.add("ktls-pull.service")
+    system.enabled.add("ktls-pull.service")
+    predicted = ensure(wanted, root, system, check=True)
+    system.ran.clear()
+    result = ensure(wanted, root, system)
+    assert result.steps == predicted.steps
+    assert sorted(result.stopped) == ["ktls-nic-helper.socket", "ktls-pull.service"]
+    gone = {"ktls-nic-helper.socket", "ktls-pull.service"}
+    assert not system.active & gone and not system.enabled & gone
+    units = {path.name for path in (root / "etc/systemd/system").iterdir()}
+    assert not {name for name in units if name.startswith(("ktls-nic-helper", "ktls-pull"))}
+    # Stopped while systemd still knows it, and forgotten before anything of the older release starts.
+    order = ["systemctl stop ktls-nic-helper.socket", "systemctl daemon-reload", "systemctl restart ktls-agent.service"]
+    assert [line for line in system.ran if line in order] == order
+    assert not ensure(wanted, root, system).changed
+    result = ensure(desired(artefacts["1.0"]), root, system)
+    assert result.started == ["ktls-nic-helper.socket"]
+
+
+def test_a_release_without_its_service_is_none(root: Path, system: FakeSystem, tree: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "broken"
+    shutil.copytree(tree, copied)
+    (copied / "agent/units/ktls-sidecar.service").unlink()
+    meta = build.build(copied, tmp_path / "broken.pyz", "1.0")
+    found, message = code(desired(meta), root, system)
+    assert found == "bad_release"
+    assert "has no share/ktls-sidecar.service" in message
+
+
 def test_one_component_leaves_the_other_alone(artefacts: Artefacts, root: Path, system: FakeSystem) -> None:
     ensure(desired(artefacts["1.0"], components=("agent",), sidecar_config=None), root, system)
     assert system.active == {*SOCKETS, "ktls-agent.service"}
@@ -354,17 +400,18 @@ def test_interrupted_at_every_step_is_finished_by_the_next_run(
         assert not ensure(upgrade, root, system).changed
 
 
+@pytest.mark.parametrize("where", [(os, "makedirs"), (files, "_write_new")])
 def test_full_disk_is_named_and_leaves_the_old_release(
-    artefacts: Artefacts, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+    artefacts: Artefacts, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
     ensure(desired(artefacts["1.0"]), root, system)
     before = snapshot(root)
 
-    def full(path: str, *_: Any) -> None:
+    def full(path: str, *_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(release, "atomic_write", full)
+        patched.setattr(*where, full)
         kind, message = code(desired(artefacts["1.1"]), root, system)
     assert kind == "disk_full"
     assert "free space" in message

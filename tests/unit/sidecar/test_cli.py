@@ -58,6 +58,20 @@ def test_life_of_the_service(command: Command, supervisor: socket.socket, certif
             child.kill()
 
 
+def test_systemd_is_asked_for_the_time_that_a_drain_may_take(command: Command, supervisor: socket.socket) -> None:
+    """The unit's TimeoutStopSec is 20 s, and a drain may be longer: systemd would kill it in the middle."""
+    with command.start(drain_s=45) as child:
+        try:
+            supervisor.recv(4096)
+            child.send_signal(signal.SIGTERM)
+            said = supervisor.recv(4096).decode().splitlines()
+            assert child.wait(10) == 0, "nobody is connected"
+        finally:
+            child.kill()
+    (asked,) = [line for line in said if line.startswith("EXTEND_TIMEOUT_USEC=")]
+    assert 47_000_000 <= int(asked.partition("=")[2]) <= 60_000_000
+
+
 def test_port_in_use(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -262,6 +262,7 @@ def test_refuses_a_directory_that_everybody_may_write_to(host: FakeHost) -> None
 
 def test_refuses_when_the_rule_was_edited(host: FakeHost) -> None:
     present(host, interfaces=("mlx0",), tx=True)
+    assert "overwritten" not in (host.root / RULE).read_text(), "whoever reads that, and edits it, is told the truth"
     (host.root / RULE).write_text("# mine\n")
     host.calls.clear()
     assert refused(host, interfaces=("mlx0",), tx=False).code == "edited_meanwhile"
