@@ -131,6 +131,17 @@ def test_one_zipapp_in_all_of_them(releases: list[Path]) -> None:
         assert hashlib.sha256(installed.read(name)).hexdigest() == digest
 
 
+def test_one_collection_in_both_of_them(releases: list[Path]) -> None:
+    (archive,) = releases[0].glob("*.tar.gz")
+    (wheel,) = releases[0].glob("*.whl")
+    with tarfile.open(archive) as packed, zipfile.ZipFile(wheel) as installed:
+        for member in packed:
+            if member.isfile():
+                inside = packed.extractfile(member)
+                assert inside is not None
+                assert installed.read(f"ansible_collections/ktls/fleet/{member.name}") == inside.read(), member.name
+
+
 def test_each_says_which_commit_it_is(releases: list[Path], repository: Path, tmp_path: Path) -> None:
     commit = run(["git", "-C", str(repository), "rev-parse", "--short=12", "HEAD"]).stdout.strip()
     (zipapp,) = releases[0].glob("*.pyz")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -67,5 +68,7 @@ def export(sources: Sources, target: Path) -> Path:
         shutil.copy2(source, copy, follow_symlinks=False)
         if not source.is_symlink():
             copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-    (target / buildinfo.TOLD).write_text(sources.control.text(), encoding="utf-8")
+    date = buildinfo.git(sources.root, "log", "-1", "--format=%cs")
+    told = {**sources.control.as_dict(), "date": date}
+    (target / buildinfo.TOLD).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
     return target

@@ -21,7 +21,7 @@ from .conftest import Host, NoPrograms, differences, refusal, undeploy
 
 Listing = dict[str, list[object]]
 BASE, ON = "/etc/nginx/conf.d/ktls-base.conf", "/etc/nginx/conf.d/ktls-on.conf"
-OWN = {"owner": str(os.getuid()), "group": str(os.getgid())}
+OWNER, GROUP = str(os.getuid()), str(os.getgid())
 
 
 class PlayedNginx(Nginx):
@@ -48,7 +48,7 @@ def with_nginx(host: Host) -> None:
     """As role ktls_nginx leaves it, switched on."""
     root = str(host.root)
     (host.root / "etc/nginx/conf.d").mkdir(parents=True, exist_ok=True)
-    spec = FileSpec(BASE, b"# ours\n", **OWN)
+    spec = FileSpec(BASE, b"# ours\n", 0o644, OWNER, GROUP)
     originals.commit(originals.plan(nginx_root.LEVER, [spec], {}, root))
     (host.root / ON[1:]).write_text("ssl_conf_command Options KTLS;\n")
 
@@ -88,7 +88,7 @@ def test_settings_that_are_damaged_are_guessed(deployed: Host, nginx: list[str])
 
 def test_service_is_let_go_by_its_own_code(deployed: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(deployed.root)
-    spec = FileSpec(adopt.RECORD, json.dumps({"unit": "lighttpd.service"}).encode(), **OWN)
+    spec = FileSpec(adopt.RECORD, json.dumps({"unit": "lighttpd.service"}).encode(), 0o644, OWNER, GROUP)
     originals.commit(originals.plan(adopt.LEVER, [spec], {}, root))
     asked: list[Any] = []
 
@@ -107,7 +107,7 @@ def test_service_is_let_go_by_its_own_code(deployed: Host, monkeypatch: pytest.M
 
 def test_real_adoption_of_a_service_is_undone(deployed: Host) -> None:
     root = str(deployed.root)
-    spec = FileSpec(adopt.RECORD, json.dumps({"unit": "app.service"}).encode(), **OWN)
+    spec = FileSpec(adopt.RECORD, json.dumps({"unit": "app.service"}).encode(), 0o644, OWNER, GROUP)
     originals.commit(originals.plan(adopt.LEVER, [spec], {}, root))
 
     class Systemd(NoPrograms):
