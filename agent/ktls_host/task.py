@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -19,6 +20,9 @@ from .jsonsock import call
 #: Of a request, bytes at most: far more than any has.
 MAX_REQUEST = 1024 * 1024
 TIMEOUT_S = 60.0
+#: How long a datapath may take to be back in userspace, and between two looks at it (seconds).
+BACK_S = 45.0
+LOOK_AGAIN_S = 0.5
 _WISH = ("state", "phase", "id", "epoch", "lease_s", "plan_sha256", "reason", "experiment", "end_experiment")
 _NUMBER = (int, float)
 _COMMON: dict[str, Any] = {"socket": str, "timeout_s": _NUMBER}
@@ -48,12 +52,30 @@ def do_order(arguments: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
         order.refuse_early(before, wish)
     elif changed:
         after = call(path, order.request(wish), timeout_s)
+    if wish.state in ("reverted", "switched_off") and not check:
+        after = _until_back(path, after, timeout_s)
     if wish.state == "switched_off" and not check:
         _refuse_half_off(after)
     if arguments.get("probe") and not (changed and check):
         after = call(path, {"verb": "probe"}, timeout_s)
     shown = after if after is not before or not changed else order.predict(before, wish)
     return {"changed": changed, "status": after, "diff": {"before": _show(before), "after": _show(shown)}}
+
+
+def _until_back(path: str, status: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return the status once what serves is back in userspace, or at the end of our patience: a reload takes its time.
+
+    What nobody may restart is not waited for. The sidecar has answered by then, or is down.
+    """
+    deadline = time.monotonic() + BACK_S
+    while time.monotonic() < deadline:
+        served = datapath_status.of(status)
+        hopeless = served.switch == "restart" and bool(served.draining_processes) and not served.restart_consent
+        if served.is_sidecar or hopeless or not datapath_status.stays(status):
+            break
+        time.sleep(LOOK_AGAIN_S)
+        status = call(path, {"verb": "status"}, timeout_s)
+    return status
 
 
 def _refuse_half_off(status: Mapping[str, Any]) -> None:

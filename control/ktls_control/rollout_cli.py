@@ -213,7 +213,7 @@ def _table(found: list[dict[str, Any]]) -> None:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one["started"]))
         waves = f"{one['promoted']}/{one['waves']}"
         outcome = one["outcome"] + (f": {one['why']}" if one["why"] else "")
-        table.add_row(one["run"], began, one["phase"], str(one["epoch"]), one["operator"], waves, outcome)
+        table.add_row(one["run"], began, one["means"], str(one["epoch"]), one["operator"], waves, outcome)
     _console().print(table)
 
 
@@ -234,6 +234,7 @@ def _summary(fleet: str, run: Any) -> dict[str, Any]:
         "started": state.started,
         "ended": state.ended,
         "phase": state.phase,
+        "means": state.shown_phase,
         "epoch": state.epoch,
         "operator": state.operator,
         "promoted": sum(wave.state == "promoted" for wave in state.waves),

@@ -56,8 +56,9 @@ def rollout(
         limit,
         check,
     )
-    show_run(run, console, progress if progress is not None else RolloutProgress(phase))
-    return end(run, console, f"every host is on {phase}" if not check else "nothing was changed")
+    progress = progress if progress is not None else RolloutProgress(phase)
+    show_run(run, console, progress)
+    return end(run, console, f"every host is on {progress.phase}" if not check else "nothing was changed")
 
 
 def show_run(run: PlaybookRun, console: Console, progress: RolloutProgress) -> str | None:

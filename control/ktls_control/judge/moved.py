@@ -12,13 +12,15 @@ from typing import Any
 
 from ktls_host import datapath_status
 
+#: Bytes of connections that came and went unseen, of the whole host.
+LOST = "unattributed"
 _SENT, _RECEIVED = ("ktls_sent", "sent"), ("ktls_received", "received")
 
 
 def by_kernel(path: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, int]:
     """Bytes on ``path`` and others, between two statuses; empty when nobody knows.
 
-    :param path: a key of the result, as in :data:`.gate.PATH_OF_PHASE`.
+    :param path: a key of the result, as in :data:`.gate.PATH_OF_PHASE`; :data:`LOST`: may have gone by either.
     """
     earlier, later = evidence(first), evidence(last)
     if earlier is None or later is None or earlier.get("since_s") != later.get("since_s"):
@@ -30,12 +32,12 @@ def by_kernel(path: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> d
         return {}
     ktls_sent, sent, ktls_received, received, lost_sent, lost_received = grown
     if path == "ktls_tx_rx":
-        kernel, whole = ktls_sent + ktls_received, sent + received + lost_sent + lost_received
+        kernel, whole, lost = ktls_sent + ktls_received, sent + received, lost_sent + lost_received
     else:
-        kernel, whole = ktls_sent, sent + lost_sent
+        kernel, whole, lost = ktls_sent, sent, lost_sent
     if path == "userspace":
-        return {path: whole - kernel, "ktls": kernel}
-    return {path: kernel, "userspace": whole - kernel}
+        return {path: whole - kernel, "ktls": kernel, LOST: lost}
+    return {path: kernel, "userspace": whole - kernel, LOST: lost}
 
 
 def evidence(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -45,7 +47,7 @@ def evidence(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _of_process(name: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Of one unit; what nobody could attribute is taken for its own, so that no share is too high."""
+    """Of one unit; what nobody could attribute may all be its own."""
     earlier, later = (_mapping(_mapping(one.get("total")).get("by_process")) for one in (first, last))
     if name not in later:
         return None

@@ -55,6 +55,7 @@ class Context:
     run: str = ""
     fleet: str = ""
     phase: str = ""
+    means: str = ""
     epoch: int = 0
     waves: int = 0
 
@@ -62,6 +63,7 @@ class Context:
         """Take what ``run_started`` and ``run_resumed`` say."""
         if event["event"] == "run_started":
             self.run, self.fleet, self.phase = str(event["run"]), str(event["fleet"]), str(event["phase"])
+            self.means = str(event.get("means") or self.phase)
             self.waves = len(event["waves"])
         if event["event"] in ("run_started", "run_resumed"):
             self.epoch = int(event["epoch"])
@@ -75,7 +77,7 @@ class Context:
         head = {"run": self.run, "fleet": self.fleet, "phase": self.phase, "epoch": self.epoch}
         if "wave" in event:
             head["wave"] = event["wave"]
-        where = f"kTLS rollout {self.run} ({self.fleet}, phase {self.phase})"
+        where = f"kTLS rollout {self.run} ({self.fleet}, phase {self.means})"
         of = int(event["seq"])
         return Message(f"{self.run}-{of}", of, trigger, f"{where}: {text}", float(event["at"]), {**head, **data})
 

@@ -64,11 +64,11 @@ def _by_journal(host: str, known: Iterable[tuple[str, RunState]], now: float) ->
                 if state.phase == "userspace":
                     return "userspace", f"was confirmed on userspace {clock(there.since)} ({where})", None, run
                 when = "confirmed, then not reached" if there.holds else f"confirmed {clock(there.since)}"
-                text = f"holds {state.phase}, {when} ({where}): no lease ends it"
+                text = f"holds {state.shown_phase}, {when} ({where}): no lease ends it"
                 return "holds", text, None, run
             if there.state == "reverted":
                 return "userspace", f"went back to userspace {clock(there.since)} ({where})", None, run
-            return _provisional(there, wave.state, wave.lease_s, state.phase, now, where, run)
+            return _provisional(there, wave.state, wave.lease_s, state.shown_phase, now, where, run)
     return "unknown", _UNKNOWN, None, None
 
 

@@ -89,3 +89,46 @@ def test_both_ways_to_the_verb_answer_alike(program: list[str], tmp_path: Path) 
     assert (done.returncode, done.stderr) == (1, "")
     assert (found["failed"], found["error_code"]) == (True, "unreachable")
     assert "start the service" in found["msg"]
+
+
+class Answers:
+    """An agent whose nginx takes some looks to be told; the last answer stays."""
+
+    def __init__(self, *phases: str, **about: Any) -> None:
+        self.phases, self.about, self.asked = list(phases), about, []
+
+    def call(self, _path: str, request: dict[str, Any], _timeout_s: float) -> dict[str, Any]:
+        self.asked.append(request["verb"])
+        phase = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
+        datapath = {"kind": "nginx", "unit": "nginx.service", "switch": "reload", **self.about}
+        return {
+            "phase": phase, "order": "committed", "order_id": "w1", "sidecar": {}, "datapath": datapath,
+            "off": {"flag": len(self.asked) > 1},
+        }  # fmt: skip
+
+
+def asked_of(agent: Answers, monkeypatch: pytest.MonkeyPatch, **wish: Any) -> dict[str, Any]:
+    monkeypatch.setattr(task, "call", agent.call)
+    monkeypatch.setattr(task, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(task, "BACK_S", 0.3)
+    return task.answer({"task": "order", "check": False, "arguments": wish})
+
+
+@pytest.mark.parametrize("wish", [{"state": "reverted", "id": "w1"}, {"state": "switched_off"}])
+def test_a_reload_is_waited_for(wish: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Answers("tx+rx", "tx+rx", "tx+rx", "userspace")
+    found = asked_of(agent, monkeypatch, **wish)
+    assert not found.get("failed") and found["status"]["phase"] == "userspace"
+    assert agent.asked[2:] == ["status", "status"]
+
+
+def test_what_never_comes_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = Answers("tx+rx", problem="nginx -t fails")
+    assert asked_of(never, monkeypatch, state="reverted", id="w1")["status"]["phase"] == "tx+rx", "for others to judge"
+    found = asked_of(Answers("tx+rx", problem="nginx -t fails"), monkeypatch, state="switched_off")
+    assert found["error_code"] == "not_confirmed" and "nginx -t fails" in found["msg"]
+    stale = {"switch": "restart", "draining": {"processes": 2, "connections": None}, "unit": "lighttpd.service"}
+    agent = Answers("tx+rx", **stale)
+    found = asked_of(agent, monkeypatch, state="switched_off")
+    assert found["error_code"] == "restart_needed" and "systemctl restart lighttpd.service" in found["msg"]
+    assert agent.asked == ["status", "off"], "waiting changes nothing"
