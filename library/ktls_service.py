@@ -132,6 +132,10 @@ probe:
   description: What O(probe_url) answers, null when that is not known.
   returned: success
   type: dict
+  sample:
+    url: https://files.example.org/probe.bin
+    sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    size: 262144
   contains:
     url:
       description: What was downloaded.
