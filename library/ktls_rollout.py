@@ -93,6 +93,13 @@ run:
   returned: success, for step=begin
   type: str
   sample: /root/.local/state/ktls/ktls_hosts-0a1b2c3d/runs/20261126-060000-tx
+ansible_facts:
+  description:
+    - Fact C(ktls_rollout) with C(run), C(epoch), C(phase), C(hosts) and C(sizes) of the waves, C(resumed), and C(wave),
+      the file that says which wave is open, for M(ktls.fleet.ktls_wave).
+  returned: success, for step=begin
+  type: dict
+  sample: {ktls_rollout: {epoch: 7, phase: tx, hosts: [web1], sizes: [1], resumed: false}}
 file:
   description: File with all that the tasks of the wave need to know.
   returned: for the steps of a wave
