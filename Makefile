@@ -57,7 +57,7 @@ VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule vm-lab vm-metrics
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
-	@$(MAKE) --no-print-directory -j2 -O $(VM_PARTS)
+	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
 
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
@@ -76,8 +76,8 @@ vm-nginx: prepare ## nginx as a witness of the evidence, on the image of bench (
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
 	@bench/run
 
-molecule: prepare ## The role scenarios on a lab VM
-	@tests/molecule/run
+molecule: prepare ## Each role, and the upgrade from the release before, on lab hosts (JOBS=2 scenarios at a time)
+	@tests/molecule/run --jobs $(or $(JOBS),2)
 
 clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
