@@ -66,7 +66,7 @@ VM_PARTS := vm-levers vm-evidence vm-nginx vm-sidecar vm-agent molecule vm-undep
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
-	@$(MAKE) --no-print-directory -j2 -O $(VM_PARTS)
+	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
 
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
@@ -85,8 +85,8 @@ vm-witness: prepare ## nginx as a witness of the evidence, on the image of bench
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
 	@bench/run
 
-molecule: prepare ## The role scenarios on a lab VM
-	@tests/molecule/run
+molecule: prepare ## Each role, and the upgrade from the release before, on lab hosts (JOBS=2 scenarios at a time)
+	@tests/molecule/run --jobs $(or $(JOBS),2)
 
 release: prepare ## The artefacts of a release in build/release (KEY=path signs them; docs/release.md)
 	@tools/release $(if $(KEY),--sign "$(KEY)")
