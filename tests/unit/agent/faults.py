@@ -456,6 +456,13 @@ def committed(host: Host) -> bool:
     return durable.record_status == "committed"
 
 
+def holds(host: Host) -> bool:
+    """Return whether what the disk holds as confirmed is what is in force: no other order was applied after it."""
+    durable = Store(str(host.state_dir)).load()
+    order, intent = durable.record_order, durable.intent
+    return durable.record_status == "committed" and (intent is None or (order is not None and order.key == intent.key))
+
+
 def wall(host: FaultyHost) -> Callable[[], float]:
     """Return the wall clock of ``host``."""
     real = time.time

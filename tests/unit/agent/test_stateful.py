@@ -20,7 +20,7 @@ from ktls_agent.machine import RefusedError
 from ktls_host.jsonsock import Peer
 
 from .conftest import KilledError, drained, experiment, order
-from .faults import Accident, FaultyHost, committed
+from .faults import Accident, FaultyHost, holds
 
 WORDS = {
     "stale_epoch", "off_latched", "order_pending", "bad_order", "stuck", "no_ktls", "timer_failed", "module_failed",
@@ -209,7 +209,7 @@ class Hosts(RuleBasedStateMachine):
 
     @invariant()
     def unconfirmed_is_off_by_its_deadline_and_a_tick(self) -> None:
-        if self.host.sidecar.effective == "userspace" or committed(self.host):
+        if self.host.sidecar.effective == "userspace" or holds(self.host):
             return
         lease = (self.host.state_dir / "lease").read_text()
         assert self.host.helpers.armed, "nobody but the agent guards the lease"
@@ -227,7 +227,7 @@ class Hosts(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_is_whole(self) -> None:
-        if committed(self.host) and self.host.sidecar.effective != "userspace":
+        if holds(self.host) and self.host.sidecar.effective != "userspace":
             assert self.host.sidecar.share == 1, "committed, and an experiment goes on"
 
     @invariant()

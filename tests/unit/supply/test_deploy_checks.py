@@ -25,6 +25,9 @@ class Action(ktls_release.ActionModule):  # type: ignore[misc]
         self._task = SimpleNamespace(args={"components": ["agent"], **arguments}, check_mode=True)
         self.sent: list[dict[str, Any]] = []
 
+    def _installed(self, release: dict[str, str]) -> bool:
+        return True
+
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         self.sent.append(arguments)
         return {"changed": True}

@@ -17,11 +17,21 @@ from tools.releasing import lockfile
 ROOT = Path(__file__).resolve().parents[3]
 LOCKS = {path.stem: lockfile.parse(path.read_text()) for path in (ROOT / "requirements").glob("*.lock")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def group(name: str) -> list[str]:
+    """Requirements of a dependency group, with those of the groups in it (PEP 735)."""
+    found: list[str] = []
+    for entry in PROJECT["dependency-groups"][name]:
+        found += group(entry["include-group"]) if isinstance(entry, dict) else [entry]
+    return found
+
+
 #: What wants each lock: lists of requirements in pyproject.toml.
 WANTED = {
     "control": PROJECT["project"]["dependencies"],
-    "host": PROJECT["dependency-groups"]["host"],
-    "dev": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]],
+    "host": group("host"),
+    "dev": [*PROJECT["project"]["dependencies"], *group("dev")],
 }
 
 

@@ -122,7 +122,7 @@ def test_foreign_rule_in_our_place_comes_back(host: FakeHost) -> None:
     (host.root / RULE).chmod(0o600)
     before = host.snapshot()
     present(host, interfaces=("mlx0",), tx=True)
-    assert "by hand" not in (host.root / RULE).read_text()
+    assert "before us" not in (host.root / RULE).read_text()
     absent(host)
     assert host.snapshot() == before
 
