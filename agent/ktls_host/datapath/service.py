@@ -128,8 +128,15 @@ class Service:
 
     def observe(self) -> Status:
         """Return the status. Raises KtlsError when the helper does not answer."""
-        if not self._still_true():
-            self._ask("look", LOOK_TIMEOUT_S)
+        if self._still_true():
+            return self._status()
+        # While it is switched, which may take long, what was known before has to do.
+        if self._lock.acquire(blocking=not self._answer):
+            try:
+                if not self._still_true():
+                    self._ask_held("look", LOOK_TIMEOUT_S)
+            finally:
+                self._lock.release()
         return self._status()
 
     def reload_needed(self) -> bool:
@@ -168,14 +175,17 @@ class Service:
     def _ask(self, verb: str, timeout_s: float) -> dict[str, Any]:
         """Ask the helper, one question at a time. What it says last is what is known."""
         with self._lock:
-            at_s = time.monotonic()
-            try:
-                answer = self._tools.call(self._settings.socket, {"verb": verb}, timeout_s)
-            except KtlsError:
-                self._at_s = float("-inf")  # whatever it was doing, it may have done
-                raise
-            self._answer, self._at_s = answer, at_s
-            return answer
+            return self._ask_held(verb, timeout_s)
+
+    def _ask_held(self, verb: str, timeout_s: float) -> dict[str, Any]:
+        at_s = time.monotonic()
+        try:
+            answer = self._tools.call(self._settings.socket, {"verb": verb}, timeout_s)
+        except KtlsError:
+            self._at_s = float("-inf")  # whatever it was doing, it may have done
+            raise
+        self._answer, self._at_s = answer, at_s
+        return answer
 
     def _still_true(self) -> bool:
         answer = self._answer
