@@ -97,15 +97,24 @@ class Service:
         self._answer: dict[str, Any] = {}
         self._at_s = float("-inf")
         self._failed: tuple[float, KtlsError] | None = None
+        self._wish: str | None = None
+        """What it is being switched to."""
         self._mode = TX
         """The phase that was last ordered here; a configuration on disk does not tell tx from rx."""
 
     def switch(self, wish: Wish) -> Status:
         """Change the configuration, and restart by consent. Raises KtlsError: the helper's, and ``not_listening``."""
+        self._wish = wish.mode
+        try:
+            return self._switch(wish)
+        finally:
+            self._wish = None
+
+    def _switch(self, wish: Wish) -> Status:
         if wish.mode == USERSPACE:
             self._failed = None
             self._ask("off", SWITCH_TIMEOUT_S)
-            return self._status()
+            return self._status(self._ordered())
         if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_S:
             raise self._failed[1]
         try:
@@ -116,7 +125,7 @@ class Service:
         except KtlsError as error:
             self._failed = (time.monotonic(), error)
             raise
-        return self._status()
+        return self._status(self._ordered())
 
     def drain(self) -> Draining | None:
         """Return what is left of an earlier configuration: its processes, and connections in the kernel."""
@@ -196,12 +205,16 @@ class Service:
         main = answer.get("main_pid")
         return there == bool(answer.get("configured")) and (main in pids if main else not pids)
 
-    def _status(self) -> Status:
+    def _ordered(self) -> str:
+        return self._mode if self._answer.get("configured") else USERSPACE
+
+    def _status(self, mode: str | None = None) -> Status:
+        """``mode``: what was ordered; while that is under way, it is not on disk yet."""
         answer, unit = self._answer, self._settings.unit
         asks, configured = bool(answer.get("asks")), bool(answer.get("configured"))
         means = self._means() if self._mode == TX or not configured else self._mode
         return {
-            "mode": self._mode if configured else USERSPACE,
+            "mode": mode or self._wish or self._ordered(),
             "effective_mode": means if asks else USERSPACE,
             "share": 1.0,
             "pid": answer.get("main_pid"),

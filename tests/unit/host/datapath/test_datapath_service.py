@@ -185,10 +185,12 @@ def test_while_it_is_switched_the_status_does_not_wait(helper: Helper) -> None:
     thread.start()
     assert inside.wait(10)
     helper.started()
-    assert web.observe()["mode"] == "userspace"
+    status = web.observe()
+    assert (status["mode"], status["effective_mode"]) == ("tx", "userspace"), "ordered, and not yet there"
     go.set()
     thread.join()
-    assert web.observe()["mode"] == "tx"
+    status = web.observe()
+    assert (status["mode"], status["effective_mode"]) == ("tx", "tx+rx")
 
 
 def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
