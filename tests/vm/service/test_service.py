@@ -72,7 +72,8 @@ def switched_on(host: Deployed, identity: str, epoch: int) -> None:
 def host(start_lab: StartLab) -> Iterator[Deployed]:
     """Return a host with Debian's lighttpd, which serves, and nothing of ours."""
     fleet = Deployed(start_lab("service", image=("debian13-bench",)))
-    shell(fleet, "sh -s", (GUEST / "site.sh").read_text())
+    shell(fleet, "cat >/root/site.sh", (GUEST / "site.sh").read_text())
+    shell(fleet, "sh /root/site.sh")
     shell(fleet, "cat >/root/guest.py", (GUEST / "guest.py").read_text())
     yield fleet
     fleet.lab.down()
