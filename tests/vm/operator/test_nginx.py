@@ -24,7 +24,8 @@ HOST, GROUP = "web1", "nginx_served"
 POLICY = {
     "waves": ["100%"], "noise_hosts": 0, "headroom_limit": 1,
     "soak": {"min_s": 30, "max_s": 150, "min_bytes": 4_000_000},
-    # Nobody has a baseline of ten minutes here. What an emulated host could not attribute counts against the share.
+    # Nobody has a baseline of ten minutes here. The load is on the host itself: short connections of its clients cannot
+    # be told from those of nginx (docs/evidence.md), and what nobody could attribute counts against the share.
     "gates": {"method": "none", "on_inconclusive": "fail", "min_share": 0.5},
 }  # fmt: skip
 
