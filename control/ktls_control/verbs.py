@@ -121,7 +121,7 @@ def deploy(inventory: str, group: str, limit: str | None, console: Console, log:
         return f"{event['host']}: {_role_less(event['task'])}" if done and event.get("changed") else None
 
     _drive(run, console, f"deploying to {len(hosts)} hosts", show)
-    return end(run, console, "agent and sidecar answer on every host" if not check else "nothing was changed")
+    return end(run, console, "the agent and what serves answer on every host" if not check else "nothing was changed")
 
 
 def preflight(
