@@ -24,7 +24,7 @@ VARIABLES = {
     "ktls_restart_ok": True,
 }
 Json = dict[str, Any]
-# What an operator does who takes a consent back: deploy again. This is what that changes for root's helper and ktls-off.
+# An operator who takes a consent back deploys again. This is what that changes for the helper and `ktls-off`.
 CONSENT = """python3 - <<'X'
 import json, pathlib
 def change(path, act):
