@@ -16,7 +16,8 @@ from ktls_host.service import settings, switch
 
 def look(path: str = settings.PATH, root: str = "/") -> dict[str, Any]:
     """Return by which configuration the unit runs. Raises :class:`KtlsError`."""
-    return switch.look(settings.load(path), root=root).as_dict()
+    asked = settings.load(path)
+    return {**switch.look(asked, root=root).as_dict(), "restart_ok": asked.restart_ok}
 
 
 def on(path: str = settings.PATH, root: str = "/") -> dict[str, Any]:

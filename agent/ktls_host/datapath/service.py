@@ -163,7 +163,9 @@ class Service:
             answer = self._ask("look", LOOK_TIMEOUT_S)
         except KtlsError as error:
             return error
-        reason = refusals.of_phase(mode, {**answer, "unit": self._settings.unit}, self._means(), self._settings.consent)
+        ours = self._settings.consent
+        consent = Consent(ours.tx_rx, ours.restart and answer.get("restart_ok") is not False)  # root's word counts
+        reason = refusals.of_phase(mode, {**answer, "unit": self._settings.unit}, self._means(), consent)
         return None if reason is None else RefusedError(reason)
 
     def about(self) -> About:

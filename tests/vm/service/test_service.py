@@ -24,19 +24,17 @@ VARIABLES = {
     "ktls_restart_ok": True,
 }
 Json = dict[str, Any]
-# What an operator does who takes a consent back: deploy again. This is what that changes on the host.
+# An operator who takes a consent back deploys again. This is what that changes for the helper and `ktls-off`.
 CONSENT = """python3 - <<'X'
 import json, pathlib
 def change(path, act):
     found = json.loads(pathlib.Path(path).read_text())
     act(found)
     pathlib.Path(path).write_text(json.dumps(found))
-change("/etc/ktls/agent.json", lambda config: config["datapath"].update(restart_ok={given}))
 change("/etc/ktls/service.json", lambda config: config.update(restart_ok={given}))
 words = pathlib.Path("/etc/ktls/datapath").read_text().splitlines()[:-1]
 pathlib.Path("/etc/ktls/datapath").write_text("\\n".join([*words, "restart={word}"]) + "\\n")
 X
-systemctl restart ktls-agent
 """
 
 
@@ -53,7 +51,6 @@ def guest(host: Deployed, *words: object) -> Json:
 
 def consent(host: Deployed, *, given: bool) -> None:
     shell(host, CONSENT.format(given=given, word="yes" if given else "no"))
-    host.wait("the agent answers", lambda: host.agent(HOST, "status").get("sidecar") is not None, 60)
 
 
 def switched_on(host: Deployed, identity: str, epoch: int) -> None:

@@ -222,6 +222,7 @@ def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
         ("hw", {}, {}, "phase_not_for_datapath"),
         ("tx", {"ktls_built": False}, {}, "service_library_without_ktls"),
         ("tx", {}, {"restart_ok": False}, "no_restart_consent"),
+        ("tx", {"restart_ok": False}, {}, "no_restart_consent"),
         ("tx", {"active": False}, {"restart_ok": False}, None),
         ("tx", {"asks": True}, {"restart_ok": False}, None),
     ],
