@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: ktls_nginx
 short_description: Prepare an nginx for kernel TLS, or take our part of it out
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Puts C(ktls-base.conf) into a directory that nginx's http block includes. It has the log by which requests are
     counted, and a server block on loopback with the probe file, through which goes the own download of the agent.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: ktls_service
 short_description: Take a service as the datapath of a host, or let it go
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Finds out by which configuration the program of a systemd unit could get kernel TLS (kTLS), and refuses where none
     can help.
@@ -132,6 +132,10 @@ probe:
   description: What O(probe_url) answers, null when that is not known.
   returned: success
   type: dict
+  sample:
+    url: https://files.example.org/probe.bin
+    sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    size: 262144
   contains:
     url:
       description: What was downloaded.

@@ -180,7 +180,11 @@ def test_what_sets_hosts_up_works_out_what_it_would_do(stranger: Stranger, tmp_p
 
     sentinel = stranger.playbook("sentinel", "--check", "-e", "ktls_sentinel_interface=lo", *python)
     assert sentinel.returncode == 0, last(sentinel)
-    assert {line.split()[0] for line in asked.read_text().splitlines()} == {"show"}, "systemd was only asked"
+    undeploy = stranger.playbook("undeploy", "--check", "-e", "ktls_undeploy_ok=true", *python)
+    assert undeploy.returncode == 0, last(undeploy)
+
+    verbs = {line.split()[0] for line in asked.read_text().splitlines()}
+    assert verbs == {"show", "list-units"}, "systemd was only asked"
 
 
 def python_beside_a_fake_systemd(directory: Path, asked: Path) -> Path:

@@ -39,16 +39,9 @@ def test_what_is_generated_in_the_readme_is_current(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_it_says_who_it_is(role: str) -> None:
     spec = rolefiles.read(role, "meta/argument_specs.yml")["argument_specs"]["main"]
-    assert set(spec) <= {
-        "short_description",
-        "description",
-        "author",
-        "version_added",
-        "seealso",
-        "examples",
-        "options",
-    }
-    assert spec["description"] and spec["author"]
+    told = {"short_description", "description", "author", "version_added", "examples"}
+    assert told <= set(spec) <= told | {"options", "seealso"}
+    assert all(spec[key] for key in told)
     assert not spec["short_description"].endswith(".")
     assert re.fullmatch(r"\d+\.\d+\.\d+", spec["version_added"])
     about = rolefiles.read(role, "meta/main.yml")
