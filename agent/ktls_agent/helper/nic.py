@@ -13,6 +13,7 @@ from typing import Any, Callable
 from ktls_host import originals
 from ktls_host.commands import Runner
 from ktls_host.errors import KtlsError
+from ktls_host.flagged import flagged
 from ktls_host.nic import drivers, lever, outcome, restore, targets, tls_features
 from ktls_host.nic import probe as nic_probe
 from ktls_host.nic.interface import Nic
@@ -82,7 +83,7 @@ def _back(root: str, runner: Runner) -> tuple[bool, list[str]]:
     if before is None:
         return False, []
     notes: list[str] = []
-    if nic_on.flagged(root):
+    if flagged(root):
         _features_only(root, runner)
         notes = nic_on.own(_about(root, runner), root)
     else:

@@ -12,7 +12,6 @@ the flags before and after.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from ktls_host import originals
 from ktls_host.commands import Runner
 from ktls_host.errors import KtlsError
+from ktls_host.flagged import flagged
 from ktls_host.nic import drivers, lever, remembered, verdict
 from ktls_host.nic.interface import Nic
 from ktls_host.nic.remembered import Memory
@@ -27,23 +27,8 @@ from ktls_host.nic.targets import DesiredOffload
 from ktls_host.originals import Record, Restoration
 
 LEVER = "hw"
-#: Those of the sidecar's configuration: each by itself means off.
-FLAGS = ("run/ktls/off", "var/lib/ktls/off", "run/ktls/lapsed")
 
 Before = Mapping[str, Mapping[str, bool]]
-
-
-def flagged(root: str) -> bool:
-    """Return whether a flag says off; one that cannot be looked at does."""
-    for path in FLAGS:
-        try:
-            os.lstat(os.path.join(root, path))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            pass
-        return True
-    return False
 
 
 def refuse_flagged(root: str) -> None:

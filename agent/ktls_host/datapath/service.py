@@ -97,15 +97,24 @@ class Service:
         self._answer: dict[str, Any] = {}
         self._at_s = float("-inf")
         self._failed: tuple[float, KtlsError] | None = None
+        self._wish: str | None = None
+        """What it is being switched to."""
         self._mode = TX
         """The phase that was last ordered here; a configuration on disk does not tell tx from rx."""
 
     def switch(self, wish: Wish) -> Status:
         """Change the configuration, and restart by consent. Raises KtlsError: the helper's, and ``not_listening``."""
+        self._wish = wish.mode
+        try:
+            return self._switch(wish)
+        finally:
+            self._wish = None
+
+    def _switch(self, wish: Wish) -> Status:
         if wish.mode == USERSPACE:
             self._failed = None
             self._ask("off", SWITCH_TIMEOUT_S)
-            return self._status()
+            return self._status(self._ordered())
         if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_S:
             raise self._failed[1]
         try:
@@ -116,7 +125,7 @@ class Service:
         except KtlsError as error:
             self._failed = (time.monotonic(), error)
             raise
-        return self._status()
+        return self._status(self._ordered())
 
     def drain(self) -> Draining | None:
         """Return what is left of an earlier configuration: its processes, and connections in the kernel."""
@@ -128,8 +137,15 @@ class Service:
 
     def observe(self) -> Status:
         """Return the status. Raises KtlsError when the helper does not answer."""
-        if not self._still_true():
-            self._ask("look", LOOK_TIMEOUT_S)
+        if self._still_true():
+            return self._status()
+        # While it is switched, which may take long, what was known before has to do.
+        if self._lock.acquire(blocking=not self._answer):
+            try:
+                if not self._still_true():
+                    self._ask_held("look", LOOK_TIMEOUT_S)
+            finally:
+                self._lock.release()
         return self._status()
 
     def reload_needed(self) -> bool:
@@ -147,7 +163,9 @@ class Service:
             answer = self._ask("look", LOOK_TIMEOUT_S)
         except KtlsError as error:
             return error
-        reason = refusals.of_phase(mode, {**answer, "unit": self._settings.unit}, self._means(), self._settings.consent)
+        ours = self._settings.consent
+        consent = Consent(ours.tx_rx, ours.restart and answer.get("restart_ok") is not False)  # root's word counts
+        reason = refusals.of_phase(mode, {**answer, "unit": self._settings.unit}, self._means(), consent)
         return None if reason is None else RefusedError(reason)
 
     def about(self) -> About:
@@ -168,14 +186,17 @@ class Service:
     def _ask(self, verb: str, timeout_s: float) -> dict[str, Any]:
         """Ask the helper, one question at a time. What it says last is what is known."""
         with self._lock:
-            at_s = time.monotonic()
-            try:
-                answer = self._tools.call(self._settings.socket, {"verb": verb}, timeout_s)
-            except KtlsError:
-                self._at_s = float("-inf")  # whatever it was doing, it may have done
-                raise
-            self._answer, self._at_s = answer, at_s
-            return answer
+            return self._ask_held(verb, timeout_s)
+
+    def _ask_held(self, verb: str, timeout_s: float) -> dict[str, Any]:
+        at_s = time.monotonic()
+        try:
+            answer = self._tools.call(self._settings.socket, {"verb": verb}, timeout_s)
+        except KtlsError:
+            self._at_s = float("-inf")  # whatever it was doing, it may have done
+            raise
+        self._answer, self._at_s = answer, at_s
+        return answer
 
     def _still_true(self) -> bool:
         answer = self._answer
@@ -186,12 +207,16 @@ class Service:
         main = answer.get("main_pid")
         return there == bool(answer.get("configured")) and (main in pids if main else not pids)
 
-    def _status(self) -> Status:
+    def _ordered(self) -> str:
+        return self._mode if self._answer.get("configured") else USERSPACE
+
+    def _status(self, mode: str | None = None) -> Status:
+        """``mode``: what was ordered; while that is under way, it is not on disk yet."""
         answer, unit = self._answer, self._settings.unit
         asks, configured = bool(answer.get("asks")), bool(answer.get("configured"))
         means = self._means() if self._mode == TX or not configured else self._mode
         return {
-            "mode": self._mode if configured else USERSPACE,
+            "mode": mode or self._wish or self._ordered(),
             "effective_mode": means if asks else USERSPACE,
             "share": 1.0,
             "pid": answer.get("main_pid"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 
 from .. import files, originals, textfile
@@ -114,11 +115,12 @@ def read_back(runner: Runner) -> None:
 
 def says(printed: str, value: str) -> bool:
     """True when ``lighttpd -p`` shows ``Options`` of ``value`` in the ``ssl-conf-cmd`` outside of conditions. Pure."""
+    wanted = re.compile(rf'"Options"\s*=>\s*"{re.escape(value)}"')  # names are padded to one width
     inside = False
     for line in printed.splitlines():
         if line.startswith("    ssl.openssl.ssl-conf-cmd"):
             inside = True
-        if inside and f'"Options" => "{value}"' in line:
+        if inside and wanted.search(line):
             return True
         if inside and line.rstrip().endswith(")") and not line.startswith("        "):
             inside = False

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from .. import processes, textfile
 from ..policy import services
 
+_SYSTEMD = ("systemd-executor", "systemd")
 _INTACT = "INVOCATION_ID"  # in the environment of each process that systemd starts (systemd.exec(5))
 
 
@@ -27,6 +28,11 @@ class Process:
     program: str
     libraries: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def starting(self) -> bool:
+        """True while it is systemd's own, which will become the program (systemd.service(5), Type=simple)."""
+        return self.program.rpartition("/")[2] in _SYSTEMD
 
 
 def scan(unit: str, root: str = "/") -> tuple[Process, ...]:

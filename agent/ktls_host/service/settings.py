@@ -31,7 +31,7 @@ def parse(raw: Any, source: str) -> Asked:
         raise _bad(source, f"backend is not one of {', '.join(BACKENDS)}")
     if not isinstance(raw["restart_ok"], bool):
         raise _bad(source, "restart_ok is not true or false")
-    return Asked(raw["unit"], raw["backend"], raw["restart_ok"])
+    return Asked(raw["unit"], raw["backend"], raw["restart_ok"], taken=True)
 
 
 def for_shell(raw: Any) -> bytes:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import gnutls, openssl_lib, originals, textfile
 from ..commands import Runner
 from ..errors import KtlsError
-from ..policy import lever as policy
 from ..policy import services, units
 from ..policy.targets import Request, probe_units
 from ..policy.units import Unit
@@ -27,17 +26,22 @@ from .refusals import RefusedError, no_consent
 from .running import Process, Runs
 from .ways import Way
 
-#: Sets back what was there; given to :func:`_bring`.
-Undo = Callable[[], None]
+START_WAIT_S = 10.0
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which unit, by which backend (``auto``: what its program uses), and whether it may be restarted."""
+    """Which unit, by which backend (``auto``: what its program uses), and whether it may be restarted.
+
+    ``taken``: the backend was found to be right when the service was taken. A program that is just starting has not
+    mapped its library yet, which says nothing then.
+    """
 
     unit: str
     backend: str = AUTO
     restart_ok: bool = False
+    taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Look:
             "unit": self.unit.name,
             "active": self.unit.active_state == "active" and self.runs.running,
             "main_pid": self.unit.main_pid or (self.main.pid if self.main else 0),
-            "program": self.main.program if self.main else None,
+            "program": self.main.program if self.main and not self.main.starting else None,
             "backend": self.way.backend,
             "library": library,
             "release": list(release),
@@ -95,9 +99,12 @@ def look(asked: Asked, runner: Runner | None = None, root: str = "/") -> Look:
     (unit,) = probe_units([asked.unit], runner, must_exist=True)
     found = running.scan(unit.name, root)
     main = running.main_program(found, unit.main_pid)
-    chosen = programs.backend_of(
-        unit.name, main.program if main else None, running.libraries(found), _asked(asked, unit.name, main, root)
-    )
+    chosen = asked.backend
+    if not asked.taken:
+        program = None if main is None or main.starting else main.program
+        chosen = programs.backend_of(
+            unit.name, program, running.libraries(found), _asked(asked, unit.name, program, root)
+        )
     way = ways.way(chosen, unit.name)
     there = way.there(root)
     runs = running.sort(found, way.variable, way.value, there, _since(way, there, root))
@@ -117,12 +124,15 @@ def on(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str,
     if before.runs.running and not before.asks and not asked.restart_ok:
         raise RefusedError(no_consent(before.unit.name))
     restarted: list[str] = []
+    asked = replace(asked, backend=before.way.backend, taken=True)
     if before.way.backend == LIGHTTPD:
         restarted += _lighttpd_on(before, asked, runner, root)
     else:
+        from ..policy import lever as policy  # a look, which is asked more often, does without
+
         request = Request(before.way.backend, "service", (before.unit.name,), True, restart_ok=asked.restart_ok)
         restarted += policy.run(request, runner=runner, root=root).restarted
-    return {**look(asked, runner, root).as_dict(), "restarted": restarted}
+    return {**_settled(asked, runner, root).as_dict(), "restarted": restarted}
 
 
 def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str, Any]:
@@ -147,6 +157,8 @@ def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str
                 with originals.lock(root):
                     _lighttpd_off(way, runner, root)
             else:
+                from ..policy import lever as policy
+
                 request = Request(way.backend, "service", (name,), False, True, asked.restart_ok)
                 restarted += policy.run(request, runner=runner, root=root).restarted
         except KtlsError as error:
@@ -166,10 +178,20 @@ def off(asked: Asked, runner: Runner | None = None, root: str = "/") -> dict[str
     return {**now, "restarted": restarted, "notes": notes}
 
 
+def _settled(asked: Asked, runner: Runner, root: str) -> Look:
+    """Look when the unit runs its program: systemd says that it started it before it has."""
+    deadline = time.monotonic() + START_WAIT_S
+    while True:
+        found = look(asked, runner, root)
+        if found.main is None or not found.main.starting or time.monotonic() >= deadline:
+            return found
+        time.sleep(_POLL_S)
+
+
 def _after(asked: Asked, name: str, runner: Runner, root: str) -> dict[str, Any]:
     """What came of taking it away. That the unit cannot be looked at, having gone perhaps, is no failure of that."""
     try:
-        return look(asked, runner, root).as_dict()
+        return _settled(asked, runner, root).as_dict()
     except KtlsError as error:
         return {
             "unit": name,
@@ -190,9 +212,9 @@ def _since(way: Way, there: bool, root: str) -> float:
     return services.changed_at(way.lever, root)
 
 
-def _asked(asked: Asked, name: str, main: Process | None, root: str) -> str:
+def _asked(asked: Asked, name: str, program: str | None, root: str) -> str:
     """A unit that is stopped is switched by what it was switched by before, when nothing is named."""
-    if asked.backend != AUTO or main is not None:
+    if asked.backend != AUTO or program is not None:
         return asked.backend
     there = ways.on_disk(name, root)
     if there:

@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "service.json")
 
 
-ASKED = Asked(UNIT, "gnutls", True)
+ASKED = Asked(UNIT, "gnutls", True, taken=True)
 
 
 def test_unit_and_consent_are_roots_word(done: list[tuple[str, Asked]], path: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,30 @@ def test_what_ktls_off_did_is_seen_at_once(helper: Helper) -> None:
     assert (status["effective_mode"], status["restart_needed"]) == ("userspace", False)
 
 
+def test_while_it_is_switched_the_status_does_not_wait(helper: Helper) -> None:
+    """A restart may take long, and who asks for the status is not to hang with it."""
+    web = made(helper)
+    web.observe()
+    inside, go = threading.Event(), threading.Event()
+
+    def call(path: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        inside.set()
+        assert go.wait(10)
+        return helper(path, request, timeout_s)
+
+    web._tools = Tools(call, root=str(helper.root))
+    thread = threading.Thread(target=web.switch, args=(Wish("tx"),))
+    thread.start()
+    assert inside.wait(10)
+    helper.started()
+    status = web.observe()
+    assert (status["mode"], status["effective_mode"]) == ("tx", "userspace"), "ordered, and not yet there"
+    go.set()
+    thread.join()
+    status = web.observe()
+    assert (status["mode"], status["effective_mode"]) == ("tx", "tx+rx")
+
+
 def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
     web = made(helper)
     web.observe()
@@ -197,6 +222,7 @@ def test_a_helper_that_fails_leaves_nothing_believed(helper: Helper) -> None:
         ("hw", {}, {}, "phase_not_for_datapath"),
         ("tx", {"ktls_built": False}, {}, "service_library_without_ktls"),
         ("tx", {}, {"restart_ok": False}, "no_restart_consent"),
+        ("tx", {"restart_ok": False}, {}, "no_restart_consent"),
         ("tx", {"active": False}, {"restart_ok": False}, None),
         ("tx", {"asks": True}, {"restart_ok": False}, None),
     ],

@@ -21,11 +21,15 @@ else:
 
 
 class ServiceHost(policyhost.Host, Runner):
-    """``titles``: units whose program overwrites its environment. ``options``: what lighttpd's own file sets."""
+    """``titles``: units whose program overwrites its environment. ``options``: what lighttpd's own file sets.
+
+    ``slow``: a start returns before the program runs, see :meth:`exec`.
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.titles: set[str] = set()
+        self.slow = False
         self.options: str | None = None
         self.condition = False
         self.tried: list[str] = []
@@ -42,7 +46,16 @@ class ServiceHost(policyhost.Host, Runner):
         given = "".join(f"{word}\0" for word in [*self.loaded_environment(name), "INVOCATION_ID=1", "PATH=/bin"])
         for pid in self._state()["pids"][name]:
             self.write(f"/proc/{pid}/environ", "worker process\0" if name in self.titles else given)
-            (self.root / f"proc/{pid}/exe").symlink_to(self._programs().get(name, "/bin/other"))
+            program = self._programs().get(name, "/bin/other")
+            (self.root / f"proc/{pid}/exe").symlink_to("/usr/lib/systemd/systemd-executor" if self.slow else program)
+            if self.slow:
+                self.write(f"/proc/{pid}/maps", "")
+                self.write(f"/proc/{pid}/environ", "LISTEN_FDS=1\0")
+
+    def exec(self, name: str) -> None:
+        """Let what systemd has started become the program."""
+        self.slow = False
+        self.start(name)
 
     def stop(self, name: str) -> None:
         """As systemctl stop."""
@@ -85,16 +98,12 @@ class ServiceHost(policyhost.Host, Runner):
 
 
 def printed(options: str | None, condition: bool = False) -> str:
-    """Return what ``lighttpd -p`` prints (recorded from 1.4.69), as far as it is about us."""
+    """Return what ``lighttpd -p`` prints (recorded from 1.4.79), as far as it is about us."""
     lines = ["config {", "    server.port              = 443", '    server.modules           = ("mod_openssl")']
     if options is not None:
-        lines += [
-            "    ssl.openssl.ssl-conf-cmd = (",
-            '        "MinProtocol" => "TLSv1.2",',
-            f'        "Options" => "{options}",',
-        ]
-        lines += ["    )", ""]
-    lines += ["", '    $SERVER["socket"] == "0.0.0.0:443" {', "        # block 1", '        ssl.engine = "enable"']
+        lines += ["    ssl.openssl.ssl-conf-cmd = (", '        "MinProtocol" => "TLSv1.2",']
+        lines += [f'        "Options"     => "{options}",', "    )", ""]
+    lines += ["", '    if $SERVER["socket"] == "0.0.0.0:443" {', "        # block 1", '        ssl.engine = "enable"']
     if condition:
         lines += ['        ssl.openssl.ssl-conf-cmd = ("MinProtocol" => "TLSv1.3")']
     return "\n".join([*lines, "", '    } # end of $SERVER["socket"] == "0.0.0.0:443"', "}"]) + "\n"

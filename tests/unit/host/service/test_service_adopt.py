@@ -160,3 +160,13 @@ def test_what_lighttpd_prints(value: str, condition: bool) -> None:
     assert [lighttpd.says(text, other) for other in ("-KTLS", "KTLS")] == [value == "-KTLS", value == "KTLS"]
     assert lighttpd.elsewhere(text) == condition
     assert not lighttpd.says(servicehost.printed(None, condition), value)
+
+
+def test_what_an_older_lighttpd_prints() -> None:
+    """Recorded from 1.4.69, with nothing else in the list."""
+    text = 'config {\n    ssl.openssl.ssl-conf-cmd = (\n        "Options" => "-KTLS",\n    )\n\n'
+    text += (
+        '\n    $SERVER["socket"] == "127.0.0.1:19443" {\n        # block 1\n        ssl.engine = "enable"\n    }\n}\n'
+    )
+    assert lighttpd.says(text, "-KTLS")
+    assert not lighttpd.elsewhere(text)

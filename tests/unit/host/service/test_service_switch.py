@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,27 @@ def test_a_unit_that_is_stopped_is_not_started(taken: Host, unit: str) -> None:
     taken.stop(unit)
     answer = off(taken, unit)
     assert (answer["configured"], answer["stale"], answer["restarted"]) == (False, 0, [])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_says_started_before_the_program_runs(taken: Host, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a slow host: the main process is systemd's own for a while, with another environment."""
+    sleep, slept = time.sleep, []
+
+    def wait(seconds: float) -> None:
+        if taken.slow and seconds >= switch._POLL_S:
+            slept.append(seconds)
+            taken.exec(unit)
+        sleep(0 if seconds >= switch._POLL_S else seconds)
+
+    monkeypatch.setattr("time.sleep", wait)
+    backend = look(taken, unit).way.backend
+    for verb, asks in ((switch.on, True), (switch.off, False)):
+        taken.slow = True
+        answer = verb(Asked(unit, backend, True, taken=True), taken, str(taken.root))
+        assert (answer["asks"], answer["stale"], answer["restarted"]) == (asks, 0, [unit])
+        assert answer["program"] == look(taken, unit).as_dict()["program"]
+    assert len(slept) == 2
 
 
 @pytest.mark.parametrize("unit", UNITS)
