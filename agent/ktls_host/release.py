@@ -447,7 +447,8 @@ def plan(installed: Installed, desired: DesiredRelease) -> list[Step]:
     new = installed.versions.get(version) != desired.sha256
     if new:
         args = (installed.source, version)
-        steps.append(Step("check", str(desired.src), "run the staged release once, before anything is switched", args))
+        # By its version: where it was staged is another place each time, and nobody's business afterwards.
+        steps.append(Step("check", version, "run the staged release once, before anything is switched", args))
         steps.append(Step("store", f"{LIB}/{version}", f"install {version}", (desired.src, version, desired.sha256)))
     elif installed.current != version:
         target = f"{LIB}/{version}/ktls.pyz"
