@@ -55,7 +55,7 @@ def etc() -> dict[str, str]:
             content = os.readlink(path) if path.is_symlink() else ""
             if path.is_file() and not path.is_symlink():
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
-            if not path.name.startswith("ktls-"):  # of agent and helpers, which stay
+            if not path.name.startswith("ktls-") and path.suffix != ".wants":  # of agent and helpers, which stay
                 found[str(path)] = f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {content}"
     return found
 
