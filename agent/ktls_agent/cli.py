@@ -22,7 +22,7 @@ from .version import VERSION
 
 USAGE = 2
 _QUICK_S = 15.0
-_SLOW_S = 60.0  # order and probe wait for a handshake and a transfer
+_SLOW_S = 120.0  # order and probe wait for a handshake and a transfer, an order also for a reload of nginx
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -154,13 +154,16 @@ def test_the_playbook_ends_with_why_not_worst_first_and_fails(canned: Canned) ->
 def test_one_module_goes_to_each_host_and_no_more(canned: Canned) -> None:
     canned.playbook("playbooks/preflight.yml")
     for name in canned.names:
-        assert canned.sent(name) == [("ktls.fleet.ktls_info", {"load_module": True})], name
+        ((module, arguments),) = canned.sent(name)
+        assert module == "ktls.fleet.ktls_info", name
+        assert (arguments["load_module"], arguments["datapath"]) == (True, "sidecar"), name
 
 
 @pytest.mark.parametrize("arguments", [("-e", "ktls_preflight_load_module=false"), ("--limit", "localhost,web1")])
 def test_loading_the_module_is_for_the_operator_to_say(canned: Canned, arguments: tuple[str, str]) -> None:
     canned.playbook("playbooks/preflight.yml", *arguments)
-    assert canned.sent("web1") == [("ktls.fleet.ktls_info", {"load_module": arguments[0] == "--limit"})]
+    ((_, sent),) = canned.sent("web1")
+    assert sent["load_module"] is (arguments[0] == "--limit")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,8 @@ def test_the_command_with_a_limit_read_only_and_json(canned: Canned) -> None:
     done = canned.ktls("--json", "--read-only", "--limit", "web1,web2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (json.loads(done.stdout)["ready"], done.stderr) == (2, "")
-    assert canned.sent("web1") == [("ktls.fleet.ktls_info", {"load_module": False})]
+    ((_, sent),) = canned.sent("web1")
+    assert sent["load_module"] is False
     assert canned.sent("web3") == []
 
 
