@@ -95,7 +95,8 @@ class Answers:
     """An agent whose nginx takes some looks to be told; the last answer stays."""
 
     def __init__(self, *phases: str, **about: Any) -> None:
-        self.phases, self.about, self.asked = list(phases), about, []
+        self.phases, self.about = list(phases), about
+        self.asked: list[str] = []
 
     def call(self, _path: str, request: dict[str, Any], _timeout_s: float) -> dict[str, Any]:
         self.asked.append(request["verb"])
