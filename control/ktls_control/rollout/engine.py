@@ -565,7 +565,7 @@ class Engine:
                 due = self.clock() - began + machine.gap(planned, len(planned.hosts), spent)
             quiet = machine.needs_traffic(planned) and not eyes.enough(planned)
             # A sentinel that has not seen every host yet may still do so.
-            quiet = quiet or (ripe and eyes.blind())
+            quiet = quiet or (ripe and eyes.blind()) or eyes.unsettled()
             if self.plan.gates.method == "none":
                 if ripe and not quiet:
                     return
@@ -923,6 +923,14 @@ class Eyes:
         hosts = {name: seen.as_dict() for name, seen in self.seen.items()}
         engine.write("observed", wave=self._number, hosts=hosts, **({"failed": dict(sick)} if sick else {}))
 
+    def unsettled(self) -> bool:
+        """A host still serves what was there before its order, or nobody has looked since: no byte of it counts yet."""
+        hosts = self._engine.plan.hosts
+        return any(
+            hosts[name].datapath.kind != datapath_status.SIDECAR and not self._settling.settled(name)
+            for name in self._names()
+        )
+
     def enough(self, planned: Wave) -> bool:
         """The traffic that the plan asks for was there, at the last look."""
         return bool(self.seen) and machine.enough(planned, self.seen, self._names())
@@ -961,6 +969,10 @@ class Settling:
             order = file.answer(name, "order") or {}
             if not datapath_status.of(order.get("status")).draining:
                 self._calm[name] = float(order.get("at") or now)
+
+    def settled(self, name: str) -> bool:
+        """Its bytes count."""
+        return self._found.get(name) is not None
 
     def look(self, name: str, status: Mapping[str, Any] | None, now: float) -> Mapping[str, Any] | None:
         """One more look; the status from which bytes count, None until there is one."""

@@ -53,6 +53,7 @@ def test_bytes_count_from_the_first_look_of_the_kernel_that_is_younger_than_the_
     assert settling.look("h1", status(age_s=1.0), 1020.0) is found, "and it stays that one"
     kept = file.answer("h1", "settled")
     assert kept is not None and kept["status"] == found
+    assert settling.settled("h1") and not settling.settled("h2")
     assert Settling(file, ["h1"], 2000.0).look("h1", status(), 2001.0) == found, "also in another process"
 
 
