@@ -75,7 +75,7 @@ options:
   wait_s:
     description: How many seconds a started service may take to answer on its socket.
     type: float
-    default: 60.0
+    default: 150.0
 attributes:
   check_mode:
     support: full
@@ -198,7 +198,7 @@ def main() -> None:
             "sentinel_config": {"type": "dict"},
             "purge": {"type": "bool", "default": False},
             "remove_users": {"type": "bool", "default": False},
-            "wait_s": {"type": "float", "default": 60.0},
+            "wait_s": {"type": "float", "default": 150.0},
         },
         supports_check_mode=True,
     )

@@ -133,7 +133,7 @@ class DesiredRelease:
     sentinel_config: dict[str, Any] | None = None
     purge: bool = False
     remove_users: bool = False
-    wait_s: float = 60.0
+    wait_s: float = 150.0
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,32 @@ def test_on_off_on_off_under_load(host: Deployed) -> None:
     assert not datapath["experiments"]
     assert not guest(host, "new")["ktls"]
     guest(host, "start-load")
+    try:
+        _on_off_on_off(host)
+    finally:
+        load = guest(host, "stop-load")
+    print({name: load[name] for name in ("requests", "downloads", "slow", "errors")})
+    assert load["wrong"] == []
+    assert load["errors"] == [], load["wrk"]
+    assert load["requests"] > 50, load["wrk"]
+    assert load["downloads"] > 3
+    assert load["slow"] >= 1
+    status = host.agent(HOST, "status")
+    rows = {row["assigned"]: row for row in status["sidecar"]["by"]}
+    assert rows["tx"]["path"] == "ktls_tx_rx", rows
+    assert rows["tx"]["requests_total"] > 10
+    assert rows["userspace"]["requests_total"] > 10
+    assert status["sidecar"]["errors"] == {}
+    assert status["order"] == "reverted"
 
+
+def _on_off_on_off(host: Deployed) -> None:
     switched_on(host, "first", 1)
 
     # The kill switch, from the control node, with its three latencies.
     done = host.ktls("off", "--host", HOST, "--json", "--drain", "40", "--reason", "drill")
     off = json.loads(done.stdout)["hosts"][HOST]
-    print({name: off[name] for name in ("last_new_s", "drained_90_s", "none_left_s", "by", "left")})
+    print(off)
     assert (off["off"], off["flag"], off["by"], off["left"]) == (True, True, "agent", 0), off
     assert all(off[name] is not None for name in ("last_new_s", "drained_90_s", "none_left_s"))
     assert not guest(host, "new")["ktls"]
@@ -104,21 +123,6 @@ def test_on_off_on_off_under_load(host: Deployed) -> None:
     assert not guest(host, "new")["ktls"]
     shell(host, "systemctl start ktls-agent")
     host.wait("the agent answers", lambda: host.agent(HOST, "status").get("sidecar") is not None, 60)
-
-    load = guest(host, "stop-load")
-    print({name: load[name] for name in ("requests", "downloads", "slow", "errors")})
-    assert load["wrong"] == []
-    assert load["errors"] == [], load["wrk"]
-    assert load["requests"] > 50, load["wrk"]
-    assert load["downloads"] > 3
-    assert load["slow"] >= 1
-    status = host.agent(HOST, "status")
-    rows = {row["assigned"]: row for row in status["sidecar"]["by"]}
-    assert rows["tx"]["path"] == "ktls_tx_rx", rows
-    assert rows["tx"]["requests_total"] > 10
-    assert rows["userspace"]["requests_total"] > 10
-    assert status["sidecar"]["errors"] == {}
-    assert status["order"] == "reverted"
 
 
 def test_a_flag_alone_is_enough(host: Deployed) -> None:
