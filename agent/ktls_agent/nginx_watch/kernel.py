@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+LIVELY_S = 60.0
+
 
 class Sessions:
     """Fed with the counters now and again; ages are as exact as that is often."""
@@ -33,6 +35,10 @@ class Sessions:
         elif more or self._open:  # also for one that came and went between two looks
             self._zero_s = now_s
         self._opened, self._open = opened, left
+
+    def lively(self, now_s: float) -> bool:
+        """Return whether ages may soon be asked for that have to be exact: there are sessions, or were just now."""
+        return bool(self._open) or (self._last_s is not None and now_s - self._last_s < LIVELY_S)
 
     def ages(self, now_s: float) -> dict[str, float | None]:
         """Return how long ago the last session began, and since when there is none; None: not since the start.

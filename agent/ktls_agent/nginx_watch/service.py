@@ -37,6 +37,8 @@ from .kernel import Sessions
 SOCKET = "/run/ktls-nginx/watch.sock"
 GROUP = "ktls"
 LOOK_S = 0.25
+IDLE_LOOK_S = 1.0
+"""While the kernel has no session, and had none for a while."""
 _ALIVE_S = 5.0
 _LISTEN_FD = 3  # sd_listen_fds(3)
 _BATCH = 256
@@ -74,12 +76,17 @@ class Watch:
         """Datagrams of processes that are none of nginx's."""
 
     def step(self) -> None:
-        """Look at the kernel's counters; called every :data:`LOOK_S` seconds."""
+        """Look at the kernel's counters; called every :data:`LOOK_S` seconds, or :data:`IDLE_LOOK_S`."""
         try:
             counters = self._stat()
         except (OSError, KtlsError):
             counters = None
         self.sessions.look(self._clock(), counters)
+
+    @property
+    def lively(self) -> bool:
+        """Whether to look often."""
+        return self.sessions.lively(self._clock())
 
     def take(self, datagram: bytes, pid: int) -> None:
         """Count one log line of process ``pid``, if that is nginx."""
@@ -179,7 +186,7 @@ async def serve(watch: Watch, log: socket.socket, path: str = SOCKET, group: str
                 alive_s = loop.time()
                 notify("WATCHDOG=1")
             try:
-                await asyncio.wait_for(stop.wait(), LOOK_S)
+                await asyncio.wait_for(stop.wait(), LOOK_S if watch.lively else IDLE_LOOK_S)
             except asyncio.TimeoutError:
                 continue
     finally:

@@ -80,12 +80,15 @@ def test_ages_of_kernel_sessions() -> None:
     sessions.look(0.0, {"TlsTxSw": 5, "TlsCurrTxSw": 0})
     none = {"last_ktls_tx_established_age_s": None, "ktls_tx_zero_age_s": None}
     assert sessions.ages(1.0) == {"ktls_tx_open": 0, **none}
+    assert not sessions.lively(1.0)
     sessions.look(2.0, {"TlsTxSw": 6, "TlsCurrTxSw": 1})
+    assert sessions.lively(500.0)
     sessions.look(3.0, {"TlsTxSw": 6, "TlsCurrTxSw": 1})
     assert sessions.ages(3.0) == {"ktls_tx_open": 1, "last_ktls_tx_established_age_s": 1.0, "ktls_tx_zero_age_s": None}
     sessions.look(4.0, {"TlsTxSw": 6, "TlsCurrTxSw": 0})
     sessions.look(5.0, {"TlsTxSw": 6, "TlsCurrTxSw": 0})
     assert sessions.ages(5.0) == {"ktls_tx_open": 0, "last_ktls_tx_established_age_s": 3.0, "ktls_tx_zero_age_s": 1.0}
+    assert (sessions.lively(61.0), sessions.lively(63.0)) == (True, False)
     sessions.look(6.0, {"TlsTxSw": 9, "TlsCurrTxSw": 0})  # they came and went between two looks
     assert sessions.ages(6.5) == {"ktls_tx_open": 0, "last_ktls_tx_established_age_s": 0.5, "ktls_tx_zero_age_s": 0.5}
     sessions.look(7.0, None)  # the module was unloaded
