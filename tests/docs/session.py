@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ktls_control.rollout.store import fleet_name
+from tests import sources
 from tests.orchestration.fakefleet import EYE
 from tests.orchestration.test_preflight import judged
 
@@ -98,11 +99,7 @@ class Session:
 def session(scratch: Path) -> Iterator[Session]:
     """A copy of what git has and would have, and an empty home."""
     where = scratch / "ktls-fleet"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout.decode()  # fmt: skip
-    for name in filter(None, listed.split("\0")):
+    for name in sources.names(ROOT):
         if name.startswith(("tests/fixtures/host/", "tests/conformance/corpus/")):
             continue
         path = ROOT / name

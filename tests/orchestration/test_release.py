@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ktls_control import signed
+from tests import sources
 from tools import collection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +40,8 @@ def run(command: Sequence[str], **options: object) -> subprocess.CompletedProces
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a commit of what is in this checkout now, committed or not."""
     place = tmp_path_factory.mktemp("repository")
-    listed = run(["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).stdout
-    names = [name for name in listed.split("\0") if name and os.path.lexists(ROOT / name)]
-    run(["tar", "-C", str(ROOT), "-cf", str(place / "files.tar"), "--null", "-T", "-"], input="\0".join(names) + "\0")
+    names = "\0".join(sources.names(ROOT)) + "\0"
+    run(["tar", "-C", str(ROOT), "-cf", str(place / "files.tar"), "--null", "-T", "-"], input=names)
     run(["tar", "-C", str(place), "-xf", str(place / "files.tar")])
     (place / "files.tar").unlink()
     git = [
