@@ -14,7 +14,7 @@ prepare: ## Install Debian packages and the virtual environment that everything 
 demo: prepare ## Boot three hosts, roll kTLS out under load, switch it off, write a report
 	@$(BIN)/ktls demo
 
-test: prepare ## Everything, on real kernels too
+test: prepare ## Everything but the long extras (vm-more), on real kernels too
 	@echo 'test: what needs no VM, two parts at a time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O check sanity images unit conformance orchestration dashboards docs
 	@$(MAKE) --no-print-directory vm
@@ -58,16 +58,22 @@ orchestration: prepare ## Playbooks over many fake local hosts
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/orchestration
 
 images: prepare ## The images of the lab, if they are not there yet
-	@for image in debian13 debian12 debian13-backports debian13-bench; do $(BIN)/ktls lab build --image $$image || exit 1; done
+	@for image in debian13 debian12 debian13-backports; do $(BIN)/ktls lab build --image $$image || exit 1; done
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-# vm-nginx joins them as soon as it was seen green in one go; vm-service takes eight minutes and is for whoever changes a datapath.
-VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+# Those that take long and are for whoever changes what they test.
+VM_MORE := vm-nginx vm-service vm-undeploy molecule
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
+
+vm-nginx vm-service: image-bench
+image-bench: prepare
+	@$(BIN)/ktls lab build --image debian13-bench
+.PHONY: image-bench
 
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-service vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
@@ -86,8 +92,14 @@ vm-witness: prepare ## nginx as a witness of the evidence, on the image of bench
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
 	@bench/run
 
-molecule: prepare ## Each role, and the upgrade from the release before, on lab hosts (JOBS=2 scenarios at a time)
+molecule: prepare ## Each role, and the upgrade from the release before, on lab hosts (JOBS=2 scenarios at a time; not part of test)
 	@tests/molecule/run --jobs $(or $(JOBS),2)
+
+molecule-base: prepare ## The scenarios that are part of test
+	@tests/molecule/run --jobs $(or $(JOBS),2) ktls_host ktls_sidecar ktls_offload
+
+vm-more: prepare ## Datapaths nginx and service, undeploy, every role and the upgrade, on lab hosts (long; not part of test)
+	@for part in $(VM_MORE); do $(MAKE) --no-print-directory $$part || exit 1; done
 
 release: prepare ## The artefacts of a release in build/release (KEY=path signs them; docs/release.md)
 	@tools/release $(if $(KEY),--sign "$(KEY)")
@@ -96,4 +108,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-service vm-witness bench molecule release clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-service vm-witness bench molecule molecule-base vm-more release clean
