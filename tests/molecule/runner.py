@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,7 @@ class Runner:
             if self._stopped:
                 return Outcome(name, False, 0.0, ())
         down(name, self._base)
+        forget(name)
         runs = OUTPUT / f"{name}.runs.jsonl"
         runs.unlink(missing_ok=True)
         try:
@@ -135,6 +137,12 @@ class Runner:
             self._stopped = True
             for child in self._children.values():
                 os.killpg(child.pid, signal.SIGTERM)
+
+
+def forget(scenario: str) -> None:
+    """Remove what Molecule knows of a run that was ended: it would take the hosts for created, and go on with none."""
+    for path in (OUTPUT / "ansible/tmp").glob(f"molecule.*.{scenario}"):
+        shutil.rmtree(path)
 
 
 def down(scenario: str, base: Mapping[str, str] = os.environ) -> None:

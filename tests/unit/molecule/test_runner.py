@@ -56,6 +56,16 @@ def test_each_scenario_has_a_lab_that_goes_down_whatever_happens(log: Path, caps
     assert shown[4].endswith("1 at a time: FAILED: ktls_bad")
 
 
+def test_what_an_ended_run_left_is_forgotten(log: Path, tmp_path: Path) -> None:
+    """Molecule keeps a state file, and skips creation when it says that the hosts are there."""
+    state = [tmp_path / f"out/ansible/tmp/molecule.AbCd.{name}/state.yml" for name in ("ktls_good", "ktls_other")]
+    for path in state:
+        path.parent.mkdir(parents=True)
+        path.write_text("created: true\n")
+    assert runner._all(["ktls_good"], 1) == 0
+    assert [path.exists() for path in state] == [False, True]
+
+
 def test_who_ends_it_ends_what_runs(log: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tests.molecule import runner;"
