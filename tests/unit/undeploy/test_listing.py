@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -59,22 +60,39 @@ def test_a_change_is_found(place: Path, change: str) -> None:
     assert [line.split(":")[0] for line in said] == [path]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_another_owner_is_found(place: Path) -> None:
+def test_another_owner_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played, for only root can give a file away."""
     before = listing.listing(str(place))
-    os.chown(place / "etc/a", 4242, -1)
+    real = os.lstat
+
+    def lstat(path: str) -> os.stat_result:
+        found = real(path)
+        if not path.endswith("/etc/a"):
+            return found
+        return os.stat_result((*found[:4], 4242, *found[5:]))
+
+    monkeypatch.setattr(os, "lstat", lstat)
     (said,) = listing.differences(before, listing.listing(str(place)))
     assert "4242(?)" in said, "and that it belongs to nobody"
 
 
-def test_an_attribute_is_found(place: Path) -> None:
+def test_an_attribute_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played, for not every file system has them."""
     before = listing.listing(str(place))
-    try:
-        os.setxattr(place / "etc/a", "user.ktls", b"1")
-    except OSError:
-        pytest.skip("this file system has no attributes")
+    monkeypatch.setattr(os, "listxattr", lambda path, **_more: ["user.ktls"] if path.endswith("/etc/a") else [])
+    monkeypatch.setattr(os, "getxattr", lambda _path, _name, **_more: b"1")
     (said,) = listing.differences(before, listing.listing(str(place)))
-    assert "user.ktls" in said
+    assert said.startswith("/etc/a: ") and "user.ktls" in said
+
+
+@pytest.mark.parametrize("call", ["listdir", "readlink", "listxattr"])
+def test_what_cannot_be_read_is_not_the_same_as_before(place: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fails(*_given: object, **_more: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        listing.listing(str(place))
 
 
 def test_time_and_what_is_volatile_do_not_count(place: Path) -> None:

@@ -10,6 +10,7 @@ say when, not what. Runs on a host, with Python 3.9 and nothing else.
 
 from __future__ import annotations
 
+import errno
 import grp
 import hashlib
 import json
@@ -56,7 +57,7 @@ def walk(root: str) -> Iterator[str]:
         directory = pending.pop()
         try:
             names = sorted(os.listdir(os.path.join(root, directory.lstrip("/"))))
-        except OSError:
+        except FileNotFoundError:
             continue
         for name in names:
             path = os.path.join(directory, name)
@@ -77,7 +78,10 @@ def is_volatile(path: str) -> bool:
 
 
 def entry(path: str) -> list[object] | None:
-    """Return what there is to say of one path; None when it has gone meanwhile."""
+    """Return what there is to say of one path; None when it has gone meanwhile.
+
+    What cannot be read is an error: a file that is left out of both listings is the same in both.
+    """
     try:
         found = os.lstat(path)
         kind = stat.S_IFMT(found.st_mode)
@@ -88,12 +92,22 @@ def entry(path: str) -> list[object] | None:
             content = os.readlink(path)
         elif stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             content = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-        names = sorted(os.listxattr(path, follow_symlinks=False))
-        attributes = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names}
-    except OSError:
+        attributes = extended(path)
+    except FileNotFoundError:
         return None
     letter = stat.filemode(found.st_mode)[0]
     return [letter, f"{stat.S_IMODE(found.st_mode):04o}", owner(found), size, content, attributes]
+
+
+def extended(path: str) -> dict[str, str]:
+    """Return the extended attributes of a path; a file system that has none (ENOTSUP) has none to change."""
+    try:
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    return {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names}
 
 
 def digest(path: str) -> str:
