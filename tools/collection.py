@@ -68,7 +68,7 @@ def stage(target: Path, root: Path = ROOT) -> Path:
             shutil.copyfile(source, target / name)
         else:
             raise BuildError(f"{source} is missing; check out the whole repository")
-    release = _release_builder(root)
+    release = release_builder(root)
     try:
         changelog.write(root, target / "changelogs" / "changelog.yaml")
     except changelog.ChangelogError as error:
@@ -131,8 +131,11 @@ def _galaxy(*arguments: str, home: Path) -> None:
         raise BuildError(f"ansible-galaxy {' '.join(arguments[:2])}: {said[0]}")
 
 
-def _release_builder(root: Path) -> ModuleType:
-    """``agent/build.py``, which is a program beside its sources and in no package."""
+def release_builder(root: Path) -> ModuleType:
+    """``agent/build.py``, which is a program beside its sources and in no package.
+
+    :raises BuildError: it is not there.
+    """
     spec = importlib.util.spec_from_file_location("ktls_release_builder", root / "agent" / "build.py")
     if spec is None or spec.loader is None:
         raise BuildError(f"{root / 'agent' / 'build.py'} is missing; check out the whole repository")

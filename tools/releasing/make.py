@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 from ktls_control import signed
 from ktls_control.errors import ControlError
@@ -27,6 +25,7 @@ def make(root: Path, output: Path, *, key: Path | None = None, allow_dirty: bool
     :returns: file name to SHA-256 of every artefact.
     :raises ReleaseError: naming what is wrong and what to do about it.
     """
+    check_place(output)
     made_of = sources.of(root, allow_dirty=allow_dirty)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ktls-release-", dir=output.parent) as scratch:
@@ -49,13 +48,31 @@ def make(root: Path, output: Path, *, key: Path | None = None, allow_dirty: bool
             (place / signed.SIGNATURE).chmod(0o644)
         (place / signed.SUMS).chmod(0o644)
         found = {path.name: signed.digest(path) for path in artefacts}
-        shutil.rmtree(output, ignore_errors=True)
+        check_place(output)
+        if output.exists():
+            output.rename(Path(scratch) / "before")
         place.rename(output)
     return found
 
 
+def check_place(output: Path) -> None:
+    """Whether a release may take the place of what is there: nothing, or an earlier release and nothing else.
+
+    :raises ReleaseError: there is something that a release did not make.
+    """
+    if not os.path.lexists(output):
+        return
+    found = sorted(output.iterdir()) if output.is_dir() and not output.is_symlink() else None
+    if found is None:
+        raise ReleaseError(f"{output} is no directory: name another one with --output")
+    others = [path.name for path in found if not path.is_file() or path.is_symlink()]
+    names = {path.name for path in found}
+    if found and (others or not {"release.json", signed.SUMS} <= names):
+        raise ReleaseError(f"{output} holds what is no release ({(others or sorted(names))[0]}): name a new directory")
+
+
 def _zipapp(made_of: Sources, place: Path) -> Path:
-    builder = _builder(made_of.root)
+    builder = collection.release_builder(made_of.root)
     try:
         built = builder.build(made_of.root, place / "ktls.pyz")
     except builder.BuildError as error:
@@ -110,13 +127,3 @@ def _locked(root: Path, name: str) -> tuple[lockfile.Locked, ...]:
         return lockfile.parse(path.read_text(encoding="utf-8"))
     except (OSError, lockfile.LockError) as error:
         raise ReleaseError(f"{path}: {error}: write it anew with tools/lock") from error
-
-
-def _builder(root: Path) -> ModuleType:
-    """``agent/build.py``, which is a program beside its sources and in no package."""
-    spec = importlib.util.spec_from_file_location("ktls_release_builder", root / "agent" / "build.py")
-    if spec is None or spec.loader is None:
-        raise ReleaseError(f"{root / 'agent' / 'build.py'} is missing; check out the whole repository")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
