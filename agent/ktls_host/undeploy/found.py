@@ -18,6 +18,7 @@ from ..errors import KtlsError
 from ..originals import FileRecord, Record
 from ..probe_object import EXPECTED_SHA256
 from ..release import PROBE_NAME, System
+from . import theirs
 from .footprint import Footprint
 
 UNIT_DIRECTORY = "/etc/systemd/system"
@@ -52,7 +53,8 @@ class Found:
 
     ``remove`` are files and links that go, ``restore`` those that become again what they were. ``others`` are paths
     that somebody else wrote or edited. ``state`` are trees that exist, ``directories`` those that may go when empty,
-    innermost first. ``wants`` are the links that enable our units. ``kept_records``: there is a place for records.
+    innermost first; ``held`` is what of the operator's is in those trees. ``wants`` are the links that enable our
+    units. ``kept_records``: there is a place for records.
     """
 
     record: Record | None = None
@@ -62,6 +64,7 @@ class Found:
     others: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     users: tuple[Account, ...] = ()
     groups: tuple[Account, ...] = ()
@@ -119,6 +122,7 @@ def look(footprint: Footprint, root: str = "/", system: System | None = None) ->
     for unit in footprint.units:
         for place in _UNIT_PLACES:
             _sort_strangers(f"{place}/{unit}.d", known, sorting, root)
+    trees = [path for pattern in footprint.state for path in _matching(pattern, root)]
     return Found(
         record=record,
         units=_units(footprint.units, system, root),
@@ -126,7 +130,8 @@ def look(footprint: Footprint, root: str = "/", system: System | None = None) ->
         restore=tuple(sorting.restore),
         others=tuple(sorted(set(sorting.others))),
         wants=_wants(footprint.units, root),
-        state=tuple(path for pattern in footprint.state for path in _matching(pattern, root)),
+        state=tuple(trees),
+        held=tuple(sorted(theirs.look(trees, root))),
         directories=_directories(footprint, record, root),
         users=tuple(_accounts(footprint.users, "users", record, system)),
         groups=tuple(_accounts(footprint.groups, "groups", record, system)),

@@ -41,6 +41,20 @@ def refuse_others(found: Found, keep: bool) -> None:
         raise KtlsError("edited_meanwhile", message)
 
 
+def refuse_held(found: Found) -> None:
+    """Raise :class:`KtlsError` ``theirs_inside``: what goes as a whole tree has the operator's files or a mount in it.
+
+    No wish changes that: once the configuration that names them has gone, nobody would know any more.
+    """
+    if found.held:
+        named = ", ".join(found.held)
+        message = (
+            f"{named} is in a directory that would be removed with all that is in it; nothing was changed: move it"
+            " somewhere else, or unmount it, deploy with its new place, then repeat"
+        )
+        raise KtlsError("theirs_inside", message)
+
+
 def quiet(found: Found, footprint: Footprint) -> list[Step]:
     """Return how to end what writes to the audit trail, before that is copied."""
     return _stop(found, footprint.quiet)

@@ -74,8 +74,8 @@ def ensure(
 ) -> Result:
     """Take it all away; with ``check``, only say what that takes.
 
-    Raises :class:`KtlsError`: ``bad_request``, ``edited_meanwhile``, ``record_unreadable``, ``off_failed``,
-    ``not_userspace``, ``not_drained``, ``audit_unreadable``, ``audit_not_copied``, ``no_systemd``, ``command_failed``,
+    Raises :class:`KtlsError`: ``bad_request``, ``theirs_inside``, ``edited_meanwhile``, ``record_unreadable``,
+    ``off_failed``, ``not_userspace``, ``not_drained``, ``audit_unreadable``, ``audit_not_copied``, ``no_systemd``, ``command_failed``,
     ``user_busy``, ``write_failed``, and those of each lever.
     """
     _check(desired)
@@ -86,6 +86,7 @@ def ensure(
     wish = levers.Wish(desired.keep, desired.restart_ok)
     tools = levers.Tools(work.runner, root, work.system.sleep)
     # All refusals first: a host that is refused is as it was.
+    plan.refuse_held(found)
     plan.refuse_others(found, desired.keep)
     levers.refuse_unreadable(found.levers)
     back = datapaths.take_away(wish, tools, check=True)
