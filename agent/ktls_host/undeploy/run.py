@@ -75,8 +75,8 @@ def ensure(
     """Take it all away; with ``check``, only say what that takes.
 
     Raises :class:`KtlsError`: ``bad_request``, ``theirs_inside``, ``edited_meanwhile``, ``record_unreadable``,
-    ``off_failed``, ``not_userspace``, ``not_drained``, ``audit_unreadable``, ``audit_not_copied``, ``no_systemd``, ``command_failed``,
-    ``user_busy``, ``write_failed``, and those of each lever.
+    ``off_failed``, ``not_userspace``, ``not_drained``, ``audit_unreadable``, ``audit_not_copied``, ``no_systemd``,
+    ``command_failed``, ``user_busy``, ``write_failed``, and those of each lever.
     """
     _check(desired)
     work = _Work(desired, root, system or System(), runner or Runner(), merged(tuple(parts)))
