@@ -255,9 +255,12 @@ def _lighttpd_on(before: Look, asked: Asked, runner: Runner, root: str) -> list[
                 raise KtlsError("validation_failed", message)
             if plan.changes:
                 services.note_after(way.lever, root)
-        except KtlsError:
-            with contextlib.suppress(KtlsError):
+        except KtlsError as error:
+            try:
                 back()
+            except KtlsError as left:
+                message = f"{error.message}; and it was not taken back: {left.message}"
+                raise KtlsError(error.code, message) from error
             raise
         if not before.runs.running or (before.asks and not plan.changes) or not asked.restart_ok:
             return []

@@ -206,3 +206,18 @@ def test_the_environment_of_the_unit_is_what_was_meant(taken: Host, unit: str) -
 def test_lighttpds_environment(taken: Host) -> None:
     on(taken, "lighttpd.service")
     assert taken.loaded_environment("lighttpd.service") == [f"{lighttpd.VARIABLE}={lighttpd.VALUE}"]
+
+
+def test_one_that_cannot_be_taken_back_is_named(taken: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another drop-in wins, so it is taken back; and there the disk fails."""
+    taken.write("/etc/systemd/system/lighttpd.service.d/zz.conf", f"[Service]\nEnvironment={lighttpd.VARIABLE}=x\n")
+
+    def fails(*_given: object) -> None:
+        raise KtlsError("write_failed", "the disk is full")
+
+    monkeypatch.setattr(originals, "restore_files", fails)
+    with pytest.raises(KtlsError) as caught:
+        on(taken, "lighttpd.service")
+    assert caught.value.code == "validation_failed"
+    assert "a drop-in after" in caught.value.message
+    assert caught.value.message.endswith("and it was not taken back: the disk is full")
