@@ -17,7 +17,8 @@ def test_helpers_work_for_the_agent_and_for_nobody_else(deployed: Deployed) -> N
     assert found["after disarm"] == "inactive"
     assert (found["module unload"]["loaded"], found["after unload"]) == (False, False), found["module unload"]
     assert (found["module load"]["loaded"], found["after load"]) == (True, True), found["module load"]
-    assert shell(deployed, "ls /var/lib/ktls-levers").split() == ["module.json"], "what was before is on record"
+    # What was before is on record: of the module, and of the deploy.
+    assert shell(deployed, "ls /var/lib/ktls-levers").split() == ["module.json", "release.json"]
     # A virtual card has no such feature to change: nothing done, and nothing wrong.
     assert (found["nic off"]["ok"], found["nic off"]["interfaces"]) == (True, {}), found["nic off"]
     assert "Permission denied" in found["nobody"], found["nobody"]
