@@ -108,3 +108,17 @@ class Deployed:
         assert all(answer and answer["ok"] for answer in answers), answers
         epochs = (answer.json() for answer in run(self.hosts(), "ktls-agent status --json"))
         return max(int(status["epoch"]) for status in epochs if status)
+
+
+def new_connection_is_ktls(deployed: Deployed, host: str) -> bool:
+    """Whether a download that starts now is sent by the kernel: read from its counter, not from our own code."""
+    script = (
+        "before=$(awk '$1 == \"TlsTxSw\" {print $2}' /proc/net/tls_stat); "
+        "name=$(hostname -f); "
+        'curl -sS -o /dev/null --cacert /etc/ktls/tls/ca.pem --resolve "$name:8443:127.0.0.1" '
+        '"https://$name:8443/medium.bin" || exit 1; '
+        "after=$(awk '$1 == \"TlsTxSw\" {print $2}' /proc/net/tls_stat); echo $((after - before))"
+    )
+    done = deployed.lab.ssh(host, script)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) > 0

@@ -16,8 +16,7 @@ from tests.authority import Authority
 
 from .. import deployed as deployed_hosts
 from ..conftest import StartLab
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 
 HOST, FLEET, PORT = "web1", "lab", 9443
 SERVER = f"""

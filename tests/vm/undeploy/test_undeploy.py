@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conftest import StartLab
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 from .guest import listing
 
 HOST = "web1"
