@@ -55,7 +55,7 @@ def peer(pair: Pair) -> Host:
     return host_from_vars(pair.peer, pair.lab.inventory()["_meta"]["hostvars"][pair.peer])
 
 
-def wait(pair: Pair, what: Callable[[dict[str, Any]], bool], limit_s: float = 60.0) -> dict[str, Any]:
+def wait(pair: Pair, what: Callable[[dict[str, Any]], bool], limit_s: float = 180.0) -> dict[str, Any]:
     deadline = time.monotonic() + limit_s
     while True:
         status = pair.sentinel("status")
