@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from ..fleet.fleet import Deployed, new_connection_is_ktls
 from .on_host import HOST
