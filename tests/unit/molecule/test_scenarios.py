@@ -25,7 +25,7 @@ SEQUENCE = ["create", "prepare", "check", "converge", "idempotence", "check", "s
 
 
 #: Roles that have no scenario yet, and where they are run on a real host instead.
-ELSEWHERE = {"ktls_nginx": "tests/vm/nginx", "ktls_service": "tests/vm/service", "ktls_undeploy": "tests/vm/undeploy"}
+ELSEWHERE = {"ktls_service": "tests/vm/service", "ktls_undeploy": "tests/vm/undeploy"}
 
 
 def load(path: Path) -> Any:
