@@ -51,6 +51,7 @@ def test_lighttpd_is_taken_once(host: Host, fetched: list[str]) -> None:
     before = host.snapshot()
     predicted = take(host, check_only=True).as_dict()
     assert (predicted["changed"], predicted["restarted"]) == (True, ["lighttpd.service"])
+    assert (predicted["restart_required"], predicted["notes"]) == ([], []), "it will have been restarted"
     assert (host.snapshot(), host.log, fetched) == (before, [], [])
     done = take(host).as_dict()
     assert (done["changed"], done["restarted"], done["restart_required"]) == (True, ["lighttpd.service"], [])
@@ -68,7 +69,9 @@ def test_lighttpd_is_taken_once(host: Host, fetched: list[str]) -> None:
 
 
 def test_without_consent_lighttpd_is_taken_and_named(host: Host, fetched: list[str]) -> None:
+    predicted = take(host, restart_ok=False, check_only=True).as_dict()
     done = take(host, restart_ok=False).as_dict()
+    assert (predicted["restarted"], predicted["restart_required"]) == ([], ["lighttpd.service"])
     assert (done["restarted"], done["restart_required"], done["probe"]) == ([], ["lighttpd.service"], None)
     assert any("of its own until it is restarted" in note for note in done["notes"])
     assert any("was not hashed" in note for note in done["notes"])
