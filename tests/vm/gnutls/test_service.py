@@ -8,6 +8,7 @@ It speaks no HTTP, so the agent's self-tests are handshakes; what is served is h
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ VARIABLES = {
 ETC = r"""cd /etc; for top in systemd/system gnutls ktls-fleet; do [ -e $top ] && find $top; done \
   | grep -v -e '/ktls-[^t]' -e 'wants$' | sort | while read -r path; do
   stat -c '%n %a %u:%g %N' "$path"; [ -d "$path" ] || [ -h "$path" ] || sha256sum "$path"; done"""
+PROGRAM = "/usr/bin/gnutls-serv"
 SERVED_BYTES = 60 * 401
 Json = dict[str, Any]
 
@@ -81,9 +83,19 @@ def switched_on(hosts: Hosts, fleet: Deployed, identity: str, epoch: int) -> Non
     assert fleet.agent(REBUILT, "confirm", "--id", identity, "--epoch", str(epoch))["order"] == "committed"
 
 
+def copy_program(hosts: Hosts) -> None:
+    """Give the host with Debian's own library the program: of the same source, it needs that library and libc alone."""
+    program = subprocess.run(
+        hosts.lab.ssh_argv(REBUILT, f"cat {PROGRAM}"), stdout=subprocess.PIPE, check=True, timeout=60
+    ).stdout
+    put = hosts.lab.ssh_argv(STOCK, f"cat >{PROGRAM} && chmod 755 {PROGRAM}")
+    subprocess.run(put, input=program, check=True, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def found(hosts: Hosts) -> dict[str, str]:
     """What is in /etc before anything of ours is there; gnutls-serv serves."""
+    copy_program(hosts)
     before = {}
     for host in (REBUILT, STOCK):
         shell(hosts, host, f"systemctl start {UNIT}")
@@ -106,7 +118,7 @@ def fleet(hosts: Hosts, found: dict[str, str]) -> Iterator[Deployed]:
 def test_it_is_in_userspace_once_it_is_taken(hosts: Hosts, fleet: Deployed) -> None:
     status = fleet.agent(REBUILT, "status")
     datapath = status["datapath"]
-    assert (datapath["kind"], datapath["unit"], datapath["program"]) == ("service", UNIT, "/usr/bin/gnutls-serv")
+    assert (datapath["kind"], datapath["unit"], datapath["program"]) == ("service", UNIT, PROGRAM)
     assert (datapath["modes"], datapath["switch"]) == (["userspace", "tx+rx", "rx"], "restart")
     assert (status["phase"], datapath["problem"]) == ("userspace", None)
     assert_userspace(hosts, REBUILT)
