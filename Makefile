@@ -70,7 +70,7 @@ vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
 
-vm-nginx vm-service molecule: image-bench
+vm-nginx vm-service vm-undeploy vm-operator vm-witness molecule: image-bench
 image-bench: prepare
 	@$(BIN)/ktls lab build --image debian13-bench
 .PHONY: image-bench

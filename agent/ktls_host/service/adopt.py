@@ -119,26 +119,29 @@ def absent(
     restoration = originals.plan_restore(LEVER, root)
     restoration.refuse_edited()
     ours = restoration.record is not None
-    there = bool(ways.on_disk(name, root))
+    there = bool(ways.on_disk(name, root)) or ways.owed(name, root)
+    recorded = any(way.recorded(root) for way in ways.every(name))
     notes: list[str] = []
     restarted: list[str] = []
-    if there and not check_only:
+    stale = there
+    if (there or recorded) and not check_only:
         answer = switch.off(Asked(unit, restart_ok=False), runner, root)
         notes += answer["notes"]
+        stale = there or bool(answer["stale"])
     with originals.lock(root):
         line = lighttpd.release(name, root, check_only)
         if ours and not check_only:
             originals.restore_files(restoration)
             originals.forget(restoration)
             reload_systemd(runner)
-    if there or line:
+    if stale or line:
         if restart_ok:
             restarted = [name]
             why = None if check_only else restart(name, runner)
             notes += [] if why is None else [f"{name} did not restart ({why}); see 'journalctl -u {name}'"]
         else:
             notes.append(f"{name} runs on by the configuration of ktls-fleet until it is restarted")
-    return Report(ours or there or line, None, None, tuple(restarted), tuple(notes))
+    return Report(ours or there or recorded or line, None, None, tuple(restarted), tuple(notes))
 
 
 def _foretold(before: Look, restarted: Sequence[str]) -> Look:

@@ -96,6 +96,38 @@ def test_others_are_taken_without_a_restart(host: Host, fetched: list[str], unit
     assert host.snapshot() == before
 
 
+@pytest.mark.parametrize("unit", ["lighttpd.service", "tunnel.service", "gtls.service"])
+def test_what_ktls_off_left_half_done_goes_too(host: Host, fetched: list[str], unit: str) -> None:
+    """It renames the drop-in; a restart that takes too long leaves it so, and no agent goes on with it."""
+    before = host.snapshot()
+    take(host, unit)
+    way = switch.look(Asked(unit), host, str(host.root)).way
+    switch.on(Asked(unit, restart_ok=True), host, str(host.root))
+    (host.root / way.drop_in[1:]).rename(host.root / way.owed[1:])
+    host.log.clear()
+    done = adopt.absent(unit, True, runner=host, root=str(host.root))
+    assert (done.changed, done.restarted, host.restarts) == (True, (unit,), [unit])
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("unit", ["tunnel.service", "gtls.service"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_ktls_off_knows_nothing_of_goes_too(host: Host, fetched: list[str], unit: str, again: bool) -> None:
+    """It takes the drop-in away, not the file that this names. Who was restarted since then is left alone."""
+    before = host.snapshot()
+    take(host, unit)
+    way = switch.look(Asked(unit), host, str(host.root)).way
+    switch.on(Asked(unit, restart_ok=True), host, str(host.root))
+    (host.root / way.drop_in[1:]).unlink()
+    host.reload()
+    if again:
+        host.start(unit)
+    host.log.clear()
+    done = adopt.absent(unit, True, runner=host, root=str(host.root))
+    assert (done.changed, host.restarts) == (True, [] if again else [unit])
+    assert host.snapshot() == before
+
+
 def test_letting_go_without_consent_says_what_runs_on(host: Host, fetched: list[str]) -> None:
     take(host, "tunnel")
     switch.on(Asked("tunnel.service", restart_ok=True), host, str(host.root))
