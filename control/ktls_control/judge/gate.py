@@ -88,7 +88,9 @@ def judge_host(
         _phase_check(phase, after),
         _probe_check(phase, after),
         _errors_check(before, after, datapath),
-        _share_check(path, sent, policy) if datapath.is_sidecar else _seen_share(path, sent, policy, datapath, settled),
+        _share_check(path, sent, policy)
+        if datapath.is_sidecar
+        else _presumed(path, settled or before, after, _seen_share(path, sent, policy, datapath, settled)),
     ]
     if phase != "userspace":
         checks.append(_kernel_check(phase, before, after, _trial(after)))
@@ -259,6 +261,14 @@ def _seen_share(
     left = [f"{count} old {one if count == 1 else many}" for one, many, count in counts if count]
     why = f"{' with '.join(left)} still serve what they began" if left else "bytes of before the order are in it"
     return Check("share", "inconclusive", f"{check.detail}; {why}")
+
+
+def _presumed(path: str, before: Mapping[str, Any], after: Mapping[str, Any], check: Check) -> Check:
+    """Name what the share rests on beside what the kernel showed."""
+    number = moved.presumed(path, before, after)
+    if not number:
+        return check
+    return Check(check.name, check.outcome, f"{check.detail}; {number} on the host presumed, of its own clients")
 
 
 def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Check:
