@@ -70,7 +70,7 @@ vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
 
-vm-nginx vm-service: image-bench
+vm-nginx vm-service vm-operator vm-witness: image-bench
 image-bench: prepare
 	@$(BIN)/ktls lab build --image debian13-bench
 .PHONY: image-bench
@@ -78,7 +78,7 @@ image-bench: prepare
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-service vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
 
-vm-operator: prepare ## Phase hw as an operator does it, with sentinel, plan and a card that leaks (some minutes; not part of test)
+vm-operator: prepare ## As an operator does it: a rollout over an nginx under load and back; phase hw with sentinel and a card that leaks (half an hour; not part of test)
 	@$(BIN)/pytest -q -s tests/vm/operator
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
@@ -86,7 +86,6 @@ vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes 
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
 
 vm-witness: prepare ## nginx as a witness of the evidence, on the image of bench (not part of test)
-	@$(BIN)/ktls lab build --image debian13-bench
 	@$(BIN)/pytest -q -m nginx tests/vm/nginx
 
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)
