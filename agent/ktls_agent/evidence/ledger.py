@@ -76,6 +76,34 @@ class _Tally:
         return Volume(self.sent, self.received)
 
 
+class _Sum(_Tally):
+    """Not a tally of its own: what is added here is added to each of those."""
+
+    __slots__ = ("_tallies",)
+
+    def __init__(self, *tallies: _Tally) -> None:
+        self._tallies = tallies
+        self.open = 0
+
+    @property
+    def sent(self) -> int:
+        return 0
+
+    @sent.setter
+    def sent(self, more: int) -> None:
+        for tally in self._tallies:
+            tally.sent += more
+
+    @property
+    def received(self) -> int:
+        return 0
+
+    @received.setter
+    def received(self, more: int) -> None:
+        for tally in self._tallies:
+            tally.received += more
+
+
 class _Socket:
     """One open socket as last seen.
 
@@ -577,8 +605,8 @@ class Ledger:
             self._presumed.add(*presumed)
             sent, received = sent - part.sent, received - part.received
             if part.number == len(volumes):
-                rest = tally
-                pool.resolve(group, part, any(presumed))
+                rest = _Sum(tally, self._inferred, self._presumed) if finding.presumes else tally
+                pool.resolve(group, part, finding.presumes)
         self._unattributed.add(sent, received)
         for socket in closing:
             socket.tally, socket.final, socket.judged = rest, True, False
@@ -644,7 +672,7 @@ class Ledger:
         if socket.group is None:
             return
         self.vanished += 1
-        held = not (socket.counted or socket.final or socket.judged)
+        held = not (socket.counted or socket.final)
         self._uncount(socket)
         if held:
             self._unattributed.add(socket.tally.sent, socket.tally.received)

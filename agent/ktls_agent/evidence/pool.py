@@ -65,10 +65,14 @@ class Candidates:
 
 
 class Finding(NamedTuple):
-    """What is said of a group: parts of which that kind is certain, and how many bytes of each only presumed."""
+    """What is said of a group: parts of which that kind is certain, and how many bytes of each are only presumed.
+
+    ``presumes``: it holds only if peers had no contexts.
+    """
 
     parts: list[Certain]
     presumed: list[tuple[int, int]]
+    presumes: bool
 
 
 class HalfFinding(NamedTuple):
@@ -140,14 +144,14 @@ class Pool:
         """Judge a group. ``border``: connections that may have opened contexts in this time or after it."""
         strict = self._parts(group, unseen, border, peers=True) if self.strict else []
         if not presume or _whole(strict, len(self.volumes(group))):
-            return Finding(strict, [(0, 0)] * len(strict))
+            return Finding(strict, [(0, 0)] * len(strict), False)
         parts = self._parts(group, unseen, border, peers=False)
         known = {(part.tx, part.rx): part for part in strict}
         presumed = []
         for part in parts:
             sure = known.get((part.tx, part.rx))
             presumed.append((part.sent - sure.sent, part.received - sure.received) if sure else part[3:])
-        return Finding(parts, presumed)
+        return Finding(parts, presumed, True)
 
     def half(self, half: Half, unseen: Bounds, border: Candidates, presume: bool) -> HalfFinding:
         """Say what became of the direction that was not in the kernel yet."""

@@ -13,8 +13,8 @@ import subprocess
 import threading
 from pathlib import Path
 
-WAIT_MS = 500
-BETWEEN_S = 2.0
+WAIT_MS = 1000
+BETWEEN_S = 5.0
 
 
 class Outside:

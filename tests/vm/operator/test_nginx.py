@@ -108,7 +108,7 @@ def test_an_operator_rolls_out_over_nginx_and_takes_it_back(operator: Operator) 
     after = operator.shell("find /etc/nginx -type f | sort | xargs sha256sum; stat -c '%n %a %U' /etc/nginx/conf.d/*")
     assert after == before, "a drill leaves nothing behind"
 
-    operator.guest("start-load")
+    operator.guest("start-load 6")
     with operator.outside() as outside:
         _on_off_on(operator)
     load = operator.guest("stop-load")

@@ -268,6 +268,50 @@ def test_who_cannot_all_have_been_ktls_does_not_wait(world: World) -> None:
     check(world)
 
 
+def test_one_at_the_border_may_be_who_opened_the_context(world: World) -> None:
+    """It ended after the dump with which the time of the others begins, and was judged apart from them."""
+    world.short(443, 5000, 300, "tx")
+    world.short(OTHER, 10, 300)  # so that nobody waits
+    border(world)
+    world.short(443, 7000, 300)
+    world.scan()
+    assert world.attributed().get((443, TX), Volume()).sent <= 1005000 and (443, PLAIN) not in world.attributed()
+    check(world)
+
+
+def test_a_module_that_was_loaded_anew_while_somebody_waits(world: World) -> None:
+    """Its counters have passed again what they were when the waiting began."""
+    world.short(443, 5000, 300, "tx", "rx")
+    border(world)
+    border(world)
+    world.scan()
+    border(world)
+    assert world.ledger.held() != Volume()
+    world.opened = [number - 1 for number in world.opened]
+    world.short(443, 7000, 300)
+    before = world.attributed()
+    world.scan()
+    assert world.ledger.held() == Volume()
+    assert world.attributed() == before, "nothing follows from counters that began anew"
+
+
+def test_what_a_presumed_connection_still_sends_is_presumed_too(world: World) -> None:
+    """Its application has closed it, and bytes are on their way yet."""
+    looked_at(world)
+    conn = world.conns[established(world, "tx", "rx")]
+    conn.closed = True
+    world.destroy(world.client())
+    world.scan()
+    assert world.ledger.presumed == Volume(0, 300)
+    world.grow(conn, 10**6, 0)
+    world.scan()
+    world.grow(conn, 5, 0)
+    world.destroy(conn)
+    world.scan()
+    assert world.ledger.presumed == world.ledger.inferred == Volume(1000005, 300)
+    check(world, all_attributed=True)
+
+
 def looked_at(world: World, *directions: str) -> None:
     """The client's end of a long connection of this host to itself."""
     world.client(*directions, received=HANDSHAKE_BYTES)
