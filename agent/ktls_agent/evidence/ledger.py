@@ -286,7 +286,7 @@ class Ledger:
         if pool is not None:
             pool.waiting.add(wide)
         else:
-            pool = Pool(self._counted_before, outer=wide.count)
+            pool = Pool(self._counted_before, self._before_s, outer=wide.count)
             self._judge_wide(wide, count)
         pool.waiting.add(clear)
         pool.seen = [one + more for one, more in zip(pool.seen, self._new)]
@@ -338,6 +338,13 @@ class Ledger:
     def unsettled(self) -> bool:
         """Whether :meth:`settle` has something to do."""
         return self._judged is not None
+
+    @property
+    def judged_s(self) -> float:
+        """All that ended before this moment has been judged: the full dump after which the oldest that waits ended."""
+        if self._pool is not None and self._pool.pending:
+            return self._pool.began_s
+        return self._full_s if self._judged is None else self._before_s
 
     @property
     def unseen(self) -> int:

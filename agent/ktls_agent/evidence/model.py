@@ -71,7 +71,8 @@ class Snapshot:
     which follows only if clients on this host have no kernel TLS. ``clients``: client ends of connections from this
     host to its own servers that were looked at, and ``ktls_clients``: those of them with kernel TLS; with one of those
     nothing more is presumed. ``unattributed``: bytes of connections that came and went unseen; ``held``: bytes of
-    which the next full scans will tell. ``destroyed``: closed
+    which the next full scans will tell; ``judged_s``: no byte of a connection that ended before it is among them
+    (0: not known). ``destroyed``: closed
     connections of serving ports; ``ended``: the same by who served them, and how they ended. ``tcp``: counters of
     resets and timeouts by namespace, of all its TCP connections (:mod:`ktls_host.tcp_stat`). ``lost_events``: times
     that the kernel dropped destroy events. ``vanished``: connections that went without one. ``nic``: TLS counters of
@@ -98,6 +99,7 @@ class Snapshot:
     inferred: Volume = Volume()
     held: Volume = Volume()
     presumed: Volume = Volume()
+    judged_s: float = 0.0
     clients: int = 0
     ktls_clients: int = 0
     vanished: int = 0

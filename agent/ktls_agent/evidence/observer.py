@@ -137,6 +137,7 @@ class Observer:
             inferred=inferred,
             held=held,
             presumed=presumed,
+            judged_s=min(namespace.ledger.judged_s for namespace in self._namespaces.values()),
             clients=clients,
             ktls_clients=ktls_clients,
             processes=self._usage.measure(self._serving),

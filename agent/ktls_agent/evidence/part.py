@@ -90,6 +90,7 @@ class EvidencePart:
             "known": True,
             "problem": self.problem,
             "age_s": round(self._age_s(), 3),
+            "judged_age_s": round(max(0.0, self._clock() - latest.judged_s), 3) if latest.judged_s else None,
             "since_s": round(latest.since_s, 3),
             "namespaces": sorted(latest.namespaces),
             "connections": sum(latest.connections.values()),

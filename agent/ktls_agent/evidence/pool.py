@@ -85,7 +85,7 @@ class HalfFinding(NamedTuple):
 
 @dataclass
 class Pool:
-    """The time since the full dump ``start``, and who may have opened contexts in it.
+    """The time since the full dump ``start``, at ``began_s``, and who may have opened contexts in it.
 
     ``outer``: connections that are judged elsewhere and may have. ``seen``: contexts since that were found on a
     connection, or are known to be of one. ``closing``: sockets that their application has closed, with a tally each.
@@ -93,6 +93,7 @@ class Pool:
     """
 
     start: Edge | None
+    began_s: float = 0.0
     outer: int = 0
     seen: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     waiting: Candidates = field(default_factory=Candidates)

@@ -24,7 +24,7 @@ GUEST = ROOT / "tests/vm/nginx/guest"
 HOST, GROUP = "web1", "nginx_served"
 POLICY = {
     "waves": ["100%"], "noise_hosts": 0, "headroom_limit": 1,
-    "soak": {"min_s": 30, "max_s": 150, "min_bytes": 4_000_000},
+    "soak": {"min_s": 30, "max_s": 300, "min_bytes": 4_000_000},
     # Nobody has a baseline of ten minutes here.
     "gates": {"method": "none", "on_inconclusive": "fail", "min_share": 0.95},
 }  # fmt: skip

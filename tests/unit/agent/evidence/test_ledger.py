@@ -247,6 +247,26 @@ def test_a_doubt_at_the_border_of_two_intervals_is_cleared_by_the_next(world: Wo
     check(world, all_attributed=True)
 
 
+def test_until_when_all_is_judged(world: World) -> None:
+    """Whoever counts from a moment on needs to know that nothing of before it is told later."""
+    world.now_s = 200.0
+    world.scan()
+    assert world.ledger.judged_s == 200.0
+    world.now_s = 210.0
+    world.short(443, 100, 300, "tx")
+    world.drain()
+    assert world.ledger.judged_s == 200.0, "what has ended since waits for the next full dump"
+    world.dump()
+    assert world.ledger.judged_s == 200.0, "and for its judgement"
+    world.short(443, 10**6, 300, "tx")
+    world.drain()
+    world.ledger.settle()
+    assert (world.ledger.judged_s, world.ledger.held().sent) == (200.0, 1000100), "either may have opened the context"
+    world.now_s = 220.0
+    world.scan()
+    assert (world.ledger.judged_s, world.ledger.held()) == (220.0, Volume())
+
+
 def test_nobody_waits_for_ever(world: World) -> None:
     """Where no dump ever has a sharp border some stay open in the end: of all that waited, and not of each interval.
 

@@ -35,6 +35,7 @@ SNAPSHOT = Snapshot(
     presumed=Volume(40, 4),
     clients=5,
     ktls_clients=1,
+    judged_s=91.5,
     processes=(ProcessUse("web", 4, 0.5),),
     nic={"eth0": {"tx_tls_ctx": 7}},
     destroyed=9,
@@ -54,9 +55,10 @@ def test_the_wire_keeps_everything() -> None:
 
 
 def test_a_helper_of_the_version_before_presumes_nothing() -> None:
-    plain = {key: value for key, value in wire.encode(SNAPSHOT).items() if key not in ("presumed", "clients")}
-    found = wire.decode(plain)
-    assert (found.presumed, found.clients) == (Volume(), 0)
+    later = ("presumed", "clients", "ktls_clients", "judged_s")
+    found = wire.decode({key: value for key, value in wire.encode(SNAPSHOT).items() if key not in later})
+    assert (found.presumed, found.clients, found.judged_s) == (Volume(), 0, 0.0)
+    assert refresh(part_of(found))["judged_age_s"] is None, "not known is no zero"
 
 
 def test_too_many_nic_counters_are_left_out_and_that_is_said() -> None:
@@ -142,6 +144,7 @@ def test_a_helper_that_fails_is_a_problem_and_what_was_known_stays() -> None:
     status = refresh(part)
     assert status["problem"] == part.problem == "no evidence: cannot connect: start it"
     assert status["known"] and status["total"]["sent"] == 1000 and status["age_s"] == 3.0
+    assert status["judged_age_s"] == 11.5
     assert refresh(part)["problem"] is None
 
 
