@@ -82,6 +82,7 @@ def judge_host(
         return Verdict("fail", (check,), None, 0, 0)
     datapath = datapath_status.of(after)
     sent = moved_bytes(phase, before, after, settled)
+    presumed = 0 if datapath.is_sidecar else moved.presumed(path, settled or before, after)
     checks = [
         Check("reachable", "pass", "agent answered"),
         _order_check(phase, after),
@@ -90,7 +91,7 @@ def judge_host(
         _errors_check(before, after, datapath),
         _share_check(path, sent, policy)
         if datapath.is_sidecar
-        else _presumed(path, settled or before, after, _seen_share(path, sent, policy, datapath, settled)),
+        else _presuming(presumed, _seen_share(path, sent, policy, datapath, settled)),
     ]
     if phase != "userspace":
         checks.append(_kernel_check(phase, before, after, _trial(after)))
@@ -118,6 +119,7 @@ def judge_host(
             "sockets": after.get("sockets"),
             **({} if datapath.is_sidecar else {"datapath": datapath.kind, "means": datapath.means(phase)}),
             **({"hw": hardware.moved(before, after).as_dict()} if phase == "hw" else {}),
+            **({"presumed": presumed} if presumed else {}),
         },
     )
 
@@ -263,9 +265,8 @@ def _seen_share(
     return Check("share", "inconclusive", f"{check.detail}; {why}")
 
 
-def _presumed(path: str, before: Mapping[str, Any], after: Mapping[str, Any], check: Check) -> Check:
+def _presuming(number: int, check: Check) -> Check:
     """Name what the share rests on beside what the kernel showed."""
-    number = moved.presumed(path, before, after)
     if not number:
         return check
     return Check(check.name, check.outcome, f"{check.detail}; {number} on the host presumed, of its own clients")

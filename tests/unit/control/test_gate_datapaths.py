@@ -10,7 +10,7 @@ import pytest
 
 from ktls_control.judge import moved
 from ktls_control.judge.gate import Check, GatePolicy, Verdict, judge_host
-from ktls_control.rollout import machine
+from ktls_control.rollout import judging, machine
 
 POLICY = GatePolicy(min_share=0.99, min_bytes=1000)
 Status = dict[str, Any]
@@ -67,6 +67,10 @@ def test_what_is_presumed_is_named(phase: str, number: int) -> None:
     check = by_name(judge_host(phase, BEFORE, after, POLICY))["share"]
     assert check.detail.endswith(f"; {number} on the host presumed, of its own clients"), check
     assert check.outcome == by_name(judge_host(phase, BEFORE, AFTER, POLICY))["share"].outcome
+    assert judging.numbers(judge_host(phase, BEFORE, after, POLICY), 1.0)["presumed"] == number
+    assert "presumed" not in judging.numbers(judge_host(phase, BEFORE, AFTER, POLICY), 1.0)
+    assert machine.see(phase, BEFORE, after, None).as_dict()["presumed"] == number
+    assert "presumed" not in machine.see(phase, BEFORE, AFTER, None).as_dict()
     assert "presumed" not in by_name(judge_host("tx", BEFORE, AFTER, POLICY))["share"].detail
     old = changed(after, evidence__total__presumed=None)  # of an agent that knows of none
     assert "presumed" not in by_name(judge_host("tx", BEFORE, old, POLICY))["share"].detail
