@@ -81,7 +81,7 @@ vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics
 vm-rest: prepare
 	@$(BIN)/pytest -q -m more --durations=5 tests/vm
 
-vm-operator: prepare ## Phase hw as an operator does it, with sentinel, plan and a card that leaks (some minutes; not part of test)
+vm-operator: prepare ## As an operator does it: a rollout over an nginx under load and back; phase hw with sentinel and a card that leaks (half an hour; not part of test)
 	@$(BIN)/pytest -q -s tests/vm/operator
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)
@@ -89,7 +89,6 @@ vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes 
 	@$(BIN)/pytest -q -m gnutls tests/vm/gnutls
 
 vm-witness: prepare ## nginx as a witness of the evidence, on the image of bench (not part of test)
-	@$(BIN)/ktls lab build --image debian13-bench
 	@$(BIN)/pytest -q -m nginx tests/vm/nginx
 
 bench: prepare ## The sidecar against nginx, natively (needs nginx-light and wrk; some 8 minutes; not part of test)

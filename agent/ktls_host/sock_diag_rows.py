@@ -7,8 +7,9 @@ one order (``inet_sk_diag_fill`` in net/ipv4/inet_diag.c), and where they lie ot
 follows ``struct tcp_info``, the ULP among it, is handed on as bytes, to be compared and read only when it changed.
 
 Two sources: a dump, and the kernel's notice of each socket that is destroyed (SKNLGRP_INET_TCP_DESTROY and its IPv6
-sister, include/uapi/linux/sock_diag.h), whose ``tcp_info`` is final. The notice has no inode, no ULP, and always the
-state CLOSE; what was written and never acknowledged it still has (``tcp_diag_get_info`` in net/ipv4/tcp_diag.c).
+sister, include/uapi/linux/sock_diag.h), whose ``tcp_info`` is final. The notice has both ends of the connection, no
+inode, no ULP, no control group, and always the state CLOSE (``inet_diag_handler_get_info`` in net/ipv4/inet_diag.c);
+what was written and never acknowledged it still has (``tcp_diag_get_info`` in net/ipv4/tcp_diag.c).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from .errors import KtlsError
 from .sock_diag import UlpInfo
 
 # cookie, bytes acknowledged, bytes received, what follows tcp_info, inode, state, family, local port, local address,
-# milliseconds since data came, bytes that were written and not acknowledged yet (a FIN is one of them)
-Row = tuple[int, int, int, bytes, int, int, int, int, bytes, int, int]
+# milliseconds since data came, bytes that were written and not acknowledged yet (a FIN is one of them), remote port,
+# remote address
+Row = tuple[int, int, int, bytes, int, int, int, int, bytes, int, int, int, bytes]
 
 ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 1, 4, 5, 7, 8, 9, 10, 11
 OPEN = sum(1 << state for state in (ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING))
@@ -47,8 +49,8 @@ _ATTRIBUTES = 88  # a nlmsghdr of 16 bytes, an inet_diag_msg of 72
 _INFO, _ULP, _MARK, _CGROUP_ID = 2, 19, 15, 21
 _QUIET_IN_INFO = 52  # tcpi_last_data_recv
 _BYTES_IN_INFO = 120  # tcpi_bytes_acked; tcpi_bytes_received follows
-# length, type, flags, sequence, family, state, port, address, cookie, idiag_wqueue, inode
-_HEAD = "=IHHI4xBB2xH2x16s20xQ8xI4xI"
+# length, type, flags, sequence, family, state, port, remote port, address, remote address, cookie, idiag_wqueue, inode
+_HEAD = "=IHHI4xBB2xHH16s16s4xQ8xI4xI"
 _HEADER = struct.Struct("=IHHI")
 _ATTRIBUTE = struct.Struct("=HH")
 
@@ -91,7 +93,7 @@ class Dumps:
         found = []
         for data, rows in self._dump(1 << LISTEN, 0):
             groups = cgroup_ids(data)
-            for _, _, _, _, inode, _, family, port, address, _, _ in rows:
+            for _, _, _, _, inode, _, family, port, address, *_ in rows:
                 found.append(Listener(inode, port_of(port), family, address, groups.get(inode, 0)))
         return found
 
@@ -179,13 +181,16 @@ def split(data: bytes, layout: int, sequence: int | None) -> tuple[list[Row], in
     while offset + 16 <= end:
         if offset + size <= end:
             (
-                length, kind, _, seq, family, state, port, source, cookie, unacked, inode, info, code, quiet, acked,
-                received,
+                length, kind, _, seq, family, state, port, far_port, source, far, cookie, unacked, inode, info, code,
+                quiet, acked, received,
             ) = unpack(data, offset)  # fmt: skip
             if code == _INFO and kind == _SOCK_DIAG_BY_FAMILY and size <= length <= end - offset:
                 if sequence is None or seq == sequence:
                     tail = data[offset + layout + (info + 3 & -4) : offset + length]
-                    add((cookie, acked, received, tail, inode, state, family, port, source, quiet, unacked))
+                    add((
+                        cookie, acked, received, tail, inode, state, family, port, source, quiet, unacked, far_port,
+                        far,
+                    ))  # fmt: skip
                 offset += length + 3 & -4
                 continue
         length, kind, _, seq = _HEADER.unpack_from(data, offset)

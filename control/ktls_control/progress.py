@@ -220,10 +220,13 @@ _HANDLERS: Mapping[str, Callable[[RolloutProgress, Event], list[str]]] = {
 
 
 def _judged(seen: Mapping[str, Any]) -> dict[str, Any]:
-    return {"share": seen.get("share"), "bytes_total": seen.get("sent") or 0}
+    found = {"share": seen.get("share"), "bytes_total": seen.get("sent") or 0}
+    return {**found, "presumed": seen["presumed"]} if seen.get("presumed") else found
 
 
 def _numbers(gate: Mapping[str, Any]) -> str:
     share = gate.get("share")
     percent = "no traffic" if share is None else f"{int(share * 10000) / 100:.2f} % of bytes"
-    return f"{percent}, {gate.get('bytes_total', 0) / 1e6:.1f} MB judged"
+    presumed = gate.get("presumed") or 0
+    rests = f"; {presumed / 1e6:.1f} MB on the host presumed, of its own clients" if presumed else ""
+    return f"{percent}, {gate.get('bytes_total', 0) / 1e6:.1f} MB judged{rests}"

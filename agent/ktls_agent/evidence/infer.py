@@ -68,6 +68,11 @@ def bounds(
     return Bounds(Contexts(*least), Contexts(*most))
 
 
+def fell(before: Contexts, before_end: Contexts, after: Contexts, after_end: Contexts) -> bool:
+    """Return whether a counter fell: the module was loaded anew."""
+    return any(not a <= b <= c <= d for a, b, c, d in zip(before, before_end, after, after_end))
+
+
 class Certain(NamedTuple):
     """What is certain of some unseen connections: how many of them worked so, and at least these bytes."""
 
@@ -78,28 +83,30 @@ class Certain(NamedTuple):
     received: int
 
 
-def attribute(volumes: Sequence[tuple[int, int]], others: int, unseen: Bounds) -> list[Certain]:
+def attribute(
+    volumes: Sequence[tuple[int, int]], others: int, unseen: Bounds, receiving: int | None = None
+) -> list[Certain]:
     """Return what is certain of connections that sent and received ``volumes``. The rest is not known.
 
-    ``others``: how many more connections may have opened some of the unseen contexts.
+    ``others``: how many more connections may have opened some of the unseen contexts; ``receiving``: those for
+    receiving, where that is another number.
     """
     count = len(volumes)
     least, most = unseen.least, unseen.most
+    others_rx = others if receiving is None else receiving
     tx, tx_sure = _sure(least.tx_sw, least.tx_hw, most.tx_sw, most.tx_hw, others, count)
-    rx, rx_sure = _sure(least.rx_sw, least.rx_hw, most.rx_sw, most.rx_hw, others, count)
-    tx_never = max(0, count - most.tx_sw - most.tx_hw)
-    # A kind is both directions. What may be either in receiving is of no kind, whatever it is in sending.
-    if most.rx_sw + most.rx_hw == 0:
-        rx = "none"
-    elif rx_sure < count:
-        return []
+    rx, rx_sure = _sure(least.rx_sw, least.rx_hw, most.rx_sw, most.rx_hw, others_rx, count)
+    tx_never, rx_never = max(0, count - most.tx_sw - most.tx_hw), max(0, count - most.rx_sw - most.rx_hw)
     sent = sorted(volume[0] for volume in volumes)
     received = sorted(volume[1] for volume in volumes)
-    return [
-        Certain(kind, rx, number, sum(sent[:number]), sum(received[:number]))
-        for kind, number in ((tx, tx_sure), ("none", tx_never))
-        if number
-    ]
+    found = []
+    for sends, sending in ((tx, tx_sure), ("none", tx_never)):
+        for receives, taking in ((rx, rx_sure), ("none", rx_never)):
+            # If so many are of this kind and so many of that, then at least so many are of both.
+            number = sending + taking - count
+            if number > 0:
+                found.append(Certain(sends, receives, number, sum(sent[:number]), sum(received[:number])))
+    return found
 
 
 def _sure(least_sw: int, least_hw: int, most_sw: int, most_hw: int, others: int, count: int) -> tuple[str, int]:

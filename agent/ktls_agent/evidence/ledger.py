@@ -8,7 +8,7 @@ the ULP; the destroy notice shows the last counters alone, for the ULP is gone b
   end before the application closes the socket: a connection goes from userspace to kTLS once, and never back;
 - what a connection grew between the last dump and its end belongs to the kind last seen, if that was final;
 - where no kind was seen, or one that was not final, the connection is a *candidate*: its bytes are held until the next
-  full dump, when :mod:`.infer` says what is certain. What is not certain is unattributed.
+  full dump, or some more (:mod:`.pool`), when :mod:`.infer` says what is certain. What is not certain is unattributed.
 
 When is a kind final? With kTLS in both directions at once. Else when the handshake is surely over, because keys are
 given to the kernel at its end: after ``HANDSHAKE_BYTES``, or when the kind was the same in dumps ``HANDSHAKE_S`` apart.
@@ -22,9 +22,8 @@ and is judged by both.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ktls_host.sock_diag_rows import CLOSE_WAIT, ESTABLISHED, Row, port_of, ulp_of
@@ -32,6 +31,8 @@ from ktls_host.sock_diag_rows import CLOSE_WAIT, ESTABLISHED, Row, port_of, ulp_
 from . import infer
 from .infer import Bounds, Contexts
 from .model import Kind, Volume
+from .pool import Candidates, Edge, Finding, Group, HalfFinding, Pool, whole
+from .serving import plain_address
 
 HANDSHAKE_BYTES = 64 * 1024
 HANDSHAKE_S = 10.0
@@ -42,10 +43,11 @@ _INTERVALS = 64  # remembered for connections that their application closes late
 CUT_BYTES = 96  # what may stay unacknowledged at a good end: a close_notify of any cipher suite, and a FIN
 _DELAY_S = 2.0  # from the end of a socket to the moment that its notice is read
 
-Group = tuple[int, str]  # local port, process
+_MOST_ADDRESSES = 4096
 EndKey = tuple[int, str, str]  # local port, process, how it sent: ktls, userspace, unknown
 Owner = Callable[[int, int, bytes], "str | None"]
 """From local port, address family and local address to the process that serves there; None: not ours to count."""
+_NO_TLS, _PEER, _OTHER = range(3)  # what a connection of a port that is not ours may be
 
 
 class _Ulp(NamedTuple):
@@ -74,20 +76,52 @@ class _Tally:
         return Volume(self.sent, self.received)
 
 
+class _Sum(_Tally):
+    """Not a tally of its own: what is added here is added to each of those."""
+
+    __slots__ = ("_tallies",)
+
+    def __init__(self, *tallies: _Tally) -> None:
+        self._tallies = tallies
+        self.open = 0
+
+    @property
+    def sent(self) -> int:
+        return 0
+
+    @sent.setter
+    def sent(self, more: int) -> None:
+        for tally in self._tallies:
+            tally.sent += more
+
+    @property
+    def received(self) -> int:
+        return 0
+
+    @received.setter
+    def received(self, more: int) -> None:
+        for tally in self._tallies:
+            tally.received += more
+
+
 class _Socket:
     """One open socket as last seen.
 
     Its growth goes to ``tally``: that of its kind while ``counted``, else one of its own that is held until its kind
     is known. ``closing``: the application has closed it. ``judged``: :meth:`Ledger.settle` is about to say its kind.
+    ``far``: the other end, port and address.
     """
 
     __slots__ = (
-        "acked", "closing", "contexts", "counted", "family", "final", "group", "judged", "raw_port", "received",
+        "acked", "closing", "contexts", "counted", "family", "far", "final", "group", "judged", "raw_port", "received",
         "seen_s", "source", "tail", "tally", "turn", "ulp",
     )  # fmt: skip
 
-    def __init__(self, raw_port: int, family: int, source: bytes, group: Group | None, turn: int) -> None:
-        self.raw_port, self.family, self.source, self.group, self.turn = raw_port, family, source, group, turn
+    def __init__(
+        self, raw_port: int, family: int, source: bytes, far: tuple[int, bytes], group: Group | None, turn: int
+    ) -> None:
+        self.raw_port, self.family, self.source, self.far = raw_port, family, source, far
+        self.group, self.turn = group, turn
         self.acked = self.received = self.contexts = 0
         self.tail = b""
         self.tally = _Tally()
@@ -104,31 +138,6 @@ class _Past(NamedTuple):
     unseen: Bounds
 
 
-@dataclass
-class _Candidates:
-    """Connections that ended without a final kind.
-
-    ``groups``: bytes by port and process. ``halves``: those that were seen with kTLS in one direction, and
-    their bytes. ``others``: how many there are on ports that are not ours.
-    """
-
-    groups: dict[Group, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    halves: list[tuple[_Socket, int, int]] = field(default_factory=list)
-    others: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.others + len(self.halves) + sum(map(len, self.groups.values()))
-
-    @property
-    def bytes(self) -> tuple[int, int]:
-        volumes = [volume for group in self.groups.values() for volume in group]
-        return (
-            sum(v[0] for v in volumes) + sum(h[1] for h in self.halves),
-            sum(v[1] for v in volumes) + sum(h[2] for h in self.halves),
-        )
-
-
 class Ledger:
     """The books of one network namespace."""
 
@@ -141,10 +150,13 @@ class Ledger:
         self.vanished = 0
         self.ends: dict[EndKey, list[int]] = {}
         """How many connections ended, and how many of them were cut, by port, process and path."""
+        self.clients = [0, 0]
+        """Client ends of connections to servers of this host that were looked at long enough: all, and with kTLS."""
         self._owner = owner
         self._harmless = harmless
         self._suspects: set[int] = set()  # ports that are not ours, with kernel TLS
-        self._unattributed, self._inferred, self._elsewhere = _Tally(), _Tally(), _Tally()
+        self._addresses: set[bytes] = set()  # of this host, as far as they were seen
+        self._unattributed, self._inferred, self._elsewhere, self._presumed = _Tally(), _Tally(), _Tally(), _Tally()
         self._tallies: dict[Kind, _Tally] = {}
         self._sockets: dict[int, _Socket] = {}
         self._forgotten: dict[int, tuple[int, int]] = {}
@@ -154,12 +166,17 @@ class Ledger:
         self._full = False
         self._uncertain = 0  # full dumps until it is certain again that no notice is missing
         self._seen = [0, 0, 0, 0]  # contexts first seen since the last full dump
-        self._counted: tuple[Contexts, Contexts] | None = None  # before and after the last full dump
+        self._counted: Edge | None = None  # before and after the last full dump
+        self._counted_before: Edge | None = None  # and those of the one before
         self._began = Contexts()
+        self._pool: Pool | None = None
+        self._fell = False  # a counter did, between the last two full dumps
+        self._complete = True  # no notice of that time is missing
+        self._new = [0, 0, 0, 0]  # contexts first seen in it
         # Candidates since the last full dump was settled, and while it was not.
-        self._clear, self._border = _Candidates(), _Candidates()
-        self._wide = _Candidates()  # the border of the dump before
-        self._judged: tuple[_Candidates, list[_Socket]] | None = None
+        self._clear, self._border = Candidates(), Candidates()
+        self._wide = Candidates()  # the border of the dump before
+        self._judged: tuple[Candidates, list[_Socket]] | None = None
         self._bounds, self._before, self._before_count = Bounds(), Bounds(), 0
 
     # what happens
@@ -176,7 +193,7 @@ class Ledger:
         """Take some sockets of the dump."""
         get, turn = self._sockets.get, self._turn
         for row in rows:
-            cookie, acked, received, tail, inode, state, _, _, _, _, _ = row
+            cookie, acked, received, tail, inode, state, *_ = row
             found = get(cookie)
             if found is None:
                 self._first_sight(row)
@@ -196,7 +213,10 @@ class Ledger:
             return
         if self._counted is not None:
             self._bounds = infer.bounds(*self._counted, self._began, opened, self._seen, not self._uncertain)
-        self._counted, self._seen = (self._began, opened), [0, 0, 0, 0]
+            self._fell = infer.fell(*self._counted, self._began, opened)
+        self._complete = not self._uncertain
+        self._counted_before, self._counted = self._counted, (self._began, opened)
+        self._new, self._seen = self._seen, [0, 0, 0, 0]
         orphans = []
         for cookie, socket in list(self._sockets.items()):
             missing = self._turn - socket.turn
@@ -207,7 +227,7 @@ class Ledger:
                 # Its notice is on the way; or the connection was reset, and the application has not closed it yet.
                 self._close(socket)
             if socket.closing and not (socket.judged or socket.final):
-                if socket.group is None and self._cannot_be_tls(socket.raw_port):
+                if socket.group is None and self._stranger(socket) == _NO_TLS:
                     socket.tally, socket.final = self._elsewhere, True
                     continue
                 socket.judged = True
@@ -215,11 +235,12 @@ class Ledger:
         self._uncertain = max(0, self._uncertain - 1)
         self._past.append(_Past(self._before_s, self._now_s, self._bounds))
         self._judged = (self._clear, orphans)
-        self._clear, self._wide, self._border = _Candidates(), self._border, _Candidates()
+        self._clear, self._wide, self._border = Candidates(), self._border, Candidates()
 
     def gone(self, rows: Iterable[Row], now_s: float) -> None:
         """Take destroy notices."""
-        for cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms, unacked in rows:
+        for row in rows:
+            cookie, acked, received, _, _, _, family, raw_port, source, quiet_ms, unacked, *_ = row
             socket = self._sockets.pop(cookie, None)
             if socket is None:
                 if cookie in self._forgotten:
@@ -233,18 +254,21 @@ class Ledger:
                 if received >= LEAST_TLS_BYTES and now_s - quiet_ms / 1000 < due_s:
                     self._closed_late(group, acked, received, now_s - quiet_ms / 1000)
                     continue
-                if group is not None or not self._cannot_be_tls(raw_port):
-                    self._candidate(group, None, acked, received, received)
+                self._know(family, source)
+                if group is None:
+                    self._foreign(_Socket(raw_port, family, source, row[11:13], None, 0), received)
+                else:
+                    self._unseen_end(group, acked, received, received)
                 continue
             self._end(socket.group, _path(socket), unacked)
             self._uncount(socket)
             sent, got = acked - socket.acked, received - socket.received
-            if socket.final or socket.judged or (socket.group is None and self._cannot_be_tls(raw_port)):
+            if socket.final or socket.judged:
                 socket.tally.add(sent, got)
             elif socket.ulp is None or socket.closing:
-                self._candidate(socket.group, socket, socket.tally.sent + sent, socket.tally.received + got, received)
+                self._candidate(socket, socket.tally.sent + sent, socket.tally.received + got, received)
             else:
-                self._candidate(socket.group, socket, sent, got, received)
+                self._candidate(socket, sent, got, received)
 
     def lost(self) -> None:
         """The kernel dropped notices: connections may have ended of which nothing will ever be known."""
@@ -252,31 +276,23 @@ class Ledger:
 
     def settle(self) -> None:
         """Judge the candidates of the time before the last full dump."""
-        if self._judged is None:
+        if self._judged is None or self._counted is None:
             return
         clear, orphans = self._judged
         self._judged = None
-        wide = self._wide
+        wide, self._wide = self._wide, Candidates()
         count = clear.count + wide.count + self._border.count + len(orphans)
-        closing: dict[Group, list[_Socket]] = defaultdict(list)
+        pool = self._pool
+        if pool is not None:
+            pool.waiting.add(wide)
+        else:
+            pool = Pool(self._counted_before, self._before_s, outer=wide.count)
+            self._judge_wide(wide, count)
+        pool.waiting.add(clear)
+        pool.seen = [one + more for one, more in zip(pool.seen, self._new)]
         for orphan in orphans:
-            if orphan.group is None:
-                orphan.tally, orphan.final = self._elsewhere, True
-            elif orphan.contexts:
-                held, orphan.final = orphan.tally, True
-                orphan.tally = self._half(orphan, self._bounds)
-                orphan.tally.add(held.sent, held.received)
-            else:
-                closing[orphan.group].append(orphan)
-        for group in {*clear.groups, *closing}:
-            self._judge(group, clear.groups.get(group, []), closing.get(group, []), count, self._bounds)
-        both = self._bounds + self._before
-        for group, volumes in wide.groups.items():
-            self._judge(group, volumes, [], count + self._before_count - wide.count, both)
-        for candidates, unseen in ((clear, self._bounds), (wide, both)):
-            for socket, sent, received in candidates.halves:
-                self._half(socket, unseen).add(sent, received)
-        self._wide = _Candidates()
+            self._take_orphan(pool, orphan)
+        self._pool = pool if self._judge(pool, *self._counted) else None
         self._before, self._before_count = self._bounds, count
 
     def reassign(self) -> None:
@@ -296,7 +312,8 @@ class Ledger:
         for tally in self._tallies.values():
             tally.open = 0
         self._sockets.clear()
-        self._clear, self._border, self._wide, self._judged = _Candidates(), _Candidates(), _Candidates(), None
+        self._clear, self._border, self._wide, self._judged = Candidates(), Candidates(), Candidates(), None
+        self._pool = None
 
     def absorb(self, other: Ledger) -> None:
         """Add the sums of a finished ledger to these."""
@@ -304,6 +321,8 @@ class Ledger:
             self._of(kind).add(tally.sent, tally.received)
         self._unattributed.add(other._unattributed.sent, other._unattributed.received)
         self._inferred.add(other._inferred.sent, other._inferred.received)
+        self._presumed.add(other._presumed.sent, other._presumed.received)
+        self.clients = [one + more for one, more in zip(self.clients, other.clients)]
         for key, (ended, cut) in other.ends.items():
             self._add_end(key, ended, cut)
         self.vanished += other.vanished
@@ -321,9 +340,16 @@ class Ledger:
         return self._judged is not None
 
     @property
+    def judged_s(self) -> float:
+        """All that ended before this moment has been judged: the full dump after which the oldest that waits ended."""
+        if self._pool is not None and self._pool.pending:
+            return self._pool.began_s
+        return self._full_s if self._judged is None else self._before_s
+
+    @property
     def unseen(self) -> int:
         """Connections of serving ports that ended since the last full dump with their kind unknown."""
-        return sum(found.count - found.others for found in (self._clear, self._border))
+        return sum(found.count - found.others - found.peers for found in (self._clear, self._border))
 
     @property
     def open(self) -> int:
@@ -339,6 +365,11 @@ class Ledger:
     def inferred(self) -> Volume:
         """The part of :meth:`volumes` that follows from the kernel's counters."""
         return self._inferred.volume()
+
+    @property
+    def presumed(self) -> Volume:
+        """The part of :attr:`inferred` that follows only if clients on this host have no kernel TLS."""
+        return self._presumed.volume()
 
     def connections(self) -> dict[Kind, int]:
         """Return how many connections are open, as far as their kind was seen."""
@@ -359,6 +390,8 @@ class Ledger:
                     held.add(orphan.tally.sent, orphan.tally.received)
         for candidates in waiting:
             held.add(*candidates.bytes)
+        if self._pool is not None:
+            held.add(*self._pool.bytes)
         for socket in self._sockets.values():
             if socket.group is not None and not (socket.counted or socket.final or socket.judged):
                 held.add(socket.tally.sent, socket.tally.received)
@@ -382,9 +415,10 @@ class Ledger:
         return None if process is None else (port, process)
 
     def _first_sight(self, row: Row) -> None:
-        cookie, acked, received, tail, inode, state, family, raw_port, source, _, _ = row
+        cookie, acked, received, tail, inode, state, family, raw_port, source, *_ = row
         group = self._group(raw_port, family, source)
-        socket = self._sockets[cookie] = _Socket(raw_port, family, source, group, self._turn)
+        self._know(family, source)
+        socket = self._sockets[cookie] = _Socket(raw_port, family, source, row[11:13], group, self._turn)
         self._look(socket, tail, inode, state, acked, received)
         if self._counted is None:  # it was there before us, and so were its bytes
             if socket.closing:
@@ -416,11 +450,17 @@ class Ledger:
             or received >= HANDSHAKE_BYTES
             or self._now_s - socket.seen_s >= HANDSHAKE_S
         )
+        if socket.final and socket.group is None and self._is_peer(socket):
+            self.clients[0] += 1
 
     def _see_contexts(self, socket: _Socket, ulp: _Ulp) -> None:
         """Count each context of the socket once; offload that was lost later is still the same context."""
         if socket.group is None and ulp is not _PLAIN:
             self._suspects.add(socket.raw_port)
+            if self._is_peer(socket) and not socket.contexts:
+                self.clients[1] += 1
+            elif self._is_here(socket):
+                self._suspects.add(socket.far[0])
         for direction, place in enumerate((ulp.tx, ulp.rx)):
             if place in ("sw", "hw") and not socket.contexts & (1 << direction):
                 socket.contexts |= 1 << direction
@@ -456,39 +496,154 @@ class Ledger:
         """Return whether connections of a port that is not ours open no contexts."""
         return raw_port not in self._suspects and self._harmless(port_of(raw_port))
 
-    def _candidate(self, group: Group | None, socket: _Socket | None, sent: int, got: int, received: int) -> None:
-        """Hold what a connection had, or its last growth, until the next judgement; ``received`` is since its start."""
-        target = self._clear if self._judged is None else self._border
-        if socket is not None and socket.contexts:
-            if socket.group is None or socket.ulp is None:
-                target.others += 1
-            else:
-                target.halves.append((socket, sent, got))
-        elif received < LEAST_TLS_BYTES:
-            if group is not None:
-                self._of(Kind(*group, *_PLAIN)).add(sent, got)
-        elif group is None:
-            target.others += 1
-        else:
-            target.groups[group].append((sent, got))
+    def _know(self, family: int, source: bytes) -> None:
+        """Remember an address of this host: every socket's own is one."""
+        address = plain_address(family, source)
+        if address not in self._addresses:
+            if len(self._addresses) >= _MOST_ADDRESSES:
+                self._addresses.clear()
+            self._addresses.add(address)
 
-    def _judge(
-        self, group: Group, gone: list[tuple[int, int]], closing: list[_Socket], count: int, unseen: Bounds
-    ) -> None:
-        volumes = gone + [(socket.tally.sent, socket.tally.received) for socket in closing]
-        parts = infer.attribute(volumes, count - len(volumes), unseen)
+    def _is_here(self, socket: _Socket) -> bool:
+        """Return whether the other end of a connection is on this host too."""
+        return plain_address(socket.family, socket.far[1]) in self._addresses
+
+    def _is_peer(self, socket: _Socket) -> bool:
+        """Return whether it is the client's end of a connection to a server of ours on this host."""
+        port, address = socket.far
+        return self._is_here(socket) and self._owner(port_of(port), socket.family, address) is not None
+
+    def _stranger(self, socket: _Socket) -> int:
+        """Return what a connection of a port that is not ours may be."""
+        if self._cannot_be_tls(socket.raw_port):
+            return _NO_TLS
+        if self._is_peer(socket):
+            return _PEER
+        # It cannot speak TLS with a program of this host that does not.
+        return _NO_TLS if self._is_here(socket) and self._cannot_be_tls(socket.far[0]) else _OTHER
+
+    def _candidate(self, socket: _Socket, sent: int, got: int, received: int) -> None:
+        """Hold what a connection had, or its last growth, until the next judgement; ``received`` is since its start."""
+        if socket.group is None:
+            self._foreign(socket, received)
+        elif not socket.contexts:
+            self._unseen_end(socket.group, sent, got, received)
+        elif socket.ulp is None:
+            self._waiting.others += 1
+        else:
+            self._waiting.halves.append((socket, sent, got))
+
+    def _foreign(self, socket: _Socket, received: int) -> None:
+        """Count a connection that is not ours, if it may have opened contexts."""
+        what = self._stranger(socket)
+        if what != _NO_TLS and (socket.contexts or received >= LEAST_TLS_BYTES):
+            self._waiting.peers += what == _PEER
+            self._waiting.others += what == _OTHER
+
+    def _unseen_end(self, group: Group, sent: int, got: int, received: int) -> None:
+        """Hold the bytes of a connection of ours that was not seen with a context."""
+        if received < LEAST_TLS_BYTES:
+            self._of(Kind(*group, *_PLAIN)).add(sent, got)
+        else:
+            self._waiting.groups[group].append((sent, got))
+
+    @property
+    def _waiting(self) -> Candidates:
+        return self._clear if self._judged is None else self._border
+
+    @property
+    def _presume(self) -> bool:
+        """Whether clients on this host are taken for such without contexts."""
+        looked_at, with_ktls = self.clients
+        return looked_at > 0 and not with_ktls
+
+    def _take_orphan(self, pool: Pool, orphan: _Socket) -> None:
+        """A socket that its application has closed waits for its kind like one that is gone."""
+        if orphan.group is None:
+            pool.waiting.peers += self._is_peer(orphan)
+            pool.waiting.others += not self._is_peer(orphan)
+            orphan.tally, orphan.final, orphan.judged = self._elsewhere, True, False
+        elif orphan.contexts:
+            held, orphan.final, orphan.judged = orphan.tally, True, False
+            orphan.tally = self._half(orphan, self._bounds)
+            orphan.tally.add(held.sent, held.received)
+            pool.waiting.others += 1
+        else:
+            pool.closing[orphan.group].append(orphan)
+
+    def _judge(self, pool: Pool, before: Contexts, after: Contexts) -> bool:
+        """Attribute what can be told of those in the pool. Return whether it goes on beyond this dump."""
+        border, presume = self._border, self._presume
+        unseen = Bounds() if self._fell else pool.bounds((before, after), self._complete)
+        findings = [(group, pool.finding(group, unseen, border, presume)) for group in pool.groups]
+        halves = [pool.half(half, unseen, border, presume) for half in pool.waiting.halves]
+        for group, finding in findings:
+            if whole(finding, len(pool.volumes(group))):
+                self._attribute(pool, group, finding)
+        for found in halves:
+            if found.ulp is not None:
+                self._attribute_half(pool, found)
+        sound, sharp = self._complete and not self._fell, border.count == 0 and before == after
+        if not pool.pending:
+            pool.waits = 0
+            # Those of the border are to be judged with the time before it, unless that has nothing to tell.
+            return sound and border.count > 0 and any(unseen.most) and not pool.strangers(presume)
+        pool.waits += 1
+        if sound and not sharp and not pool.full and not pool.hopeless(unseen, presume):
+            return True
+        for group, finding in findings:
+            if not whole(finding, len(pool.volumes(group))):
+                self._attribute(pool, group, finding)
+        for _, sent, received in pool.waiting.halves:
+            self._unattributed.add(sent, received)
+        return False
+
+    def _attribute(self, pool: Pool, group: Group, finding: Finding) -> None:
+        volumes = pool.volumes(group)
+        if not volumes:
+            return
         sent, received = sum(volume[0] for volume in volumes), sum(volume[1] for volume in volumes)
         rest = self._unattributed
-        for part in parts:
+        closing = pool.closing.get(group, [])
+        for part, presumed in zip(finding.parts, finding.presumed):
             tally = self._of(Kind(*group, "", "", part.tx, part.rx))
             for target in (tally, self._inferred):
                 target.add(part.sent, part.received)
+            self._presumed.add(*presumed)
             sent, received = sent - part.sent, received - part.received
             if part.number == len(volumes):
-                rest = tally
+                rest = _Sum(tally, self._inferred, self._presumed) if finding.presumes else tally
+                pool.resolve(group, part, finding.presumes)
         self._unattributed.add(sent, received)
         for socket in closing:
             socket.tally, socket.final, socket.judged = rest, True, False
+
+    def _attribute_half(self, pool: Pool, found: HalfFinding) -> None:
+        socket, sent, received = found.half
+        assert found.ulp is not None
+        port, process = socket.group
+        tx, rx = found.ulp
+        self._of(Kind(port, process, socket.ulp.version, socket.ulp.cipher, tx, rx)).add(sent, received)
+        if (tx, rx) != (socket.ulp.tx, socket.ulp.rx):
+            self._inferred.add(sent, received)
+        if found.presumed:
+            self._presumed.add(sent, received)
+        pool.resolve_half(found)
+
+    def _judge_wide(self, wide: Candidates, count: int) -> None:
+        """Judge those at the start of a new pool: they may be of the time before it, so by both times."""
+        both = self._bounds + self._before
+        others = count + self._before_count - wide.count
+        for group, volumes in wide.groups.items():
+            parts = infer.attribute(volumes, others + wide.count - len(volumes), both)
+            sent, received = sum(volume[0] for volume in volumes), sum(volume[1] for volume in volumes)
+            for part in parts:
+                for target in (self._of(Kind(*group, "", "", part.tx, part.rx)), self._inferred):
+                    target.add(part.sent, part.received)
+                sent, received = sent - part.sent, received - part.received
+            self._unattributed.add(sent, received)
+        for socket, sent, received in wide.halves:
+            self._half(socket, both).add(sent, received)
 
     def _half(self, socket: _Socket, unseen: Bounds) -> _Tally:
         """Return who gets the last bytes of a socket that was seen with one direction in the kernel.

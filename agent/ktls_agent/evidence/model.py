@@ -67,8 +67,12 @@ class Snapshot:
 
     ``namespaces``: tls_stat by network namespace (its inode number, as text; ``host`` is our own), empty where the
     kernel has none. ``connections``: open now. ``volumes``: cumulative, exact for what is attributed; ``inferred`` is
-    the part of it whose kind follows from the counters of the kernel and was not seen. ``unattributed``: bytes of
-    connections that came and went unseen; ``held``: bytes of which the next full scan will tell. ``destroyed``: closed
+    the part of it whose kind follows from the counters of the kernel and was not seen; ``presumed``: the part of that
+    which follows only if clients on this host have no kernel TLS. ``clients``: client ends of connections from this
+    host to its own servers that were looked at, and ``ktls_clients``: those of them with kernel TLS; with one of those
+    nothing more is presumed. ``unattributed``: bytes of connections that came and went unseen; ``held``: bytes of
+    which the next full scans will tell; ``judged_s``: no byte of a connection that ended before it is among them
+    (0: not known). ``destroyed``: closed
     connections of serving ports; ``ended``: the same by who served them, and how they ended. ``tcp``: counters of
     resets and timeouts by namespace, of all its TCP connections (:mod:`ktls_host.tcp_stat`). ``lost_events``: times
     that the kernel dropped destroy events. ``vanished``: connections that went without one. ``nic``: TLS counters of
@@ -94,5 +98,9 @@ class Snapshot:
     since_s: float = 0.0
     inferred: Volume = Volume()
     held: Volume = Volume()
+    presumed: Volume = Volume()
+    judged_s: float = 0.0
+    clients: int = 0
+    ktls_clients: int = 0
     vanished: int = 0
     problems: tuple[str, ...] = ()

@@ -102,7 +102,8 @@ class Observer:
         self._each(lambda namespace: namespace.drain(self._clock()))
         connections: dict[Kind, int] = defaultdict(int)
         volumes: dict[Kind, Volume] = defaultdict(Volume)
-        held = unattributed = inferred = Volume()
+        held = unattributed = inferred = presumed = Volume()
+        clients = ktls_clients = 0
         ended: dict[End, Ended] = defaultdict(Ended)
         destroyed = vanished = 0
         for ledger in (self._gone, *(namespace.ledger for namespace in self._namespaces.values())):
@@ -113,6 +114,8 @@ class Observer:
             held = _sum(held, ledger.held())
             unattributed = _sum(unattributed, ledger.unattributed)
             inferred = _sum(inferred, ledger.inferred)
+            presumed = _sum(presumed, ledger.presumed)
+            clients, ktls_clients = clients + ledger.clients[0], ktls_clients + ledger.clients[1]
             destroyed += ledger.destroyed
             for key, (number, cut) in ledger.ends.items():
                 before = ended[End(*key)]
@@ -133,6 +136,10 @@ class Observer:
             unattributed=unattributed,
             inferred=inferred,
             held=held,
+            presumed=presumed,
+            judged_s=min(namespace.ledger.judged_s for namespace in self._namespaces.values()),
+            clients=clients,
+            ktls_clients=ktls_clients,
             processes=self._usage.measure(self._serving),
             nic=nic,
             destroyed=destroyed,

@@ -90,6 +90,7 @@ class EvidencePart:
             "known": True,
             "problem": self.problem,
             "age_s": round(self._age_s(), 3),
+            "judged_age_s": round(max(0.0, self._clock() - latest.judged_s), 3) if latest.judged_s else None,
             "since_s": round(latest.since_s, 3),
             "namespaces": sorted(latest.namespaces),
             "connections": sum(latest.connections.values()),
@@ -119,6 +120,7 @@ def summarise(latest: Snapshot, before: Snapshot | None = None) -> dict[str, Any
     }
     unattributed = _minus(latest.unattributed, before.unattributed if before else None)
     inferred = _minus(latest.inferred, before.inferred if before else None)
+    presumed = _minus(latest.presumed, before.presumed if before else None)
     sent = sum(volume.sent for volume in volumes.values()) + unattributed.sent
     received = sum(volume.received for volume in volumes.values()) + unattributed.received
     by: dict[str, dict[str, int]] = {"version": defaultdict(int), "cipher": defaultdict(int)}
@@ -148,6 +150,8 @@ def summarise(latest: Snapshot, before: Snapshot | None = None) -> dict[str, Any
         "unattributed": {"sent": unattributed.sent, "received": unattributed.received},
         "unattributed_share": _share(unattributed.sent + unattributed.received, sent + received),
         "inferred_share": _share(inferred.sent + inferred.received, sent + received),
+        "presumed": {"sent": presumed.sent, "received": presumed.received},
+        "clients": {"looked_at": latest.clients, "ktls": latest.ktls_clients},
         "ended": _ended(latest, before),
         "by_version": {name: _share(number, sent + received) for name, number in sorted(by["version"].items())},
         "by_cipher": {name: _share(number, sent + received) for name, number in sorted(by["cipher"].items())},

@@ -13,7 +13,8 @@ from ktls_host.jsonsock import MAX_LINE
 from .model import End, Ended, Kind, ProcessUse, Snapshot, Volume
 
 _PLAIN = ("at_s", "since_s", "destroyed", "vanished", "lost_events", "scan_cpu_s", "kernel_warnings", "kernel_warning")
-_VOLUMES = ("unattributed", "inferred", "held")
+_LATER = ("clients", "ktls_clients", "judged_s")  # came after the first release
+_VOLUMES = ("unattributed", "inferred", "held", "presumed")
 _ROOM = 512  # for what is around it in an answer
 
 
@@ -30,7 +31,7 @@ def _encode(snapshot: Snapshot) -> dict[str, Any]:
     kinds = sorted({*snapshot.connections, *snapshot.volumes})
     nothing = Volume()
     return {
-        **{name: getattr(snapshot, name) for name in _PLAIN},
+        **{name: getattr(snapshot, name) for name in (*_PLAIN, *_LATER)},
         **{name: _pair(getattr(snapshot, name)) for name in _VOLUMES},
         "namespaces": {name: dict(counters) for name, counters in snapshot.namespaces.items()},
         "kinds": [
@@ -79,6 +80,11 @@ def decode(plain: Any) -> Snapshot:
             unattributed=_volume(plain["unattributed"]),
             inferred=_volume(plain["inferred"]),
             held=_volume(plain["held"]),
+            # A helper of the version before, which may answer for a moment during an upgrade, has no such keys.
+            presumed=_volume(plain.get("presumed", [0, 0])),
+            judged_s=_seconds(plain.get("judged_s", 0)),
+            clients=_number(plain.get("clients", 0)),
+            ktls_clients=_number(plain.get("ktls_clients", 0)),
             namespaces=_counters(plain["namespaces"]),
             connections=connections,
             volumes=volumes,

@@ -69,7 +69,14 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
             ("direction",),
             "bytes",
         ),
-        Metric("ktls_held_bytes", _GAUGE, "Bytes whose mode the next full look will tell.", ("direction",), "bytes"),
+        Metric(
+            "ktls_presumed_bytes_total",
+            _COUNTER,
+            "Bytes of ktls_inferred_bytes_total that are so only if clients on the host itself have no kernel TLS.",
+            ("direction",),
+            "bytes",
+        ),
+        Metric("ktls_held_bytes", _GAUGE, "Bytes whose mode the next full looks will tell.", ("direction",), "bytes"),
         Metric("ktls_vanished_connections_total", _COUNTER, "Connections that went without a report of their end."),
         Metric("ktls_destroyed_connections_total", _COUNTER, "Serving connections whose end the kernel reported."),
         Metric(

@@ -155,6 +155,7 @@ def _evidence(snapshot: Snapshot, now_s: float) -> dict[str, Any]:
         "since_s": snapshot.since_s,
         "unattributed": _both(snapshot.unattributed),
         "inferred": _both(snapshot.inferred),
+        "presumed": _both(snapshot.presumed),
         "held": _both(snapshot.held),
         "vanished": snapshot.vanished,
         "problems": list(snapshot.problems),

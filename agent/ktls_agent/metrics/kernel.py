@@ -36,6 +36,7 @@ def from_snapshot(snapshot: Snapshot, now_s: float) -> Iterator[Family]:
     for name, volume in (
         ("ktls_unattributed_bytes_total", snapshot.unattributed),
         ("ktls_inferred_bytes_total", snapshot.inferred),
+        ("ktls_presumed_bytes_total", snapshot.presumed),
         ("ktls_held_bytes", snapshot.held),
     ):
         counts = (("sent", volume.sent), ("received", volume.received))

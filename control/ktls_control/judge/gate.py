@@ -82,13 +82,16 @@ def judge_host(
         return Verdict("fail", (check,), None, 0, 0)
     datapath = datapath_status.of(after)
     sent = moved_bytes(phase, before, after, settled)
+    presumed = 0 if datapath.is_sidecar else moved.presumed(path, settled or before, after)
     checks = [
         Check("reachable", "pass", "agent answered"),
         _order_check(phase, after),
         _phase_check(phase, after),
         _probe_check(phase, after),
         _errors_check(before, after, datapath),
-        _share_check(path, sent, policy) if datapath.is_sidecar else _seen_share(path, sent, policy, datapath, settled),
+        _share_check(path, sent, policy)
+        if datapath.is_sidecar
+        else _presuming(presumed, _seen_share(path, sent, policy, datapath, settled)),
     ]
     if phase != "userspace":
         checks.append(_kernel_check(phase, before, after, _trial(after)))
@@ -116,6 +119,7 @@ def judge_host(
             "sockets": after.get("sockets"),
             **({} if datapath.is_sidecar else {"datapath": datapath.kind, "means": datapath.means(phase)}),
             **({"hw": hardware.moved(before, after).as_dict()} if phase == "hw" else {}),
+            **({"presumed": presumed} if presumed else {}),
         },
     )
 
@@ -259,6 +263,13 @@ def _seen_share(
     left = [f"{count} old {one if count == 1 else many}" for one, many, count in counts if count]
     why = f"{' with '.join(left)} still serve what they began" if left else "bytes of before the order are in it"
     return Check("share", "inconclusive", f"{check.detail}; {why}")
+
+
+def _presuming(number: int, check: Check) -> Check:
+    """Name what the share rests on beside what the kernel showed."""
+    if not number:
+        return check
+    return Check(check.name, check.outcome, f"{check.detail}; {number} on the host presumed, of its own clients")
 
 
 def _share_check(path: str, moved: Mapping[str, int], policy: GatePolicy) -> Check:

@@ -40,6 +40,16 @@ def by_kernel(path: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> d
     return {path: kernel, "userspace": whole - kernel, LOST: lost}
 
 
+def presumed(path: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> int:
+    """Bytes of the host that count as kernel TLS only if clients on it have none; 0 when nobody knows of any."""
+    earlier, later = evidence(first), evidence(last)
+    if earlier is None or later is None or earlier.get("since_s") != later.get("since_s"):
+        return 0
+    before, after = (_mapping(_mapping(one.get("total")).get("presumed")) for one in (earlier, later))
+    keys = ("sent", "received") if path == "ktls_tx_rx" else ("sent",)
+    return sum(_grown(before.get(key, 0), after.get(key)) or 0 for key in keys)
+
+
 def evidence(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What the kernel told the agent; None where it told nothing."""
     found = status.get("evidence")

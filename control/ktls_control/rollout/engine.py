@@ -957,8 +957,8 @@ class Eyes:
 class Settling:
     """When a host serves nothing any more of before its order, where its datapath cannot tell connections apart.
 
-    Its bytes count from the first status that shows so: old processes have gone, and what the kernel told was read
-    after that. What is found is kept beside the host's answers, for the judge.
+    Its bytes count from the first status that shows so: old processes have gone, and what ended before that has been
+    judged, so that none of it is told later. What is found is kept beside the host's answers, for the judge.
     """
 
     def __init__(self, file: WaveFile, names: Sequence[str], now: float) -> None:
@@ -987,7 +987,8 @@ class Settling:
             return None
         calm = self._calm.setdefault(name, now)
         told = moved.evidence(status)
-        age_s = 0.0 if told is None else float(told.get("age_s") or 0.0)
+        # An agent of before does not say what still waits.
+        age_s = 0.0 if told is None else float(told.get("judged_age_s") or told.get("age_s") or 0.0)
         if now - calm <= age_s:
             return None
         self._found[name] = status

@@ -86,6 +86,8 @@ def numbers(check: Verdict, seen_at: float) -> dict[str, Any]:
     found: dict[str, Any] = {"reachable": check.outcome != "fail" or check.checks[0].outcome == "pass"}
     if check.bytes_total:
         found.update(sent=check.bytes_total, ktls=check.bytes_on_path, share=check.share)
+    if check.evidence.get("presumed"):
+        found["presumed"] = check.evidence["presumed"]
     if check.evidence.get("hw"):
         found["hw"] = dict(check.evidence["hw"])
     if check.outcome != "pass":

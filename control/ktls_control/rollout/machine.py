@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ktls_host import datapath_status
 
 from ..errors import ControlError
-from ..judge import hardware
+from ..judge import hardware, moved
 from ..judge.gate import PATH_OF_PHASE, GatePolicy, judge_host, moved_bytes
 from ..judge.model import WaveVerdict
 from ..plan.model import Plan, Wave
@@ -64,6 +64,7 @@ class StopError(Exception):
 class Seen:
     """One host, as it answered while its wave soaks; counts since its order.
 
+    :param presumed: bytes of the host that are kTLS only if clients on it have none; see ``judge.moved``.
     :param hw: what its card did, in phase ``hw``: a :class:`ktls_control.judge.hardware.Moved` as a dict.
     :param wrong: why it has failed; None while nothing says so.
     """
@@ -77,6 +78,7 @@ class Seen:
     ktls: int | None = None
     share: float | None = None
     hw: Mapping[str, Any] | None = None
+    presumed: int | None = None
     off: bool = False
     wrong: str | None = None
     error: str | None = None
@@ -91,6 +93,7 @@ class Seen:
             "sent": self.sent,
             "ktls": self.ktls,
             "share": self.share,
+            "presumed": self.presumed,
             "hw": None if self.hw is None else dict(self.hw),
         }
         said = self.wrong or self.error
@@ -252,11 +255,13 @@ def see(
     card = hardware.moved(before, now) if phase == "hw" else None
     if card is not None and hardware.standing_still(card):
         wrong.append(f"card: stale: it encrypted nothing, and connections called hw sent {card.hw} bytes")
+    presumed = None
     sent, ktls = _moved(before, now, "bytes")
     accepted, _by_ktls = _moved(before, now, "connections_total")
     if not datapath.is_sidecar:
         grown = moved_bytes(phase, before or {}, now, settled)
         sent, ktls = (sum(grown.values()), grown.get(PATH_OF_PHASE[phase], 0)) if grown else (None, None)
+        presumed = moved.presumed(PATH_OF_PHASE[phase], settled or before or {}, now) or None
     return Seen(
         True,
         phase=now.get("phase"),
@@ -266,6 +271,7 @@ def see(
         sent=sent,
         ktls=ktls,
         share=None if not sent or ktls is None else round(ktls / sent, 5),
+        presumed=presumed,
         hw=card.as_dict() if card is not None else None,
         off=bool((now.get("off") or {}).get("flag")),
         wrong="; ".join(wrong) or None,

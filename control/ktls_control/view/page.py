@@ -386,6 +386,8 @@ def _row(wave: WaveState, name: str, host: HostState, found: evidence.HostEviden
     share, connections = host.seen.get("share"), host.seen.get("connections")
     judged = (wave.verdicts[-1].get("hosts") or {}).get(name, ()) if wave.verdicts else ()
     said = [] if host.info in ("pass", "fail", "inconclusive") else [host.info.removeprefix(f"{name}: ")]
+    if host.seen.get("presumed") and not judged:
+        said.append(f"{words.size(float(host.seen['presumed']))} presumed, of clients on the host itself")
     info = "; ".join(dict.fromkeys(text for text in (*said, *map(str, judged)) if text))
     return HostRow(
         wave=wave.number,

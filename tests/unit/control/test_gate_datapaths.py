@@ -10,19 +10,22 @@ import pytest
 
 from ktls_control.judge import moved
 from ktls_control.judge.gate import Check, GatePolicy, Verdict, judge_host
-from ktls_control.rollout import machine
+from ktls_control.rollout import judging, machine
 
 POLICY = GatePolicy(min_share=0.99, min_bytes=1000)
 Status = dict[str, Any]
 
 
-def status(ktls: int = 0, userspace: int = 0, sessions: int = 0, lost: int = 0, **about: Any) -> Status:
+def status(
+    ktls: int = 0, userspace: int = 0, sessions: int = 0, lost: int = 0, presumed: int = 0, **about: Any
+) -> Status:
     """An agent in front of nginx, with bytes as the kernel attributed them; another unit sends in userspace."""
     sent = {"sent": ktls + userspace, "ktls_sent": ktls, "received": 100, "ktls_received": 50}
     total = {
         "sent": ktls + userspace + 10**9 + lost, "received": 100, "ktls_sent_share": 0.0, "ktls_received_share": 0.0,
         "by_process": {"nginx": sent, "postfix": {**dict.fromkeys(sent, 0), "sent": 10**9}},
         "unattributed": {"sent": lost, "received": 0},
+        "presumed": {"sent": presumed, "received": presumed // 10},
     }  # fmt: skip
     datapath = {
         "kind": "nginx", "unit": "nginx.service", "experiments": False, "modes": ["userspace", "tx+rx", "rx"],
@@ -55,6 +58,24 @@ def changed(found: Status, **keys: Any) -> Status:
             target = target[part]
         target[name] = value
     return made
+
+
+@pytest.mark.parametrize(("phase", "number"), [("tx", 60_000), ("rx", 66_000), ("userspace", 60_000)])
+def test_what_is_presumed_is_named(phase: str, number: int) -> None:
+    """It counts, and whoever reads the verdict sees what the share rests on."""
+    after = status(ktls=100_500, userspace=10_100, sessions=9, presumed=60_000)
+    check = by_name(judge_host(phase, BEFORE, after, POLICY))["share"]
+    assert check.detail.endswith(f"; {number} on the host presumed, of its own clients"), check
+    assert check.outcome == by_name(judge_host(phase, BEFORE, AFTER, POLICY))["share"].outcome
+    assert judging.numbers(judge_host(phase, BEFORE, after, POLICY), 1.0)["presumed"] == number
+    assert "presumed" not in judging.numbers(judge_host(phase, BEFORE, AFTER, POLICY), 1.0)
+    assert machine.see(phase, BEFORE, after, None).as_dict()["presumed"] == number
+    assert "presumed" not in machine.see(phase, BEFORE, AFTER, None).as_dict()
+    assert "presumed" not in by_name(judge_host("tx", BEFORE, AFTER, POLICY))["share"].detail
+    old = changed(after, evidence__total__presumed=None)  # of an agent that knows of none
+    assert "presumed" not in by_name(judge_host("tx", BEFORE, old, POLICY))["share"].detail
+    begun_anew = changed(after, evidence__since_s=2.0)
+    assert moved.presumed("ktls_tx", BEFORE, begun_anew) == 0
 
 
 def test_a_healthy_nginx_passes_by_what_the_kernel_saw_of_its_unit() -> None:

@@ -23,6 +23,17 @@ SEEN = {"reachable": True, "sent": 4_200_000, "share": 0.99999}
 PASS = {"outcome": "pass", "reasons": [], "hosts": {}}
 
 
+def test_a_gate_names_what_its_share_rests_on() -> None:
+    progress = RolloutProgress("?")
+    progress.feed({"event": "run_started", "at": 1.0, "epoch": 7, "phase": "tx"})
+    progress.feed(opened("web1"))
+    progress.feed(event("host_ordered", host="web1", ok=True))
+    progress.feed(event("soak_started", min_s=20.0, max_s=60.0))
+    progress.feed(event("observed", hosts={"web1": {**SEEN, "presumed": 1_234_567}}))
+    said = progress.feed(event("verdict", outcome="pass", verdict=PASS, recheck={}))
+    assert said == ["web1 gate pass: 99.99 % of bytes, 4.2 MB judged; 1.2 MB on the host presumed, of its own clients"]
+
+
 def test_a_wave_that_passes() -> None:
     progress = RolloutProgress("?")
     said = progress.feed({"event": "run_started", "at": 1.0, "epoch": 7, "phase": "tx"})

@@ -52,7 +52,10 @@ def exactly(tx_sw: int = 0, tx_hw: int = 0, rx_sw: int = 0, rx_hw: int = 0) -> B
         (exactly(tx_sw=3), 1, [Certain("sw", "none", 2, 30, 3)]),
         (exactly(tx_sw=1), 0, [Certain("sw", "none", 1, 10, 1), Certain("none", "none", 2, 30, 3)]),
         (exactly(tx_sw=1), 1, [Certain("none", "none", 2, 30, 3)]),
-        (exactly(tx_sw=3, rx_sw=2), 0, []),  # which of the three received by kTLS?
+        # Which of the three received by kTLS? Two did, and all three sent by it: two did both.
+        (exactly(tx_sw=3, rx_sw=2), 0, [Certain("sw", "sw", 2, 30, 3), Certain("sw", "none", 1, 10, 1)]),
+        (exactly(tx_sw=2, rx_sw=2), 0, [Certain("sw", "sw", 1, 10, 1)]),  # the two need not be the same
+        (exactly(tx_sw=1, rx_sw=1), 0, [Certain("none", "none", 1, 10, 1)]),
         (exactly(tx_sw=2, tx_hw=1), 0, []),  # and which sent by hardware?
         (exactly(tx_sw=1, tx_hw=1), 0, [Certain("none", "none", 1, 10, 1)]),
         (Bounds(), 0, []),
@@ -60,6 +63,12 @@ def exactly(tx_sw: int = 0, tx_hw: int = 0, rx_sw: int = 0, rx_hw: int = 0) -> B
 )
 def test_three_connections(unseen: Bounds, others: int, parts: list[Certain]) -> None:
     assert attribute([(10, 1), (20, 2), (30, 3)], others, unseen) == parts
+
+
+def test_others_may_be_more_for_sending_than_for_receiving() -> None:
+    volumes = [(10, 1), (20, 2), (30, 3)]
+    assert attribute(volumes, 0, exactly(tx_sw=3, rx_sw=4), 1) == [Certain("sw", "sw", 3, 60, 6)]
+    assert attribute(volumes, 1, exactly(tx_sw=3, rx_sw=3), 0) == [Certain("sw", "sw", 2, 30, 3)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000), st.booleans()), max_size=12), st.integers(0, 5))
@@ -71,3 +80,23 @@ def test_never_more_than_the_truth(conns: list[tuple[int, int, bool]], others: i
             assert part.sent <= sum(s for s, _ in of_kind)
             assert part.received <= sum(r for _, r in of_kind)
             assert part.number <= len(of_kind)
+
+
+CONN = st.tuples(st.integers(0, 1000), st.integers(0, 1000), st.sampled_from(("none", "sw")), st.booleans())
+
+
+@given(st.lists(CONN, max_size=10), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+def test_never_more_than_the_truth_in_both_directions(
+    conns: list[tuple[int, int, str, bool]], others: int, receiving: int, tx_elsewhere: int, rx_elsewhere: int
+) -> None:
+    """Each direction by itself in the kernel or not, and other connections with contexts of their own."""
+    kinds = [(s, r, place, place if both else "none") for s, r, place, both in conns]
+    unseen = exactly(
+        tx_sw=sum(kind[2] == "sw" for kind in kinds) + min(tx_elsewhere, others),
+        rx_sw=sum(kind[3] == "sw" for kind in kinds) + min(rx_elsewhere, receiving),
+    )
+    for part in attribute([kind[:2] for kind in kinds], others, unseen, receiving):
+        of_kind = [kind for kind in kinds if kind[2:] == (part.tx, part.rx)]
+        assert part.number <= len(of_kind)
+        assert part.sent <= sum(kind[0] for kind in of_kind)
+        assert part.received <= sum(kind[1] for kind in of_kind)

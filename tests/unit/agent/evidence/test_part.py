@@ -32,6 +32,10 @@ SNAPSHOT = Snapshot(
     volumes={KTLS: Volume(600, 50), PLAIN: Volume(300, 50)},
     unattributed=Volume(100, 0),
     inferred=Volume(90, 9),
+    presumed=Volume(40, 4),
+    clients=5,
+    ktls_clients=1,
+    judged_s=91.5,
     processes=(ProcessUse("web", 4, 0.5),),
     nic={"eth0": {"tx_tls_ctx": 7}},
     destroyed=9,
@@ -48,6 +52,13 @@ SNAPSHOT = Snapshot(
 
 def test_the_wire_keeps_everything() -> None:
     assert wire.decode(json.loads(json.dumps(wire.encode(SNAPSHOT)))) == SNAPSHOT
+
+
+def test_a_helper_of_the_version_before_presumes_nothing() -> None:
+    later = ("presumed", "clients", "ktls_clients", "judged_s")
+    found = wire.decode({key: value for key, value in wire.encode(SNAPSHOT).items() if key not in later})
+    assert (found.presumed, found.clients, found.judged_s) == (Volume(), 0, 0.0)
+    assert refresh(part_of(found))["judged_age_s"] is None, "not known is no zero"
 
 
 def test_too_many_nic_counters_are_left_out_and_that_is_said() -> None:
@@ -80,6 +91,9 @@ def test_shares_count_what_is_not_known() -> None:
     assert (total["sent"], total["received"]) == (1000, 100)
     assert (total["ktls_sent_share"], total["ktls_received_share"]) == (0.6, 0.0)
     assert total["unattributed_share"] == pytest.approx(100 / 1100, abs=1e-6)
+    assert total["presumed"] == {"sent": 40, "received": 4}
+    assert total["clients"] == {"looked_at": 5, "ktls": 1}
+    assert summarise(replace(SNAPSHOT, presumed=Volume(45, 4)), SNAPSHOT)["presumed"] == {"sent": 5, "received": 0}
     assert total["by_version"] == {"TLSv1.3": pytest.approx(600 / 1100, abs=1e-6)}
     assert total["cpu"]["web"] == {"cpu_s": 0.5, "bytes": 1000, "ns_per_byte": 500000.0}
 
@@ -130,6 +144,7 @@ def test_a_helper_that_fails_is_a_problem_and_what_was_known_stays() -> None:
     status = refresh(part)
     assert status["problem"] == part.problem == "no evidence: cannot connect: start it"
     assert status["known"] and status["total"]["sent"] == 1000 and status["age_s"] == 3.0
+    assert status["judged_age_s"] == 11.5
     assert refresh(part)["problem"] is None
 
 

@@ -18,6 +18,7 @@ PORTS = {443: "web", 8443: "sidecar"}
 OTHER, SSH = 5000, 22
 CONF = {"none": 1, "sw": 2, "hw": 3}
 ADDRESS = bytes([10, 0, 0, 1]).ljust(16, b"\0")
+CLIENT = bytes([10, 0, 0, 9]).ljust(16, b"\0")
 Directions = tuple[str, str]
 
 
@@ -51,6 +52,9 @@ class Conn:
     received: int = 0
     data_s: float = 0.0
     unacked: int = 0
+    far_port: int = 40000
+    far: bytes = CLIENT
+    source: bytes = ADDRESS
     # Bytes when it left a kind; a kind that it still has counts all.
     left: dict[Directions, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
@@ -59,7 +63,10 @@ class Conn:
         inode = 1000 + self.cookie if self.accepted and not self.closed else 0
         seen = b"" if self.closed else tail(self.tx, self.rx)
         port = socket.htons(self.port)
-        return (self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, ADDRESS, 0, 0)
+        return (
+            self.cookie, self.sent, self.received, seen, inode, state, socket.AF_INET, port, self.source, 0, 0,
+            socket.htons(self.far_port), self.far,
+        )  # fmt: skip
 
     def notice(self, now_s: float = 0) -> Row:
         port = socket.htons(self.port)
@@ -72,9 +79,11 @@ class Conn:
             CLOSE,
             socket.AF_INET,
             port,
-            ADDRESS,
+            self.source,
             int((now_s - self.data_s) * 1000),
             self.unacked,
+            socket.htons(self.far_port),
+            self.far,
         )
 
 
@@ -90,6 +99,7 @@ class World:
         self.now_s = 100.0
         self.baseline: dict[int, tuple[int, int]] = {}
         self._cookie = 0
+        self.local_ktls = False  # a client on the host had kernel TLS
 
     @property
     def contexts(self) -> Contexts:
@@ -138,6 +148,16 @@ class World:
             self.keys(conn, direction, place)
         self.grow(conn, sent, received - min(received, 200))
         self.destroy(conn)
+        return conn
+
+    def client(self, *directions: str, sent: int = 300, received: int = 5000, far_port: int = 443) -> Conn:
+        """Open the client's end of a connection on this host, to a port of it."""
+        conn = self.open(50000 + self._cookie % 1000)
+        conn.far_port, conn.far, conn.accepted = far_port, ADDRESS, True
+        self.grow(conn, 0, min(received, 60))
+        for direction in directions:
+            self.keys(conn, direction)
+        self.grow(conn, sent, received - min(received, 60))
         return conn
 
     def drain(self) -> None:

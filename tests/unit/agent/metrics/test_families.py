@@ -39,6 +39,8 @@ def test_bytes_count_by_the_mode_of_their_own_direction() -> None:
     assert found[(*who, "unknown", "unknown", "userspace", "sent")] == 500
     assert sum(found.values()) == sum(v.sent + v.received for v in SNAPSHOT.volumes.values()), "no byte is lost"
     assert series()["ktls_unattributed_bytes_total"] == {("sent",): 12, ("received",): 3}
+    assert series()["ktls_inferred_bytes_total"] == {("sent",): 700, ("received",): 70}
+    assert series()["ktls_presumed_bytes_total"] == {("sent",): 50, ("received",): 5}
 
 
 def test_kinds_that_differ_only_where_bytes_do_not_are_added() -> None:

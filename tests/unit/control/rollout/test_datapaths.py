@@ -57,6 +57,23 @@ def test_bytes_count_from_the_first_look_of_the_kernel_that_is_younger_than_the_
     assert Settling(file, ["h1"], 2000.0).look("h1", status(), 2001.0) == found, "also in another process"
 
 
+def test_bytes_of_before_that_are_judged_later_do_not_count(file: answers.WaveFile) -> None:
+    """What ended before the old workers did may wait for its judgement: then it would be taken for the order's."""
+
+    def waiting(judged_age_s: float | None) -> dict[str, Any]:
+        found = status(age_s=1.0)
+        found["evidence"]["judged_age_s"] = judged_age_s
+        return found
+
+    settling = Settling(file, ["h1"], 1000.0)
+    assert settling.look("h1", waiting(25.0), 1020.0) is None, "the oldest that waits is of before the order"
+    assert settling.look("h1", waiting(35.0), 1030.0) is None
+    assert settling.look("h1", waiting(12.0), 1040.0) is not None
+    file.record("h2", "order", {"ok": True, "at": 1000.0, "status": status()})
+    old = Settling(file, ["h2"], 1000.0)
+    assert old.look("h2", waiting(None), 1020.0) is not None, "an agent of before does not say"
+
+
 def test_old_workers_have_to_be_gone_first(file: answers.WaveFile) -> None:
     file.record("h1", "order", {"ok": True, "at": 1000.0, "status": status(processes=2)})
     settling = Settling(file, ["h1"], 1000.0)

@@ -2,7 +2,7 @@
 """Runs on the host under test, as root: ``python3 guest.py VERB``. Prints one JSON object. Standard library only.
 
 ``load`` is a process of its own: wrk with a connection for each request, and curl downloads that are hashed. One is
-slow, so that it lives through switches.
+slow, so that it lives through switches. ``start-load SECONDS``: how long curl waits between two (default: 1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def curl(name: str, *options: str) -> list[str]:
             f"https://site/{name}"]  # fmt: skip
 
 
-def load() -> None:
+def load(pause_s: float) -> None:
     """Until SIGTERM; then what came of it is in ``load.json``."""
     HERE.mkdir(exist_ok=True)
     stop = threading.Event()
@@ -47,7 +46,7 @@ def load() -> None:
             if got.returncode or hashlib.sha256(got.stdout).hexdigest() != wanted[name]:
                 wrong.append(f"{kind}: exit {got.returncode}, {len(got.stdout)} bytes, {got.stderr.decode()[-200:]}")
             done[kind] += 1
-            time.sleep(1.0)
+            stop.wait(pause_s)
 
     # A part of the one CPU: whoever is tested needs the rest.
     wrk = ["systemd-run", "--quiet", "--pipe", "--unit=load-wrk", "-p", "CPUQuota=5%", "wrk", "-t1", "-c2", "-d900",
@@ -77,9 +76,9 @@ def stop_load() -> dict[str, Any]:
     return found
 
 
-def start_load() -> dict[str, Any]:
+def start_load(pause_s: str = "1") -> dict[str, Any]:
     unit = ["systemd-run", "--quiet", "--unit=load.service", "-p", "TimeoutStopSec=60", "-p", "KillMode=process"]
-    subprocess.run([*unit, sys.executable, __file__, "load"], check=True)
+    subprocess.run([*unit, sys.executable, __file__, "load", pause_s], check=True)
     return {}
 
 
@@ -126,11 +125,11 @@ def facts() -> dict[str, Any]:
 def main() -> None:
     verb = sys.argv[1]
     if verb == "load":
-        load()
+        load(float(sys.argv[2]))
         return
     verbs = {"start-load": start_load, "stop-load": stop_load, "new": new, "facts": facts}
     os.environ["LC_ALL"] = "C"
-    print(json.dumps(verbs[verb]()))
+    print(json.dumps(verbs[verb](*sys.argv[2:])))
 
 
 if __name__ == "__main__":
