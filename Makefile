@@ -62,7 +62,7 @@ images: prepare ## The images of the lab, if they are not there yet
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+VM_PARTS := vm-agent vm-levers vm-sidecar vm-evidence molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
 # Those that take long and are for whoever changes what they test. vm-rest: tests that are marked `more`.
 VM_MORE := vm-nginx vm-service vm-undeploy vm-rest molecule
 
