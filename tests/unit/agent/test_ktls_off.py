@@ -580,9 +580,9 @@ def test_five_failing_tries_end_in_stuck_and_silence(root: Path, shell: str) -> 
 def test_a_try_that_was_killed_counts_and_the_next_one_completes(root: Path) -> None:
     lease(root)
     interface(root, "eth0")
-    # Its parents: the inner shell, timeout, ktls-off.
-    up = "p=$$; for _ in 1 2 3; do p=$(sed -n 's/^PPid:.//p' /proc/$p/status); done; "
-    ethtool(root, body=f"{up} kill -KILL $p")
+    # Its parents: the inner shell, timeout, ktls-off; that one first. None is left to go on beside the next try.
+    up = "p=$$; all=; for _ in 1 2 3; do p=$(sed -n 's/^PPid:.//p' /proc/$p/status); all=\"$p $all\"; done; "
+    ethtool(root, body=f"{up} kill -KILL $all")
     assert off(root, "--lease").returncode == -9
     assert flag(root)
     assert flag(root, "revert.try1")
