@@ -16,7 +16,7 @@ from ktls_host.errors import KtlsError
 
 from .config import EvidenceConfig
 from .kernel_log import KernelLog
-from .ledger import GRACE_S, Ledger
+from .ledger import GRACE_S, GRACE_SCANS, Ledger
 from .model import End, Ended, Kind, Snapshot, Volume
 from .namespace import Namespace
 from .nic import NicCounters
@@ -160,8 +160,10 @@ class Observer:
         self._discover()
         churn = any(namespace.ledger.unseen for namespace in self._namespaces.values())
         before = time.process_time()
+        scan_at = self._clock()
         self._each(lambda namespace: namespace.scan(self._clock(), full=True))
-        self._settle_at = self._clock() + GRACE_S
+        # Where looking takes long, so does whoever sends the notices.
+        self._settle_at = self._clock() + max(GRACE_S, GRACE_SCANS * (self._clock() - scan_at))
         self._sample_at = _NEVER
         if churn and self._config.sample_s:
             self._next_sample(time.process_time() - before)
