@@ -16,7 +16,7 @@ A socket without inode tells nothing: either nobody accepted it yet, or the appl
 gone while the last bytes are still on their way.
 
 A notice may be late, since the kernel sends it from a work queue (net/core/sock_diag.c). Until :meth:`Ledger.settle`,
-which the caller calls ``GRACE_S`` or more after a full dump, a new candidate may be of the time before that dump or
+which the caller calls ``GRACE_S`` after a full dump, a new candidate may be of the time before that dump or
 after it, and is judged by both. One that is later than that leaves contexts over that are nobody's: then the time goes
 on, and the next judgement has both.
 """
@@ -39,7 +39,6 @@ HANDSHAKE_BYTES = 64 * 1024
 HANDSHAKE_S = 10.0
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
 GRACE_S = 0.05
-GRACE_SCANS = 4  # and at least as long as so many scans like the last one take
 _MOST_FORGOTTEN = 65536
 _INTERVALS = 64  # remembered for connections that their application closes late
 CUT_BYTES = 96  # what may stay unacknowledged at a good end: a close_notify of any cipher suite, and a FIN

@@ -16,7 +16,7 @@ from ktls_host.errors import KtlsError
 
 from .config import EvidenceConfig
 from .kernel_log import KernelLog
-from .ledger import GRACE_S, GRACE_SCANS, Ledger
+from .ledger import GRACE_S, Ledger
 from .model import End, Ended, Kind, Snapshot, Volume
 from .namespace import Namespace
 from .nic import NicCounters
@@ -160,10 +160,9 @@ class Observer:
         self._discover()
         churn = any(namespace.ledger.unseen for namespace in self._namespaces.values())
         before = time.process_time()
-        scan_at = self._clock()
         self._each(lambda namespace: namespace.scan(self._clock(), full=True))
-        # Where looking takes long, so does whoever sends the notices.
-        self._settle_at = self._clock() + max(GRACE_S, GRACE_SCANS * (self._clock() - scan_at))
+        # No longer on a slow host: more of what ends meanwhile would be in doubt than notices are late.
+        self._settle_at = self._clock() + GRACE_S
         self._sample_at = _NEVER
         if churn and self._config.sample_s:
             self._next_sample(time.process_time() - before)

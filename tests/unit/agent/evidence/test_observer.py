@@ -17,7 +17,6 @@ import pytest
 from ktls_agent.evidence import observer as module
 from ktls_agent.evidence import wire
 from ktls_agent.evidence.config import EvidenceConfig
-from ktls_agent.evidence.ledger import GRACE_S, GRACE_SCANS
 from ktls_agent.evidence.model import End, Ended, Kind, Volume
 from ktls_agent.evidence.namespace import Namespace
 from ktls_agent.evidence.observer import DRAIN_S, Observer
@@ -147,32 +146,6 @@ def test_short_connections_bring_small_scans() -> None:
     world = FakeNamespace.made[1].world
     run(quiet, clock, 30.5, lambda: world.short(443, 1000, 300))
     assert FakeNamespace.made[1].scans == [True] * 4
-
-
-def test_who_looks_slowly_waits_longer_for_notices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy host the kernel's work queue is late, too."""
-    observer, clock, _ = start(HOST)
-    run(observer, clock, 1.0)
-    fake, settled = FakeNamespace.made[0], []
-    scan, settle = fake.scan, fake.settle
-    took_s = 0.0
-
-    def slow(now_s: float, full: bool) -> None:
-        began.append(now_s)
-        scan(now_s, full)
-        clock.now += took_s
-
-    def note(now_s: float) -> None:
-        settled.append(now_s - max(began))
-        settle(now_s)
-
-    began: list[float] = []
-    monkeypatch.setattr(fake, "scan", slow)
-    monkeypatch.setattr(fake, "settle", note)
-    run(observer, clock, 10.0)
-    took_s = 0.1
-    run(observer, clock, 10.0)
-    assert settled == [pytest.approx(GRACE_S), pytest.approx(0.1 + GRACE_SCANS * 0.1)]
 
 
 def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
