@@ -62,21 +62,24 @@ images: prepare ## The images of the lab, if they are not there yet
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-VM_PARTS := vm-levers vm-evidence vm-sidecar vm-agent molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
-# Those that take long and are for whoever changes what they test.
-VM_MORE := vm-nginx vm-service vm-undeploy molecule
+VM_PARTS := vm-agent vm-levers vm-sidecar vm-evidence molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+# Those that take long and are for whoever changes what they test. vm-rest: tests that are marked `more`.
+VM_MORE := vm-nginx vm-service vm-undeploy vm-rest molecule
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
 	@$(MAKE) --no-print-directory -j2 -O JOBS=1 $(VM_PARTS)
 
-vm-nginx vm-service vm-operator vm-witness: image-bench
+vm-nginx vm-service vm-undeploy vm-operator vm-witness molecule: image-bench
 image-bench: prepare
 	@$(BIN)/ktls lab build --image debian13-bench
 .PHONY: image-bench
 
 vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-nginx vm-service vm-pull vm-guards vm-rig vm-wire vm-hw: prepare
 	@$(BIN)/pytest -q --durations=5 tests/vm/$(@:vm-%=%)
+
+vm-rest: prepare
+	@$(BIN)/pytest -q -m more --durations=5 tests/vm
 
 vm-operator: prepare ## As an operator does it: a rollout over an nginx under load and back; phase hw with sentinel and a card that leaks (half an hour; not part of test)
 	@$(BIN)/pytest -q -s tests/vm/operator
@@ -95,7 +98,7 @@ molecule: prepare ## Each role, and the upgrade from the release before, on lab 
 	@tests/molecule/run --jobs $(or $(JOBS),2)
 
 molecule-base: prepare ## The scenarios that are part of test
-	@tests/molecule/run --jobs $(or $(JOBS),2) ktls_host ktls_sidecar ktls_offload
+	@tests/molecule/run --jobs $(or $(JOBS),2) ktls_host ktls_sidecar
 
 vm-more: prepare ## Datapaths nginx and service, undeploy, every role and the upgrade, on lab hosts (long; not part of test)
 	@for part in $(VM_MORE); do $(MAKE) --no-print-directory $$part || exit 1; done
@@ -107,4 +110,4 @@ clean: ## Take running labs down, drop build output (the image cache stays)
 	@if [ -x $(BIN)/ktls ]; then $(BIN)/ktls lab down --all; fi
 	rm -rf build
 
-.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-operator vm-gnutls vm-nginx vm-service vm-witness bench molecule molecule-base vm-more release clean
+.PHONY: help prepare demo test check sanity unit dashboards conformance fuzz soak orchestration images vm vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw vm-rest vm-operator vm-gnutls vm-nginx vm-service vm-witness bench molecule molecule-base vm-more release clean

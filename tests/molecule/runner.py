@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/molecule"
 OUTPUT = ROOT / "build/molecule"
 #: Those that take longest, so that nothing long is left alone at the end.
-FIRST = ("upgrade", "ktls_sentinel", "ktls_pull", "ktls_agent")
+FIRST = ("upgrade", "ktls_undeploy", "ktls_service", "ktls_sentinel", "ktls_agent", "ktls_nginx", "ktls_pull")
 JOBS = 2
 DOWN_TIMEOUT_S = 60.0
 
@@ -179,13 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [name for name in known if name in options.scenario] or known
     OUTPUT.mkdir(parents=True, exist_ok=True)
     if options.step:
-        codes = [
-            subprocess.run(
-                argv(options.step, name), cwd=ROOT, env=environment(name, os.environ), check=False
-            ).returncode
-            for name in chosen
-        ]
-        return max(codes)
+        return max(_step(options.step, name) for name in chosen)
     return _all(chosen, max(1, options.jobs))
 
 

@@ -19,11 +19,20 @@ PREFIX = f"test-{os.getpid()}"
 StartLab = Callable[..., api.Lab]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this directory."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "more: what unit tests show with the same parts, once more on a kernel; long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is in this directory; leave out what is marked ``more`` unless it is asked for with ``-m more``."""
     for item in items:
         if TESTS in item.path.parents:
             item.add_marker(pytest.mark.vm)
+    if "more" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("more")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ gets the line that makes userspace TLS of it from the next start on (:mod:`.ligh
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import originals, textfile
@@ -21,6 +22,7 @@ from ..policy.work import reload_systemd, restart
 from . import baseline, lighttpd, switch, ways
 from .baseline import Baseline, Place
 from .programs import AUTO, LIGHTTPD, directions
+from .running import Runs
 from .switch import Asked, Look
 
 LEVER = "service"
@@ -90,7 +92,7 @@ def present(wish: Wish, *, check_only: bool = False, runner: Runner | None = Non
                 _restart(before.unit.name, changed, runner, root)
                 if wish.where:
                     baseline.wait(wish.where)
-    after = before if check_only else switch.look(asked, runner, root)
+    after = _foretold(before, restarted) if check_only else switch.look(asked, runner, root)
     if after.stale and not after.there and before.way.backend == LIGHTTPD:
         notes.append(f"{after.unit.name} serves by kernel TLS of its own until it is restarted (no ktls_restart_ok)")
     found, said = (None, "") if check_only else _baseline(wish, after, root)
@@ -117,26 +119,35 @@ def absent(
     restoration = originals.plan_restore(LEVER, root)
     restoration.refuse_edited()
     ours = restoration.record is not None
-    there = bool(ways.on_disk(name, root))
+    there = bool(ways.on_disk(name, root)) or ways.owed(name, root)
+    recorded = any(way.recorded(root) for way in ways.every(name))
     notes: list[str] = []
     restarted: list[str] = []
-    if there and not check_only:
+    stale = there
+    if (there or recorded) and not check_only:
         answer = switch.off(Asked(unit, restart_ok=False), runner, root)
         notes += answer["notes"]
+        stale = there or bool(answer["stale"])
     with originals.lock(root):
         line = lighttpd.release(name, root, check_only)
         if ours and not check_only:
             originals.restore_files(restoration)
             originals.forget(restoration)
             reload_systemd(runner)
-    if there or line:
+    if stale or line:
         if restart_ok:
             restarted = [name]
             why = None if check_only else restart(name, runner)
             notes += [] if why is None else [f"{name} did not restart ({why}); see 'journalctl -u {name}'"]
         else:
             notes.append(f"{name} runs on by the configuration of ktls-fleet until it is restarted")
-    return Report(ours or there or line, None, None, tuple(restarted), tuple(notes))
+    return Report(ours or there or recorded or line, None, None, tuple(restarted), tuple(notes))
+
+
+def _foretold(before: Look, restarted: Sequence[str]) -> Look:
+    """Return the service as it will be found: one that is restarted runs by what is on the disk."""
+    runs = before.runs
+    return replace(before, runs=Runs(others=(*runs.ours, *runs.others, *runs.unknown))) if restarted else before
 
 
 def _order_file(unit: str) -> str:

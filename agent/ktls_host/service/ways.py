@@ -60,3 +60,8 @@ def every(unit: str) -> tuple[Way, ...]:
 def on_disk(unit: str, root: str = "/") -> tuple[Way, ...]:
     """Return the ways whose drop-in is there: one, unless the unit changed its library while it was switched on."""
     return tuple(found for found in every(unit) if found.there(root))
+
+
+def owed(unit: str, root: str = "/") -> bool:
+    """Return whether `ktls-off` has renamed a drop-in and was not done with the unit."""
+    return any(os.path.lexists(textfile.under(root, found.owed)) for found in every(unit))

@@ -92,9 +92,10 @@ def removal(found: Found, footprint: Footprint) -> list[Step]:
     return steps
 
 
-def stop_rest(found: Found) -> list[Step]:
-    """Return how to end everything of ours that runs."""
-    return _stop(found, tuple(unit.name for unit in found.units))
+def stop_rest(found: Found, ended: Iterable[str] = ()) -> list[Step]:
+    """Return how to end everything of ours that runs; ``ended`` are units that are foretold to have ended by then."""
+    over = set(ended)
+    return _stop(found, tuple(unit.name for unit in found.units if not _template(unit.name, over)))
 
 
 def left(found: Found) -> list[str]:

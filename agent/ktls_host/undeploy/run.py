@@ -9,14 +9,14 @@ anywhere inside one, is in userspace, and the next run goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import originals
 from ..commands import Runner
 from ..errors import KtlsError
 from ..release import System
-from . import apply, datapaths, levers, off, plan, trail
+from . import apply, datapaths, levers, off, plan, trail, transient
 from .footprint import Footprint, merged
 from .footprints import ALL
 from .found import Found, look
@@ -128,8 +128,11 @@ class _Work:
         return look(self.footprint, self.root, self.system)
 
     def predicted(self, found: Found, back: levers.Report) -> Result:
-        steps = [*plan.quiet(found, self.footprint), *plan.stop_rest(found), *plan.removal(found, self.footprint)]
-        words = [*_off_words(found), *back.steps, *(step.words for step in steps)]
+        stops = [*plan.quiet(found, self.footprint), *plan.stop_rest(found, self.footprint.quiet)]
+        by_systemd = transient.paths(found.units, self.root)
+        later = replace(found, state=tuple(path for path in found.state if path not in by_systemd))
+        removal = plan.removal(later, self.footprint)
+        words = [*_off_words(found), *(step.words for step in stops), *back.steps, *(step.words for step in removal)]
         return Result(True, words, [*back.left, *plan.left(found)], [*back.diff, *plan.diff(words)])
 
     def prepare(self, found: Found, result: Result) -> None:

@@ -31,6 +31,9 @@ class Host(release.System):
         self.result = "none"
         self.clock = 0.0
         self.fail = ""
+        #: What later polls find, one a second; and the polls in a row that reached no server.
+        self.later: list[str] = []
+        self.failures = 0
         (root / "etc/systemd/system").mkdir(parents=True)
         (root / "etc/systemd/system/ktls-pull.service").touch()
         os.chmod(root, 0o755)
@@ -53,7 +56,8 @@ class Host(release.System):
     def answer(self) -> None:
         config = json.loads((self.root / "etc/ktls/pull.json").read_text())
         state = self.result if self.result in ("off", "none") else "unknown"
-        endpoints = [{"url": url, "result": self.result} for url in config["endpoints"]]
+        self.failures = self.failures + 1 if self.result == "timeout" else 0
+        endpoints = [{"url": url, "result": self.result, "failures": self.failures} for url in config["endpoints"]]
         status = {"fleet": config["fleet"], "state": state, "endpoints": endpoints, "problems": ["it is not there"]}
         path = self.root / "run/ktls-pull/status.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +68,9 @@ class Host(release.System):
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
+        if self.later and self.clock % 1.0 == 0.0:
+            self.result = self.later.pop(0)
+            self.answer()
 
 
 @pytest.fixture
@@ -113,6 +120,31 @@ def test_a_switch_that_nobody_can_reach_is_refused_unless_you_insist(host: Host)
     host.result = "none"
     host.answer()
     assert not ensure(host).changed
+
+
+def test_one_poll_that_reached_no_server_refuses_nobody(host: Host) -> None:
+    host.result, host.later = "timeout", ["timeout", "none", "timeout"]
+    assert (ensure(host).status or {})["state"] == "none"
+    assert host.later == ["timeout"], "it has waited no longer than it had to"
+
+
+def test_three_polls_in_a_row_that_reached_no_server_refuse_a_host(host: Host) -> None:
+    host.result, host.later = "timeout", ["timeout"] * 9
+    with pytest.raises(KtlsError) as caught:
+        ensure(host)
+    assert caught.value.code == "no_flag"
+    assert len(host.later) == 7, "the first one, and two more"
+    host.result = "timeout"
+    assert not ensure(host, replace(WANTED, require_valid=False)).changed
+    assert len(host.later) == 7, "who does not insist does not wait"
+
+
+def test_polls_that_end_later_than_the_wait_are_named_for_what_they_are(host: Host) -> None:
+    host.result = "timeout"
+    with pytest.raises(KtlsError) as caught:
+        ensure(host)
+    assert "it is not there" in caught.value.message
+    assert 60 <= host.clock < 62
 
 
 def test_a_fetcher_that_does_not_come_up_is_an_error_in_time(host: Host) -> None:

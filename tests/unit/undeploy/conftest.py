@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from tests.unit.release.conftest import FakeSystem, artefacts, desired, tree, un
 from tests.vm.undeploy.guest import listing
 
 __all__ = ["artefacts", "tree", "unsynced"]
+
+
+#: What systemd removes when a unit stops; what is in /run beside it stays.
+_ENDS_WITH = {"ktls-sidecar.service": "run/ktls-sidecar", "ktls-lease-helper.socket": "run/ktls-lease.sock"}
 
 
 class Host(FakeSystem):
@@ -56,6 +61,8 @@ class Host(FakeSystem):
                     (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
         if argv[:2] == ("systemctl", "stop"):
             self.active -= set(argv[2:])
+            for path in [self.root / _ENDS_WITH[unit] for unit in argv[2:] if unit in _ENDS_WITH]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if argv[:2] == ("systemctl", "reset-failed"):
             self.failed -= set(argv[2:])
         if argv[0] == "systemd-sysusers":

@@ -116,3 +116,16 @@ def test_runs_alone_on_a_host(place: Path) -> None:
     command = [sys.executable, "-IS", str(Path(listing.__file__)), str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert '"/etc/a": ["-", "0644"' in done.stdout
+
+
+def test_a_service_that_was_restarted_has_another_private_directory(place: Path) -> None:
+    """Its name is random; that it is there, and what is in it, is seen."""
+    there = place / "tmp" / f"systemd-private-{'0a' * 16}-lighttpd.service-COnnnX"
+    (there / "tmp").mkdir(parents=True)
+    before = listing.listing(str(place))
+    there.rename(there.with_name(there.name[:-6] + "F9T17U"))
+    assert listing.differences(before, listing.listing(str(place))) == []
+    again = there.with_name(there.name[:-6] + "F9T17U")
+    (again / "tmp/left").write_text("")
+    said = listing.differences(before, listing.listing(str(place)))
+    assert [line.split(":")[0].rpartition("/")[2] for line in said] == ["left"]

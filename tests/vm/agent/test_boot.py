@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 from .on_host import HOST, guest, shell
 
 
@@ -33,4 +32,15 @@ def test_after_a_power_cut_the_boot_check_is_done_before_anything_serves(deploye
     assert "was not confirmed before this boot" in shell(deployed, "journalctl -q -b -u ktls-boot -o cat")
     assert not new_connection_is_ktls(deployed, HOST)
     status = deployed.agent(HOST, "status")
-    assert (status["order"], status["phase"]) == ("reverted", "userspace")
+    assert (status["order"], status["phase"], status["epoch"]) == ("reverted", "userspace", epoch + 1)
+
+
+def test_after_a_power_cut_what_was_confirmed_is_there_again(deployed: Deployed) -> None:
+    epoch = deployed.settle([HOST]) + 1
+    assert deployed.order(HOST, "tx", epoch, lease_s=600, identity="confirmed")["order"] == "pending"
+    assert deployed.agent(HOST, "confirm", "--id", "confirmed", "--epoch", str(epoch))["order"] == "committed"
+    deployed.lab.fault(HOST, "power-cut")
+    deployed.lab.fault(HOST, "reboot")
+    deployed.wait("tx again", lambda: deployed.status()[HOST].get("phase") == "tx", 60)
+    assert new_connection_is_ktls(deployed, HOST)
+    deployed.settle([HOST])

@@ -44,6 +44,7 @@ def test_a_drill_switches_on_and_off_and_leaves_no_trace(
     ]  # fmt: skip
 
 
+@pytest.mark.more
 def test_a_host_in_use_is_not_drilled(deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KTLS_STATE_DIR", str(tmp_path))
     epoch = deployed.settle()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ..fleet.fleet import Deployed
 from .on_host import HOST, shell
 
@@ -10,6 +12,7 @@ DROP_IN = "/run/systemd/system/ktls-agent.service.d"
 LIMIT = "user.max_user_namespaces"
 
 
+@pytest.mark.more
 def test_a_host_without_user_namespaces_takes_a_drop_in(deployed: Deployed) -> None:
     before = shell(deployed, f"sysctl -n {LIMIT}").strip()
     shell(deployed, f"sysctl -qw {LIMIT}=0")

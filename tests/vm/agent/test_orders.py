@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 from .on_host import HOST, shell
 
 DROP_IN = "/run/systemd/system/ktls-agent.service.d"

@@ -33,7 +33,7 @@ modprobe tls
 mkdir -p /etc/ktls-test/pki /etc/ktls-test/client
 cd /etc/ktls-test/pki
 new="openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2"
-$new -subj /CN=ktls-test-ca -keyout ca-key.pem -out ca-cert.pem
+$new -subj /CN=ktls-test-ca -addext keyUsage=critical,keyCertSign -keyout ca-key.pem -out ca-cert.pem
 $new -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
   -CA ca-cert.pem -CAkey ca-key.pem -keyout server-key.pem -out server-cert.pem
 cp ca-cert.pem ../client

@@ -11,8 +11,7 @@ import pytest
 
 from .. import deployed as deployed_hosts
 from ..conftest import StartLab
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 
 HOST = "web1"
 OBJECT = "/srv/ktls/ktls-probe.bin"

@@ -94,6 +94,7 @@ def test_nothing_is_left_half_done(levers: Levers, ansible: ByAnsible, make: str
     assert state(levers, host) == before
 
 
+@pytest.mark.more
 def test_two_at_a_time_take_turns(levers: Levers, ansible: ByAnsible) -> None:
     host = levers.host("debian13")
     levers.run(host, "modprobe -r tls")

@@ -220,6 +220,7 @@ def test_gnutls_there_and_back(hosts: dict[str, Host]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_odd_names_and_templates(hosts: dict[str, Host]) -> None:
     """The real systemd reads our drop-ins, whatever is in the name."""
 
@@ -237,6 +238,7 @@ def test_odd_names_and_templates(hosts: dict[str, Host]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_crypto_policies(hosts: dict[str, Host]) -> None:
     """The layout of Fedora with a stand-in for its program, and each host's real OpenSSL."""
     make = f"""set -e; cd {PLACE}
@@ -271,6 +273,7 @@ HOSTILE = {
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_a_disk_that_does_not_take_it(hosts: dict[str, Host]) -> None:
     """/etc is read-only on one host, the disk of the other is full."""
 
@@ -291,6 +294,7 @@ def test_a_disk_that_does_not_take_it(hosts: dict[str, Host]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_edited_by_hand(hosts: dict[str, Host]) -> None:
     host = hosts["debian12"]
     host.act(("quickly", SYSTEM))
@@ -309,6 +313,7 @@ def test_edited_by_hand(hosts: dict[str, Host]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_two_at_once_change_it_once(hosts: dict[str, Host]) -> None:
     host = hosts["debian13"]
     with ThreadPoolExecutor() as pool:
@@ -318,6 +323,7 @@ def test_two_at_once_change_it_once(hosts: dict[str, Host]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.more
 def test_killed_on_the_way(hosts: dict[str, Host], untouched: dict[str, Any]) -> None:
     """There on one host, back on the other, at some points; the fast tests take every one, without this systemd."""
 

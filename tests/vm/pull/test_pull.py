@@ -16,8 +16,7 @@ from tests.authority import Authority
 
 from .. import deployed as deployed_hosts
 from ..conftest import StartLab
-from ..fleet.fleet import Deployed
-from ..fleet.test_host_safety import new_connection_is_ktls
+from ..fleet.fleet import Deployed, new_connection_is_ktls
 
 HOST, FLEET, PORT = "web1", "lab", 9443
 SERVER = f"""
@@ -114,7 +113,7 @@ def test_the_whole_story(rig: Rig) -> None:
     assert "NRestarts=0" in shown
     pull = rig.deployed.agent(HOST, "status")["pull"]
     assert (pull["running"], pull["state"]) == (True, "none")
-    assert pull["age_s"] < 10
+    assert pull["age_s"] < 60
     assert "gives no valid flag (unreachable)" in pull["problems"][0]
 
     # kTLS is on; the server goes away, and comes back with rubbish: nothing changes.
@@ -133,8 +132,7 @@ def test_the_whole_story(rig: Rig) -> None:
     rig.run("systemctl kill --signal=SIGKILL ktls-agent; systemctl stop ktls-agent; date -s '+1 hour' > /dev/null")
     assert new_connection_is_ktls(rig.deployed, HOST)
     rig.publish("off")
-    took_s = rig.deployed.wait("the flag is raised", rig.flag_is_raised, 30)
-    assert took_s < 30
+    rig.deployed.wait("the flag is raised", rig.flag_is_raised, 30)
     assert not new_connection_is_ktls(rig.deployed, HOST)
     rig.deployed.wait("the debt is kept", lambda: "test says off" in rig.run("cat /var/lib/ktls-pull/owed.json"), 20)
     rig.run("date -s '-1 hour' > /dev/null; systemctl start ktls-agent")

@@ -51,6 +51,7 @@ def test_lighttpd_is_taken_once(host: Host, fetched: list[str]) -> None:
     before = host.snapshot()
     predicted = take(host, check_only=True).as_dict()
     assert (predicted["changed"], predicted["restarted"]) == (True, ["lighttpd.service"])
+    assert (predicted["restart_required"], predicted["notes"]) == ([], []), "it will have been restarted"
     assert (host.snapshot(), host.log, fetched) == (before, [], [])
     done = take(host).as_dict()
     assert (done["changed"], done["restarted"], done["restart_required"]) == (True, ["lighttpd.service"], [])
@@ -68,7 +69,9 @@ def test_lighttpd_is_taken_once(host: Host, fetched: list[str]) -> None:
 
 
 def test_without_consent_lighttpd_is_taken_and_named(host: Host, fetched: list[str]) -> None:
+    predicted = take(host, restart_ok=False, check_only=True).as_dict()
     done = take(host, restart_ok=False).as_dict()
+    assert (predicted["restarted"], predicted["restart_required"]) == ([], ["lighttpd.service"])
     assert (done["restarted"], done["restart_required"], done["probe"]) == ([], ["lighttpd.service"], None)
     assert any("of its own until it is restarted" in note for note in done["notes"])
     assert any("was not hashed" in note for note in done["notes"])
@@ -90,6 +93,38 @@ def test_others_are_taken_without_a_restart(host: Host, fetched: list[str], unit
     assert (again.changed, again.found, fetched) == (False, FOUND, [URL])
     done = adopt.absent(unit, True, runner=host, root=str(host.root)).as_dict()
     assert done["restarted"] == [unit]
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("unit", ["lighttpd.service", "tunnel.service", "gtls.service"])
+def test_what_ktls_off_left_half_done_goes_too(host: Host, fetched: list[str], unit: str) -> None:
+    """It renames the drop-in; a restart that takes too long leaves it so, and no agent goes on with it."""
+    before = host.snapshot()
+    take(host, unit)
+    way = switch.look(Asked(unit), host, str(host.root)).way
+    switch.on(Asked(unit, restart_ok=True), host, str(host.root))
+    (host.root / way.drop_in[1:]).rename(host.root / way.owed[1:])
+    host.log.clear()
+    done = adopt.absent(unit, True, runner=host, root=str(host.root))
+    assert (done.changed, done.restarted, host.restarts) == (True, (unit,), [unit])
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("unit", ["tunnel.service", "gtls.service"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_ktls_off_knows_nothing_of_goes_too(host: Host, fetched: list[str], unit: str, again: bool) -> None:
+    """It takes the drop-in away, not the file that this names. Who was restarted since then is left alone."""
+    before = host.snapshot()
+    take(host, unit)
+    way = switch.look(Asked(unit), host, str(host.root)).way
+    switch.on(Asked(unit, restart_ok=True), host, str(host.root))
+    (host.root / way.drop_in[1:]).unlink()
+    host.reload()
+    if again:
+        host.start(unit)
+    host.log.clear()
+    done = adopt.absent(unit, True, runner=host, root=str(host.root))
+    assert (done.changed, host.restarts) == (True, [] if again else [unit])
     assert host.snapshot() == before
 
 

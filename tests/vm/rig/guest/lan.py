@@ -49,18 +49,19 @@ def serve(size: str) -> dict[str, Any]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    seen: set[str] = set()
+    seen: list[str] = []
     deadline = time.monotonic() + 50
     while server.poll() is None and time.monotonic() < deadline:
         words = run("ss", "-tienH", "state", "established", "sport", "=", f":{PORT}").split()
-        seen |= {second for first, second in zip(words, words[1:]) if first == "txconf:"}
+        found = [second for first, second in zip(words, words[1:]) if first == "txconf:"]
+        seen += [word for word in found if seen[-1:] != [word]]
         time.sleep(0.02)
     if server.poll() is None:
         server.kill()
     output = server.communicate()[0]
     until(lambda: (now := statistics(CARD))["tx_tls_ctx"] == now["tx_tls_del"])
     return {
-        "conf": sorted(seen),
+        "conf": seen,
         "tls": moved(tls, tls_stat()),
         "card": moved(card, statistics(CARD)),
         "output": output[-500:],

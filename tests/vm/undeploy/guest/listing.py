@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ VOLATILE = {
     "/etc/shadow-": "shadow(5)'s copy of the file before its last change",
     "/etc/gshadow-": "shadow(5)'s copy of the file before its last change",
 }
+#: What systemd makes anew for each start of a service with PrivateTmp=: here without the last, random, part.
+_PRIVATE = re.compile(r"(/systemd-private-[0-9a-f]{32}-[^/]+\.service)-[A-Za-z0-9]{6}(?=/|\Z)")
 #: In /run, and in what is volatile, only names with this in them are listed: all of ours have it.
 OURS = "ktls"
 _BLOCK = 1 << 20
@@ -47,7 +50,7 @@ _BLOCK = 1 << 20
 def listing(root: str = "/") -> dict[str, list[object]]:
     """Return the whole listing of what is below ``root``."""
     found = {path: entry(os.path.join(root, path.lstrip("/"))) for path in walk(root)}
-    return {path: said for path, said in found.items() if said is not None}
+    return {_PRIVATE.sub(r"\1", path): said for path, said in found.items() if said is not None}
 
 
 def walk(root: str) -> Iterator[str]:
