@@ -16,8 +16,9 @@ A socket without inode tells nothing: either nobody accepted it yet, or the appl
 gone while the last bytes are still on their way.
 
 A notice may be late, since the kernel sends it from a work queue (net/core/sock_diag.c). Until :meth:`Ledger.settle`,
-which the caller calls ``GRACE_S`` after a full dump, a new candidate may be of the time before that dump or after it,
-and is judged by both.
+which the caller calls ``GRACE_S`` after a full dump, a new candidate may be of the time before that dump or
+after it, and is judged by both. One that is later than that leaves contexts over that are nobody's: then the time goes
+on, and the next judgement has both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ktls_host.sock_diag_rows import CLOSE_WAIT, ESTABLISHED, Row, port_of, ulp_
 from . import infer
 from .infer import Bounds, Contexts
 from .model import Kind, Volume
-from .pool import Candidates, Edge, Finding, Group, HalfFinding, Pool, whole
+from .pool import MOST_LATE, Candidates, Edge, Finding, Group, HalfFinding, Pool, whole
 from .serving import plain_address
 
 HANDSHAKE_BYTES = 64 * 1024
@@ -586,8 +587,12 @@ class Ledger:
         sound, sharp = self._complete and not self._fell, border.count == 0 and before == after
         if not pool.pending:
             pool.waits = 0
+            # Contexts of nobody that is known: a notice is late, and would find them judged without it.
+            late = sound and any(pool.bounds((before, after), self._complete).least)
+            pool.late = pool.late + 1 if late else 0
             # Those of the border are to be judged with the time before it, unless that has nothing to tell.
-            return sound and border.count > 0 and any(unseen.most) and not pool.strangers(presume)
+            goes_on = border.count > 0 or 0 < pool.late <= MOST_LATE
+            return sound and goes_on and any(unseen.most) and not pool.strangers(presume)
         pool.waits += 1
         if sound and not sharp and not pool.full and not pool.hopeless(unseen, presume):
             return True

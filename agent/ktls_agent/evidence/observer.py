@@ -161,6 +161,7 @@ class Observer:
         churn = any(namespace.ledger.unseen for namespace in self._namespaces.values())
         before = time.process_time()
         self._each(lambda namespace: namespace.scan(self._clock(), full=True))
+        # No longer on a slow host: more of what ends meanwhile would be in doubt than notices are late.
         self._settle_at = self._clock() + GRACE_S
         self._sample_at = _NEVER
         if churn and self._config.sample_s:

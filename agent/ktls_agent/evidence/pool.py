@@ -23,6 +23,8 @@ from .infer import Bounds, Certain, Contexts
 
 MOST_WAITS = 6
 MOST_PENDING = 20_000
+MOST_LATE = 2
+"""Full dumps that a late notice is waited for."""
 Group = tuple[int, str]  # local port, process
 Edge = tuple[Contexts, Contexts]  # the counters before and after a dump
 Half = tuple[Any, int, int]  # a socket that was seen with kTLS in one direction, and its last bytes
@@ -99,6 +101,7 @@ class Pool:
     waiting: Candidates = field(default_factory=Candidates)
     closing: dict[Group, list[Any]] = field(default_factory=lambda: defaultdict(list))
     waits: int = 0
+    late: int = 0
     strict: bool = True
 
     @property

@@ -24,9 +24,10 @@ GUEST = ROOT / "tests/vm/nginx/guest"
 HOST, GROUP = "web1", "nginx_served"
 POLICY = {
     "waves": ["100%"], "noise_hosts": 0, "headroom_limit": 1,
-    "soak": {"min_s": 30, "max_s": 300, "min_bytes": 4_000_000},
-    # Nobody has a baseline of ten minutes here. The share is the default: 99 % of all bytes, known or not.
-    "gates": {"method": "none", "on_inconclusive": "fail"},
+    "soak": {"min_s": 60, "max_s": 300, "min_bytes": 4_000_000},
+    # Nobody has a baseline of ten minutes here. The default share is 99 %: an emulated host takes so long over a look at
+    # its sockets that more than 1 % may end meanwhile, of which nobody knows how they were sent.
+    "gates": {"method": "none", "on_inconclusive": "fail", "min_share": 0.95},
 }  # fmt: skip
 
 
@@ -108,13 +109,11 @@ def test_an_operator_rolls_out_over_nginx_and_takes_it_back(operator: Operator) 
     after = operator.shell("find /etc/nginx -type f | sort | xargs sha256sum; stat -c '%n %a %U' /etc/nginx/conf.d/*")
     assert after == before, "a drill leaves nothing behind"
 
-    operator.guest("start-load 6")
+    # As an operator's clients do, they come from elsewhere. Clients on the host itself: tests/vm/nginx.
     with operator.outside() as outside:
         _on_off_on(operator)
-    load = operator.guest("stop-load")
-    print({**load, "outside": (outside.requests, outside.downloads)})
-    assert (load["wrong"], load["errors"], outside.errors) == ([], [], []), load
-    assert load["requests"] > 20 and load["downloads"] > 3, load
+    print({"requests": outside.requests, "downloads": outside.downloads})
+    assert outside.errors == []
     assert outside.requests > 50 and outside.downloads > 3
     shown = operator.shell("find /etc/nginx -type f | sort | xargs sha256sum; stat -c '%n %a %U' /etc/nginx/conf.d/*")
     assert shown == before
