@@ -25,8 +25,8 @@ HOST, GROUP = "web1", "nginx_served"
 POLICY = {
     "waves": ["100%"], "noise_hosts": 0, "headroom_limit": 1,
     "soak": {"min_s": 60, "max_s": 300, "min_bytes": 4_000_000},
-    # Nobody has a baseline of ten minutes here. The default share is 99 %: an emulated host takes so long over a look at
-    # its sockets that more than 1 % may end meanwhile, of which nobody knows how they were sent.
+    # Nobody has a baseline of ten minutes here. The default share is 99 %: an emulated host takes so long over a look
+    # at its sockets that more than 1 % may end meanwhile, of which nobody knows how they were sent.
     "gates": {"method": "none", "on_inconclusive": "fail", "min_share": 0.95},
 }  # fmt: skip
 
