@@ -16,13 +16,15 @@ class EvidenceConfig:
     """How often the host is looked at, and what for.
 
     ``interval_s``: seconds between full scans. ``sample_s``: least seconds between the small ones in between, which see
-    short connections; 0 for none. Who serves is found by the TLS library that listening processes map. ``ports`` and
+    short connections; 0 for none. ``sample_share``: most of one core that these take, as a fraction; where a look is
+    dear, they are fewer. Who serves is found by the TLS library that listening processes map. ``ports`` and
     ``processes`` (units without ``.service``, or programs) serve whatever they map: a program with its library linked
     in shows none.
     """
 
     interval_s: float = 10.0
     sample_s: float = 1.0
+    sample_share: float = 0.0015
     ports: tuple[int, ...] = ()
     processes: tuple[str, ...] = ()
 
@@ -36,6 +38,7 @@ def parse(raw: Any, source: str) -> EvidenceConfig:
     found = EvidenceConfig(
         interval_s=_seconds(raw.pop("interval_s", default.interval_s), 1, source, "interval_s"),
         sample_s=_seconds(raw.pop("sample_s", default.sample_s), 0.2, source, "sample_s", zero=True),
+        sample_share=_share(raw.pop("sample_share", default.sample_share), source, "sample_share"),
         ports=tuple(_list(raw.pop("ports", []), _is_port, "port numbers", source, "ports")),
         processes=tuple(_list(raw.pop("processes", []), _is_name, "names", source, "processes")),
     )
@@ -50,6 +53,13 @@ def _seconds(value: Any, least: float, source: str, key: str, zero: bool = False
         raise _bad(
             source, f"evidence.{key} is not a number of seconds from {least:g} to 3600{', or 0' if zero else ''}"
         )
+    return float(value)
+
+
+def _share(value: Any, source: str, key: str) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0.0001 <= value <= 0.5:
+        raise _bad(source, f"evidence.{key} is not a fraction from 0.0001 to 0.5")
     return float(value)
 
 

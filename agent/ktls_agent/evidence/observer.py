@@ -3,7 +3,7 @@
 
 Three things happen, each at its own pace: notices of ended connections are taken twice a second; a full scan of every
 namespace comes at the configured interval; in between, small scans see short connections, as long as there are any
-and as they cost less than ``SAMPLE_SHARE`` of one core.
+and as they cost no more than the configured share of one core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from .serving import Process, Processes, choose, namespace_of
 from .usage import Usage
 
 DRAIN_S = 0.5
-SAMPLE_SHARE = 0.0015
 MOST_NAMESPACES = 64
 _NEVER = float("inf")
 
@@ -173,7 +172,7 @@ class Observer:
         self._next_sample(time.process_time() - before)
 
     def _next_sample(self, cost_s: float) -> None:
-        self._sample_at = self._clock() + max(self._config.sample_s, cost_s / SAMPLE_SHARE)
+        self._sample_at = self._clock() + max(self._config.sample_s, cost_s / self._config.sample_share)
 
     def _each(self, action: Callable[[Namespace], None]) -> None:
         """Do ``action`` to every namespace."""

@@ -148,6 +148,25 @@ def test_short_connections_bring_small_scans() -> None:
     assert FakeNamespace.made[1].scans == [True] * 4
 
 
+@pytest.mark.parametrize(("share", "scans"), [(0.0015, 0), (0.1, 15)])
+def test_small_scans_are_fewer_where_they_are_dear(share: float, scans: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an emulated host: 60 ms of CPU a scan."""
+    spent = 0.0
+
+    def scan(self: FakeNamespace, now_s: float, full: bool) -> None:
+        nonlocal spent
+        plain(self, now_s, full=full)
+        spent += 0.06
+
+    plain = FakeNamespace.scan
+    monkeypatch.setattr(FakeNamespace, "scan", scan)
+    monkeypatch.setattr(time, "process_time", lambda: spent)
+    observer, clock, _ = start(HOST, sample_share=share)
+    world = FakeNamespace.made[0].world
+    run(observer, clock, 30.5, lambda: world.short(443, 1000, 300))
+    assert scans <= FakeNamespace.made[0].scans.count(False) <= scans + 5
+
+
 def test_a_snapshot_sums_the_namespaces_and_those_that_are_gone() -> None:
     observer, clock, processes = start(HOST, OTHER)
     host, other = FakeNamespace.made

@@ -164,6 +164,7 @@ def test_an_observer_that_started_anew_has_no_interval() -> None:
     [
         None, [], {"interval": 3}, {"interval_s": "10"}, {"interval_s": 0.5}, {"interval_s": True}, {"interval_s": 1e9},
         {"sample_s": 0.1}, {"ports": 443}, {"ports": [0]}, {"ports": [True]}, {"ports": ["443"]}, {"ports": [1] * 300},
+        {"sample_share": 0}, {"sample_share": 0.6}, {"sample_share": True}, {"sample_share": "0.1"},
         {"processes": "nginx"}, {"processes": [""]}, {"processes": ["a\n"]}, {"interval_s": float("nan")},
     ],
 )  # fmt: skip
@@ -175,8 +176,8 @@ def test_configuration_is_strict(raw: Any) -> None:
 
 def test_configuration() -> None:
     assert parse({}, "x") == EvidenceConfig()
-    raw = {"interval_s": 5, "sample_s": 0, "ports": [443], "processes": ["envoy"]}
-    assert parse(raw, "x") == EvidenceConfig(5.0, 0.0, (443,), ("envoy",))
+    raw = {"interval_s": 5, "sample_s": 0, "sample_share": 0.1, "ports": [443], "processes": ["envoy"]}
+    assert parse(raw, "x") == EvidenceConfig(5.0, 0.0, 0.1, (443,), ("envoy",))
 
 
 @pytest.mark.parametrize(
