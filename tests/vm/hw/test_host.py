@@ -94,13 +94,13 @@ def test_phase_hw_from_the_order_to_the_last_byte_and_back(pair: Pair) -> None:
     assert shown["problem"] is None, shown
 
     # Back, with downloads under way: from userspace the old ones end well and new ones are TLS 1.3 again.
-    under_way = [pair.download("/object", SLOW_S) for _ in range(2)]
+    under_way = [pair.download("/object", "60") for _ in range(2)]
     pair.fleet.wait("both in the card", lambda: pair.card()["conf"].count("hw") == 2, 60)
     started = time.monotonic()
     pair.agent("revert", "--reason", "test")
+    assert [one.running for one in under_way] == [True, True]
     assert pair.download().told()["version"] == "TLSv1.3"
     print(f"\nrevert and a whole new download under TLS 1.3: {time.monotonic() - started:.1f} s")
-    assert [one.running for one in under_way] == [True, True]
     assert [(one["whole"], one["sha256"]) for one in (d.told() for d in under_way)] == [(True, pair.sha256)] * 2
     settled(pair, software)
 

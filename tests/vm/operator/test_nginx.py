@@ -43,7 +43,7 @@ class Operator:
         # The lab's is of the sidecar, which is not here; this file is read after the lab's, so it wins.
         variables["ktls_probe_url"] = ""
         # A look at the sockets costs an emulated CPU some 50 ms: by default it would hardly look between full scans.
-        variables["ktls_agent_evidence"] = {"sample_share": 0.1}
+        variables["ktls_agent_evidence"] = {"sample_s": 0.3, "sample_share": 0.2}
         group = {GROUP: {"hosts": {HOST: variables}}}
         (self.inventory / "served.yml").write_text(yaml.safe_dump(group))
         (place / "policy.yml").write_text(json.dumps({"ktls_policy": POLICY}))
