@@ -81,7 +81,7 @@ vm-fleet vm-levers vm-evidence vm-sidecar vm-agent vm-undeploy vm-lab vm-metrics
 vm-rest: prepare
 	@$(BIN)/pytest -q -m more --durations=5 tests/vm
 
-vm-operator: prepare ## As an operator does it: a rollout over an nginx under load and back; phase hw with sentinel and a card that leaks (half an hour; not part of test)
+vm-operator: prepare ## A rollout over an nginx under load and back; phase hw with sentinel and a card that leaks (half an hour; not part of test)
 	@$(BIN)/pytest -q -s tests/vm/operator
 
 vm-gnutls: prepare ## GnuTLS with kernel TLS, on its own image (some 10 minutes the first time; not part of test)

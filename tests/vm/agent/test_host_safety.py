@@ -9,10 +9,15 @@ from ..fleet.fleet import Deployed, new_connection_is_ktls
 from .on_host import HOST
 
 
-def test_off_works_when_the_agent_is_dead(deployed: Deployed) -> None:
+def on_tx(deployed: Deployed, identity: str) -> None:
+    """Order kTLS transmit, and see that it is so: what is switched off in a test was on."""
     epoch = deployed.settle([HOST])
-    assert deployed.order(HOST, "tx", epoch + 1, identity="dead-agent")["ok"]
+    assert deployed.order(HOST, "tx", epoch + 1, identity=identity)["ok"]
     assert new_connection_is_ktls(deployed, HOST)
+
+
+def test_off_works_when_the_agent_is_dead(deployed: Deployed) -> None:
+    on_tx(deployed, "dead-agent")
     deployed.lab.ssh(HOST, "systemctl kill --signal=SIGKILL ktls-agent; systemctl stop ktls-agent")
     try:
         assert deployed.lab.ssh(HOST, "ktls-off").returncode == 0
@@ -25,8 +30,7 @@ def test_off_works_when_the_agent_is_dead(deployed: Deployed) -> None:
 
 
 def test_off_works_on_a_full_disk(deployed: Deployed) -> None:
-    epoch = deployed.settle([HOST])
-    assert deployed.order(HOST, "tx", epoch + 1, identity="full-disk")["ok"]
+    on_tx(deployed, "full-disk")
     deployed.lab.ssh(HOST, "dd if=/dev/zero of=/var/tmp/fill bs=1M 2>/dev/null; sync")
     try:
         assert deployed.lab.ssh(HOST, "ktls-off").returncode == 0
@@ -37,8 +41,7 @@ def test_off_works_on_a_full_disk(deployed: Deployed) -> None:
 
 
 def test_the_flag_alone_switches(deployed: Deployed) -> None:
-    epoch = deployed.settle([HOST])
-    assert deployed.order(HOST, "tx", epoch + 1, identity="flag")["ok"]
+    on_tx(deployed, "flag")
     # Measured on the host: from the appearance of the flag to the sidecar's own word, asked without our client.
     script = (
         "import json, socket, time\n"
@@ -78,9 +81,7 @@ def test_older_epochs_and_strangers_are_refused(deployed: Deployed) -> None:
 
 
 def test_off_is_read_back_from_the_kernel_when_agent_and_python_are_gone(deployed: Deployed) -> None:
-    epoch = deployed.settle([HOST])
-    assert deployed.order(HOST, "tx", epoch + 1, identity="no-python")["ok"]
-    assert new_connection_is_ktls(deployed, HOST)
+    on_tx(deployed, "no-python")
     deployed.lab.ssh(HOST, "systemctl stop ktls-agent; mv /usr/bin/python3 /usr/bin/python3.away")
     try:
         done = deployed.ktls("off", "--host", HOST, "--json", "--drain", "20")
