@@ -221,7 +221,7 @@ _HANDLERS: Mapping[str, Callable[[RolloutProgress, Event], list[str]]] = {
 
 def _judged(seen: Mapping[str, Any]) -> dict[str, Any]:
     found = {"share": seen.get("share"), "bytes_total": seen.get("sent") or 0}
-    return {**found, "presumed": seen["presumed"]} if seen.get("presumed") else found
+    return {**found, **{key: seen[key] for key in ("presumed", "unattributed") if seen.get(key)}}
 
 
 def _numbers(gate: Mapping[str, Any]) -> str:
@@ -229,4 +229,6 @@ def _numbers(gate: Mapping[str, Any]) -> str:
     percent = "no traffic" if share is None else f"{int(share * 10000) / 100:.2f} % of bytes"
     presumed = gate.get("presumed") or 0
     rests = f"; {presumed / 1e6:.1f} MB on the host presumed, of its own clients" if presumed else ""
+    lost = gate.get("unattributed") or 0
+    rests += f"; {lost / 1e6:.1f} MB nobody could attribute" if lost else ""
     return f"{percent}, {gate.get('bytes_total', 0) / 1e6:.1f} MB judged{rests}"

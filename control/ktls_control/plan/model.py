@@ -77,6 +77,8 @@ class PlannedHost:
 class Soak:
     """How long a wave is watched: over when ``min_s`` has passed AND the traffic is there, or after ``max_s``.
 
+    It goes on, too, while so many bytes cannot be attributed to a path that ``min_share`` hangs on them.
+
     :param min_connections: connections that the wave has to accept during it, all hosts together.
     :param min_bytes: bytes that each host has to send during it.
     """

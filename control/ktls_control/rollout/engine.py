@@ -565,7 +565,7 @@ class Engine:
                 due = self.clock() - began + machine.gap(planned, len(planned.hosts), spent)
             quiet = machine.needs_traffic(planned) and not eyes.enough(planned)
             # A sentinel that has not seen every host yet may still do so.
-            quiet = quiet or (ripe and eyes.blind()) or eyes.unsettled()
+            quiet = quiet or (ripe and eyes.blind()) or eyes.unsettled() or eyes.doubtful()
             if self.plan.gates.method == "none":
                 if ripe and not quiet:
                     return
@@ -930,6 +930,10 @@ class Eyes:
             hosts[name].datapath.kind != datapath_status.SIDECAR and not self._settling.settled(name)
             for name in self._names()
         )
+
+    def doubtful(self) -> bool:
+        """At the last look the gate could not have told for want of attributed bytes."""
+        return machine.doubtful(self.seen, self._engine.plan.gates.min_share)
 
     def enough(self, planned: Wave) -> bool:
         """The traffic that the plan asks for was there, at the last look."""

@@ -65,6 +65,7 @@ class Seen:
     """One host, as it answered while its wave soaks; counts since its order.
 
     :param presumed: bytes of the host that are kTLS only if clients on it have none; see ``judge.moved``.
+    :param unattributed: bytes of ``sent`` that nobody could attribute to either path.
     :param hw: what its card did, in phase ``hw``: a :class:`ktls_control.judge.hardware.Moved` as a dict.
     :param wrong: why it has failed; None while nothing says so.
     """
@@ -79,6 +80,7 @@ class Seen:
     share: float | None = None
     hw: Mapping[str, Any] | None = None
     presumed: int | None = None
+    unattributed: int | None = None
     off: bool = False
     wrong: str | None = None
     error: str | None = None
@@ -94,6 +96,7 @@ class Seen:
             "ktls": self.ktls,
             "share": self.share,
             "presumed": self.presumed,
+            "unattributed": self.unattributed,
             "hw": None if self.hw is None else dict(self.hw),
         }
         said = self.wrong or self.error
@@ -255,13 +258,14 @@ def see(
     card = hardware.moved(before, now) if phase == "hw" else None
     if card is not None and hardware.standing_still(card):
         wrong.append(f"card: stale: it encrypted nothing, and connections called hw sent {card.hw} bytes")
-    presumed = None
+    presumed = lost = None
     sent, ktls = _moved(before, now, "bytes")
     accepted, _by_ktls = _moved(before, now, "connections_total")
     if not datapath.is_sidecar:
         grown = moved_bytes(phase, before or {}, now, settled)
         sent, ktls = (sum(grown.values()), grown.get(PATH_OF_PHASE[phase], 0)) if grown else (None, None)
         presumed = moved.presumed(PATH_OF_PHASE[phase], settled or before or {}, now) or None
+        lost = grown.get(moved.LOST) or None
     return Seen(
         True,
         phase=now.get("phase"),
@@ -272,6 +276,7 @@ def see(
         ktls=ktls,
         share=None if not sent or ktls is None else round(ktls / sent, 5),
         presumed=presumed,
+        unattributed=lost,
         hw=card.as_dict() if card is not None else None,
         off=bool((now.get("off") or {}).get("flag")),
         wrong="; ".join(wrong) or None,
@@ -294,6 +299,17 @@ def enough(wave: Wave, seen: Mapping[str, Seen], hosts: Sequence[str]) -> bool:
     accepted = sum(one.connections or 0 for one in seen.values())
     quiet = [name for name in hosts if name not in seen or (seen[name].sent or 0) < wave.soak.min_bytes]
     return accepted >= wave.soak.min_connections and not (wave.soak.min_bytes and quiet)
+
+
+def doubtful(seen: Mapping[str, Seen], min_share: float) -> bool:
+    """Whether, on any host, it hangs on bytes that nobody could attribute if its share is large enough.
+
+    Which connections those are is chance, and one of them may be a large part of a short soak: more traffic tells.
+    """
+    return any(
+        one.sent and one.ktls is not None and one.ktls < min_share * one.sent <= one.ktls + (one.unattributed or 0)
+        for one in seen.values()
+    )
 
 
 def needs_traffic(wave: Wave) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ktls_control.view import tree
 from ktls_control.view.changes import Changes
 from ktls_control.view.textfile import RolloutMetrics, file_name
 
-from .driver import FACTS, World, events_of, plan_of, state_of, world_of
+from .driver import FACTS, FakeHost, World, events_of, plan_of, state_of, world_of
 
 NGINX = HostDatapath("nginx", "nginx.service", "nginx 1.26.3", False, "tx+rx", "reload")
 
@@ -105,6 +105,50 @@ def test_an_experiment_is_not_asked_of_whom_cannot_do_it(state_dir: Path) -> Non
     world.on_event = lambda event: _promote(world) if event == "waiting" else None
     world.playbook(plan)
     assert asked["h1"] is not None and asked["h3"] is not None and asked["h2"] is None
+
+
+@dataclass
+class Served(FakeHost):
+    """A host with nginx. Each look sees 1 MB more; the first ``blurred`` looks cannot say how they were sent."""
+
+    blurred: int = 0
+    looks: int = 0
+
+    def status(self, now: float) -> dict[str, Any]:
+        told = super().status(now)
+        self.looks += self.phase == "tx"
+        lost = 1_000_000 * min(self.looks, self.blurred)
+        ktls = self.sent["ktls_tx"] - lost
+        bytes_ = {"ktls_sent": ktls, "sent": ktls + self.sent["userspace"], "ktls_received": 0, "received": 0}
+        total = {"by_process": {"nginx": bytes_}, "unattributed": {"sent": lost, "received": 0}}
+        evidence = {"known": True, "age_s": 0.0, "judged_age_s": 0.0, "since_s": 1.0, "total": total}
+        return {**told, **status(), "evidence": evidence}
+
+
+@pytest.mark.parametrize(
+    ("blurred", "faults", "least", "most", "ends"),
+    [
+        pytest.param(0, set(), 10, 12, "ok", id="all is known"),
+        pytest.param(5, set(), 25, 120, "ok", id="what is not known is made up for by more that is"),
+        pytest.param(10_000, set(), 200, 202, "nobody could attribute", id="it stays unknown"),
+        pytest.param(0, {"leak"}, 10, 12, "0.00 %", id="userspace is known, and is not waited on"),
+    ],
+)
+def test_a_soak_goes_on_while_the_share_hangs_on_what_nobody_could_attribute(
+    state_dir: Path, blurred: int, faults: set[str], least: float, most: float, ends: str
+) -> None:
+    plan = planned("h1", sizes=(1,), soak=Soak(10.0, 200.0, 0, 1), lease_s=600.0,
+                   gates=Gates(method="none", on_inconclusive="fail", min_share=0.9))  # fmt: skip
+    world = world_of(state_dir, plan)
+    world.hosts["h1"] = Served("h1", faults=faults, blurred=blurred)
+    said = world.playbook(plan)
+    assert ends in said
+    events = events_of(world, plan)
+    began = next(event["at"] for event in events if event["event"] == "soak_started")
+    assert least <= next(event["at"] for event in events if event["event"] == "verdict") - began <= most
+    if blurred == 5:
+        seen = [event["hosts"]["h1"] for event in events if event["event"] == "observed" and event["hosts"]]
+        assert any(one.get("unattributed") for one in seen), "it is in the journal, for those who watch"
 
 
 def _promote(world: World) -> None:
