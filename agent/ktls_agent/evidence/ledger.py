@@ -590,8 +590,9 @@ class Ledger:
             # Contexts of nobody that is known: a notice is late, and would find them judged without it.
             late = sound and any(pool.bounds((before, after), self._complete).least)
             pool.late = pool.late + 1 if late else 0
-            # Those of the border are to be judged with the time before it, unless that has nothing to tell.
-            goes_on = border.count > 0 or 0 < pool.late <= MOST_LATE
+            # Those of the border are to be judged with the time before it, unless that has nothing to tell. And a time
+            # that began while contexts were opened would be in doubt by them for ever.
+            goes_on = border.count > 0 or before != after or 0 < pool.late <= MOST_LATE
             return sound and goes_on and any(unseen.most) and not pool.strangers(presume)
         pool.waits += 1
         if sound and not sharp and not pool.full and not pool.hopeless(unseen, presume):

@@ -247,6 +247,34 @@ def test_a_doubt_at_the_border_of_two_intervals_is_cleared_by_the_next(world: Wo
     check(world, all_attributed=True)
 
 
+def test_a_context_that_is_opened_during_a_dump_leaves_nobody_after_it_in_doubt(world: World) -> None:
+    """Nobody waits at that dump, and it is seen right after; the counters of the dump are not sharp all the same."""
+    world.scan()
+    conn = world.open()
+    conn.accepted = True
+    world.grow(conn, 0, 300)
+
+    def keys() -> None:
+        for direction in ("tx", "rx"):
+            world.keys(conn, direction)
+
+    world.drain()
+    world.ledger.begin(world.now_s, world.contexts, True)
+    world.ledger.dump([conn.row()])
+    keys()
+    world.ledger.end(world.contexts)
+    world.ledger.settle()
+    world.now_s += 1
+    world.grow(conn, 500, 0)
+    world.dump(full=False)
+    for sent in (4 * 10**6, 20_000, 20_000):
+        world.short(443, sent, 300, "tx", "rx")
+    world.scan()
+    assert world.ledger.unattributed == world.ledger.held() == Volume()
+    assert world.attributed()[(443, BOTH)].sent == 4_040_500
+    check(world, all_attributed=True)
+
+
 def test_until_when_all_is_judged(world: World) -> None:
     """Whoever counts from a moment on needs to know that nothing of before it is told later."""
     world.now_s = 200.0

@@ -97,7 +97,9 @@ def test_short_connections_of_one_kind_are_told_but_for_a_few(rate: float, local
     ledger, total = traffic.world.ledger, traffic.world.total()
     print(f"{ledger.unattributed.sent / total.sent:.2%} of {total.sent} bytes unattributed at {rate} a second")
     assert ledger.held().sent == 0
-    assert ledger.unattributed.sent < 0.04 * total.sent
+    # At 50 a second somebody always comes or goes while a dump is taken, and no end is sharp.
+    most = 0.04 if rate >= 50 else 0.001
+    assert ledger.unattributed.sent < most * total.sent
     kinds = {directions: volume.sent for (_, directions), volume in traffic.world.attributed().items()}
     assert kinds.pop(("sw", "sw")) > 0.96 * total.sent
     assert kinds.pop(("none", "none"), 0) < 0.001 * total.sent, "handshakes, as far as a dump saw them"
