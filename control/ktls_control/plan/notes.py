@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ktls_host import datapath_status
 
+from ..judge import kinds as groups
 from ..preflight_names import fold
 from . import datapaths
 from .model import Plan, PlannedHost, Wave
@@ -140,11 +141,18 @@ def _traffic(plan: Plan, traffic: Traffic) -> Iterator[str]:
         )
 
 
+def _compared(plan: Plan, wave: Wave) -> bool:
+    """Whether any host of the wave is compared with others, or with itself; the rest is judged by what it shows."""
+    return any(
+        groups.gates_of(plan.gates, plan.hosts[name].datapath.experiments, 1).method != "none" for name in wave.hosts
+    )
+
+
 def _blind(plan: Plan) -> Iterator[str]:
     blind = [
         str(wave.number)
         for wave in plan.waves
-        if wave.detectable and all(wave.detectable.get(name) is None for name in _JUDGED)
+        if wave.detectable and all(wave.detectable.get(name) is None for name in _JUDGED) and _compared(plan, wave)
     ]
     if blind:
         does = {"pause": "it will pause", "fail": "it will fail"}[plan.gates.on_inconclusive]

@@ -201,6 +201,16 @@ def test_a_wave_sees_what_its_blindest_datapath_sees() -> None:
     assert plan.waves[0].detectable == {"cpu": None, "errors": None}, "nobody counts there"
 
 
+@pytest.mark.parametrize(("otherwise", "told"), [("difference", True), ("none", False)])
+def test_a_gate_that_compares_nothing_is_not_said_to_wait_for_a_person(otherwise: str, told: bool) -> None:
+    def blind(*_: object) -> Mapping[str, float | None]:
+        return dict.fromkeys(("cpu", "latency", "throughput"), None)
+
+    hosts = {name: host for name, host in mixed().items() if name.startswith("ngx")}
+    plan = build(ASK, hosts, parse({"gates": {"otherwise": otherwise}}, "x"), blind)
+    assert bool([line for line in plan.notes if "can tell no effect" in line]) == told
+
+
 def cost(ns: float, share: float) -> dict[str, Any]:
     part = {"ktls_sent_share": share, "cpu": {"x": {"cpu_s": 1.0, "bytes": 10**9, "ns_per_byte": ns}}}
     return {**EVIDENCE, "interval": part, "total": part}
