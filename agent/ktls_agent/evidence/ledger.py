@@ -11,7 +11,9 @@ the ULP; the destroy notice shows the last counters alone, for the ULP is gone b
   full dump, or some more (:mod:`.pool`), when :mod:`.infer` says what is certain. What is not certain is unattributed.
 
 When is a kind final? With kTLS in both directions at once. Else when the handshake is surely over, because keys are
-given to the kernel at its end: after ``HANDSHAKE_BYTES``, or when the kind was the same in dumps ``HANDSHAKE_S`` apart.
+given to the kernel at its end: after ``HANDSHAKE_BYTES``, or when the kind was the same in dumps ``HANDSHAKE_S`` apart,
+from when the peer has said something: a handshake does not begin with the connection. Should kTLS come later all the
+same, a dump sees it.
 A socket without inode tells nothing: either nobody accepted it yet, or the application has closed it and the ULP is
 gone while the last bytes are still on their way.
 
@@ -36,7 +38,7 @@ from .pool import MOST_LATE, Candidates, Edge, Finding, Group, HalfFinding, Pool
 from .serving import plain_address
 
 HANDSHAKE_BYTES = 64 * 1024
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 60.0  # which nginx gives to one (client_header_timeout); a busy host may need it
 LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (RFC 8446 4.1.2, 4.1.3, 5.1)
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
@@ -200,7 +202,7 @@ class Ledger:
                 self._first_sight(row)
                 continue
             found.turn = turn
-            if not found.final:
+            if not found.final or (tail != found.tail and inode):
                 self._look(found, tail, inode, state, acked, received)
             if acked != found.acked or received != found.received:
                 tally = found.tally
@@ -444,14 +446,17 @@ class Ledger:
                 self._see_contexts(socket, ulp)
                 self._count(socket)
                 socket.tally.add(held.sent, held.received)
+        elif received < LEAST_TLS_BYTES:
+            socket.seen_s = self._now_s
         assert socket.ulp is not None
+        looked_at = socket.final
         socket.final = (
             (socket.ulp.tx != "none" and socket.ulp.rx != "none")
             or acked >= HANDSHAKE_BYTES
             or received >= HANDSHAKE_BYTES
             or self._now_s - socket.seen_s >= HANDSHAKE_S
         )
-        if socket.final and socket.group is None and self._is_peer(socket):
+        if socket.final and not looked_at and socket.group is None and self._is_peer(socket):
             self.clients[0] += 1
 
     def _see_contexts(self, socket: _Socket, ulp: _Ulp) -> None:

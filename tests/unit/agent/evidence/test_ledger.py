@@ -196,6 +196,41 @@ def test_seen_in_the_handshake_and_ktls_after(world: World) -> None:
     check(world, all_attributed=True)
 
 
+@pytest.mark.parametrize("said", [0, 300], ids=["it was idle before", "on a host that does not get to it"])
+def test_a_handshake_may_take_its_time(world: World, said: int) -> None:
+    """Seen without kTLS for half a minute, and then a whole download between two dumps."""
+    conn = world.open()
+    conn.accepted = True
+    world.grow(conn, 0, said)
+    for _ in range(3):
+        world.scan()
+        world.now_s += 10
+    world.grow(conn, 0, 300)
+    world.keys(conn, "tx")
+    world.keys(conn, "rx")
+    world.grow(conn, 4 * 10**6, 100)
+    world.destroy(conn)
+    world.scan()
+    world.scan()
+    assert world.attributed()[(443, BOTH)].sent == 4 * 10**6
+    check(world)
+
+
+def test_kernel_tls_that_comes_after_all_is_seen(world: World) -> None:
+    """Later than a handshake may: what a dump shows is believed, whatever was thought final."""
+    conn = world.open()
+    conn.accepted = True
+    world.grow(conn, HANDSHAKE_BYTES, 300)
+    world.scan()
+    conn.tx = "sw"
+    conn.left[PLAIN] = (conn.sent, conn.received)
+    world.opened[0] += 1
+    world.grow(conn, 1000, 0)
+    world.scan()
+    assert world.attributed()[(443, ("sw", "none"))].sent == 1000
+    assert sum(world.ledger.connections().values()) == 1
+
+
 @pytest.mark.parametrize("followed", [True, False])
 def test_transmit_seen_and_receive_may_have_followed(world: World, followed: bool) -> None:
     """One context for receiving was opened, or none, and there is one connection that can have opened it."""

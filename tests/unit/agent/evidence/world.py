@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from ktls_agent.evidence.infer import Contexts
-from ktls_agent.evidence.ledger import HANDSHAKE_BYTES, Ledger
+from ktls_agent.evidence.ledger import HANDSHAKE_BYTES, HANDSHAKE_S, Ledger
 from ktls_agent.evidence.model import Volume
 from ktls_host.sock_diag_rows import CLOSE, ESTABLISHED, LAST_ACK, Row
 
@@ -51,6 +51,7 @@ class Conn:
     sent: int = 0
     received: int = 0
     data_s: float = 0.0
+    begun_s: float = 0.0  # when its peer said something first
     unacked: int = 0
     far_port: int = 40000
     far: bytes = CLIENT
@@ -117,10 +118,12 @@ class World:
         conn.received += received
         if received:
             conn.data_s = self.now_s
+            conn.begun_s = conn.begun_s or self.now_s
 
     def keys(self, conn: Conn, direction: str, place: str = "sw") -> None:
         """Give keys to the kernel, as long as a handshake may last."""
-        young = conn.sent < HANDSHAKE_BYTES and conn.received < HANDSHAKE_BYTES and self.now_s - conn.opened_s < 10
+        begun_s = self.now_s - (conn.begun_s or self.now_s)
+        young = conn.sent < HANDSHAKE_BYTES and conn.received < HANDSHAKE_BYTES and begun_s < HANDSHAKE_S
         if (
             not conn.accepted
             or conn.closed
