@@ -111,7 +111,8 @@ def test(
         own = _by_own_past(ours)
         if own is not None:
             bets.append(own)
-    treated = (ours.since > 0) & (ours.arm != OFF)
+    # Of those alone whose failures somebody counted.
+    treated = (ours.since > 0) & (ours.arm != OFF) & ~np.isnan(ours.errors)
     tries = int(np.nansum(ours.connections[treated])) if treated.any() else 0
     at, path = _averaged(bets)
     if not bets:

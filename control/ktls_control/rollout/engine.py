@@ -944,13 +944,14 @@ class Eyes:
         engine, names = self._engine, self._names()
         self.judged = True
         series = engine.series(names)
-        if not series:
-            # Hosts that keep no series have nothing to wait for: the evidence says what there is.
-            return "pass"
         told = {one.host for one in series}
         silent = {name for name in names if "series" in engine.plan.hosts[name].datapath.unfed}
         if set(names) - told - silent:
+            # One that has some and did not answer may do so at the next look.
             return "inconclusive"
+        if not series:
+            # Hosts that keep no series have nothing to wait for: the evidence says what there is.
+            return "pass"
         verdict = judging.judge(engine.plan, planned, series, engine.others(self._number), {})
         # For those who watch; what single hosts say of themselves is in other looks.
         so_far = {**judging.as_fields(verdict), "hosts": {}}

@@ -115,6 +115,19 @@ def test_what_clients_see_of_nginx_is_for_the_error_test_to_weigh() -> None:
     assert judge_wave("tx", Gates(method="none"), [clean], (), ours, SOAK).outcome == "fail"
 
 
+@pytest.mark.parametrize(
+    ("failures", "short", "outcome"), [(0, False, "pass"), (1, False, "inconclusive"), (0, True, "inconclusive")]
+)
+def test_no_failure_is_no_more_than_there_were_before(failures: int, short: bool, outcome: str) -> None:
+    """A host that was deployed just now has no past to compare with; where nothing failed it needs none."""
+    fresh = minutes("ngx1", [failures, *[0] * 9], [])
+    if short:
+        fresh = each(fresh, lambda sample: replace(sample, connections=5))
+    verdict = judge([fresh], gates=Gates(otherwise="none"))
+    assert {one.name: one.outcome for one in verdict.metrics} == {"errors": outcome}, verdict.reasons
+    assert verdict.outcome == outcome
+
+
 def test_what_a_service_cannot_tell_is_no_pass_and_hides_nothing_of_the_others() -> None:
     ours, theirs = nginx()
     unknown = {"svc1": check("errors", "inconclusive", "lighttpd.service counts no failures")}

@@ -12,6 +12,7 @@ import pytest
 from ktls_control.judge.model import HostSeries, Outcome, WaveVerdict
 from ktls_control.plan.model import Gates, Soak
 from ktls_control.rollout import control, judging
+from ktls_control.rollout.engine import Engine
 
 from .driver import events_of, plan_of, world_of
 
@@ -61,6 +62,22 @@ def test_the_judge_ends_a_soak_early_or_asks_for_all_of_it(
     told = [event["interim"]["outcome"] for event in events_of(world, plan) if event.get("interim")]
     assert told == [*outcomes, *outcomes[-1:] * (len(told) - len(outcomes))], "for those who watch"
     assert {len(one.samples) for series in judge.asked[:-1] for one in series} == {20}, "all pages of the series"
+
+
+def test_a_host_that_does_not_send_its_series_is_asked_again(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is busy; that it keeps none was not said."""
+    monkeypatch.setattr(judging, "judge", Judge("pass"))
+    plan = plan_of((1,), gates=SWITCHBACK, soak=Soak(600, 1800, 0, 1), lease_s=900.0)
+    world = world_of(state_dir, plan)
+    real, asked = Engine.series, [0]
+
+    def lost(engine: Engine, names: Sequence[str]) -> list[HostSeries]:
+        asked[0] += 1
+        return real(engine, names) if asked[0] > 10 else []
+
+    monkeypatch.setattr(Engine, "series", lost)
+    assert world.playbook(plan) == "ok"
+    assert 700 < soaked(events_of(world, plan)) < 1800
 
 
 def test_a_quiet_wave_soaks_until_its_traffic_is_there(state_dir: Path) -> None:
