@@ -30,7 +30,7 @@ class Wish:
 
     id: str
     force: bool = False
-    lease_s: float = 60.0
+    lease_s: float = 120.0
     drain_s: float = 60.0
     keyupdate: bool = True
     phase: str = "tx"
