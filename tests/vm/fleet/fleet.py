@@ -63,7 +63,8 @@ class Deployed:
 
     def agent(self, host: str, *arguments: str) -> dict[str, Any]:
         """Ask a host's agent by its own command, as root on the host."""
-        done = self.lab.ssh(host, ["ktls-agent", *arguments, "--json"])
+        # An order waits for helpers to start, a service for its restart: on emulated CPUs that others want too.
+        done = self.lab.ssh(host, ["ktls-agent", *arguments, "--json"], timeout=150)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
