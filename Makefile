@@ -62,9 +62,9 @@ images: prepare ## The images of the lab, if they are not there yet
 
 # The longest first, so that nothing long is left alone at the end. Evidence, agent, metrics, pull and guards start from
 # one deployed host, which the first of them makes (tests/vm/deployed.py).
-VM_PARTS := vm-agent vm-levers vm-sidecar vm-evidence molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire vm-hw
+VM_PARTS := vm-agent vm-levers vm-sidecar vm-evidence molecule-base vm-lab vm-metrics vm-pull vm-guards vm-rig vm-wire
 # Those that take long and are for whoever changes what they test. vm-rest: tests that are marked `more`.
-VM_MORE := vm-nginx vm-service vm-undeploy vm-rest molecule
+VM_MORE := vm-hw vm-nginx vm-service vm-undeploy vm-rest molecule
 
 vm: vm-fleet ## Tests on lab VMs with real kernel TLS: the fleet alone, then the rest two at a time
 	@echo 'vm: the rest, two parts at the same time; each shows what it did when it is done'
@@ -100,7 +100,7 @@ molecule: prepare ## Each role, and the upgrade from the release before, on lab 
 molecule-base: prepare ## The scenarios that are part of test
 	@tests/molecule/run --jobs $(or $(JOBS),2) ktls_host ktls_sidecar
 
-vm-more: prepare ## Datapaths nginx and service, undeploy, every role and the upgrade, on lab hosts (long; not part of test)
+vm-more: prepare ## Phase hw, datapaths nginx and service, undeploy, every role, the upgrade, on lab hosts (long; not part of test)
 	@for part in $(VM_MORE); do $(MAKE) --no-print-directory $$part || exit 1; done
 
 release: prepare ## The artefacts of a release in build/release (KEY=path signs them; docs/release.md)
