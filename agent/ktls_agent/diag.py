@@ -113,9 +113,10 @@ def answer(request: Any, port: int, dump: Dump = _dump) -> dict[str, Any]:
 class Watch:
     """Evidence, from the first time that it is asked for."""
 
-    def __init__(self, config: EvidenceConfig | None = None) -> None:
-        """``config`` says how often to look; None is the default."""
+    def __init__(self, config: EvidenceConfig | None = None, probe_port: int | None = None) -> None:
+        """``config`` says how often to look; None is the default. ``probe_port``: where the agent's probe connects."""
         self._config = config
+        self._probe_port = probe_port
         self._observer: Any = None
 
     def answer(self) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class Watch:
             from .evidence.config import EvidenceConfig
             from .evidence.observer import Observer
 
-            self._observer = Observer(self._config or EvidenceConfig())
+            self._observer = Observer(self._config or EvidenceConfig(), probe_port=self._probe_port)
         return {"evidence": wire.encode(self._observer.snapshot())}
 
     def step(self, at_most_s: float) -> float:
@@ -184,5 +185,5 @@ def main(port: int, evidence: EvidenceConfig | None = None) -> int:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         raise KtlsError("bad_request", "the diag helper is started by ktls-diag.socket, not by hand")
     with socket.socket(fileno=_LISTEN_FD) as listener:
-        serve(port, listener, watch=Watch(evidence))
+        serve(port, listener, watch=Watch(evidence, port))
     return 0

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ktls_host.probe_object import PROBE_SIZE
 from ktls_host.sock_diag_rows import CLOSE_WAIT, ESTABLISHED, Row, port_of, ulp_of
 
 from . import infer
@@ -43,6 +44,7 @@ LEAST_TLS_BYTES = 50  # a record with the smallest ClientHello or ServerHello (R
 GRACE_S = 0.05
 _MOST_FORGOTTEN = 65536
 _INTERVALS = 64  # remembered for connections that their application closes late
+_PROBE_MORE = 16 * 1024  # TLS and HTTP around the probe object
 CUT_BYTES = 96  # what may stay unacknowledged at a good end: a close_notify of any cipher suite, and a FIN
 _DELAY_S = 2.0  # from the end of a socket to the moment that its notice is read
 
@@ -144,11 +146,13 @@ class _Past(NamedTuple):
 class Ledger:
     """The books of one network namespace."""
 
-    def __init__(self, owner: Owner, harmless: Callable[[int], bool] = lambda port: False) -> None:
+    def __init__(
+        self, owner: Owner, harmless: Callable[[int], bool] = lambda port: False, probe_port: int | None = None
+    ) -> None:
         """Start with nothing; what the first dump shows was there before and does not count.
 
         ``harmless``: whether a local port is served by a program that has no TLS. Should kernel TLS be seen there all
-        the same, that is believed instead.
+        the same, that is believed instead. ``probe_port``: where the agent downloads its probe object from.
         """
         self.vanished = 0
         self.ends: dict[EndKey, list[int]] = {}
@@ -157,6 +161,7 @@ class Ledger:
         """Client ends of connections to servers of this host that were looked at long enough: all, and with kTLS."""
         self._owner = owner
         self._harmless = harmless
+        self._probe_port = probe_port
         self._suspects: set[int] = set()  # ports that are not ours, with kernel TLS
         self._addresses: set[bytes] = set()  # of this host, as far as they were seen
         self._unattributed, self._inferred, self._elsewhere, self._presumed = _Tally(), _Tally(), _Tally(), _Tally()
@@ -544,6 +549,7 @@ class Ledger:
         what = self._stranger(socket)
         if what != _NO_TLS and (socket.contexts or received >= LEAST_TLS_BYTES):
             self._waiting.peers += what == _PEER
+            self._waiting.own += what == _PEER and self._is_probe(socket, received)
             self._waiting.others += what == _OTHER
 
     def _unseen_end(self, group: Group, sent: int, got: int, received: int) -> None:
@@ -557,16 +563,21 @@ class Ledger:
     def _waiting(self) -> Candidates:
         return self._clear if self._judged is None else self._border
 
-    @property
-    def _presume(self) -> bool:
+    def _is_probe(self, socket: _Socket, received: int) -> bool:
+        """Return whether a client's end was the agent's own download: by where it went, and by its size."""
+        size = received - PROBE_SIZE
+        return self._probe_port == port_of(socket.far[0]) and 0 <= size <= _PROBE_MORE
+
+    def _presume(self, *waiting: Candidates) -> bool:
         """Whether clients on this host are taken for such without contexts."""
         looked_at, with_ktls = self.clients
-        return looked_at > 0 and not with_ktls
+        return not with_ktls and (looked_at > 0 or all(one.peers == one.own for one in waiting))
 
     def _take_orphan(self, pool: Pool, orphan: _Socket) -> None:
         """A socket that its application has closed waits for its kind like one that is gone."""
         if orphan.group is None:
             pool.waiting.peers += self._is_peer(orphan)
+            pool.waiting.own += self._is_peer(orphan) and self._is_probe(orphan, orphan.received)
             pool.waiting.others += not self._is_peer(orphan)
             orphan.tally, orphan.final, orphan.judged = self._elsewhere, True, False
         elif orphan.contexts:
@@ -579,7 +590,8 @@ class Ledger:
 
     def _judge(self, pool: Pool, before: Contexts, after: Contexts) -> bool:
         """Attribute what can be told of those in the pool. Return whether it goes on beyond this dump."""
-        border, presume = self._border, self._presume
+        border = self._border
+        presume = self._presume(pool.waiting, border)
         unseen = Bounds() if self._fell else pool.bounds((before, after), self._complete)
         findings = [(group, pool.finding(group, unseen, border, presume)) for group in pool.groups]
         halves = [pool.half(half, unseen, border, presume) for half in pool.waiting.halves]

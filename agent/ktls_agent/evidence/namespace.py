@@ -17,15 +17,18 @@ from .serving import Listeners, Listening, Process, plain_address
 class Namespace:
     """Looks at one namespace. Raises :class:`~ktls_host.errors.KtlsError` when the kernel does not answer."""
 
-    def __init__(self, inode: int, pid: int | None) -> None:
-        """``pid``: a process in it; None for our own. ``inode``: of the namespace, its name."""
+    def __init__(self, inode: int, pid: int | None, probe_port: int | None = None) -> None:
+        """``pid``: a process in it; None for our own. ``inode``: of the namespace, its name.
+
+        ``probe_port``: where the agent downloads its probe object from, if that is in it.
+        """
         self.inode = inode
         self.name = "host" if pid is None else str(inode)
         self.processes: Sequence[Process] = ()
         self.candidates: object = None  # what the listeners were chosen from, and who they are
         self.owners: list[Process] | None = None
         self.listeners = Listeners()
-        self.ledger = Ledger(self.listeners.owner, self.listeners.harmless)
+        self.ledger = Ledger(self.listeners.owner, self.listeners.harmless, probe_port)
         self._pid = pid
         self._own = pid is None
         self._lost = 0

@@ -43,8 +43,12 @@ class Observer:
         nic: NicCounters | None = None,
         log: KernelLog | None = None,
         clock: Callable[[], float] = boottime,
+        probe_port: int | None = None,
     ) -> None:
-        """Look for the first time. Raises :class:`KtlsError` when the host's own namespace cannot be looked at."""
+        """Look for the first time. Raises :class:`KtlsError` when the host's own namespace cannot be looked at.
+
+        ``probe_port``: where the agent downloads its probe object from.
+        """
         self._config = config
         self._clock = clock
         self._processes = processes or Processes(config)
@@ -58,7 +62,7 @@ class Observer:
         self._gone_lost = 0
         self._serving: list[Process] = []
         self._empty: dict[int, tuple[int, ...]] = {}  # namespaces where nobody of these processes listens
-        self._host = Namespace(namespace_of("/proc/self/ns/net") or 0, None)
+        self._host = Namespace(namespace_of("/proc/self/ns/net") or 0, None, probe_port)
         self._namespaces = {self._host.inode: self._host}
         self.since_s = clock()
         self._settle_at = self._sample_at = _NEVER

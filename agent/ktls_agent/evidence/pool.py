@@ -9,7 +9,8 @@ may tell: all of them may have been kTLS, and the last end is not sharp yet.
 
 *Peers* are client ends of connections to servers of this very host. A client may have contexts too. What is certain
 whatever they do comes first. Where that is not all, and every client of this host that was looked at long enough had
-userspace TLS, it is *presumed* that the others had it as well, and what follows from that is named so.
+userspace TLS, it is *presumed* that the others had it as well, and what follows from that is named so. Of the agent
+itself it is presumed without a look: its own download is over too soon for one.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Candidates:
     """Connections that ended without a final kind.
 
     ``groups``: bytes by port and process. ``halves``: those that were seen with kTLS in one direction, and
-    their bytes. ``others``: how many there are on ports that are not ours, but for ``peers``.
+    their bytes. ``others``: how many there are on ports that are not ours, but for ``peers``. ``own``: those of the
+    peers that are the agent's downloads from its own host.
     """
 
     groups: dict[Group, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     halves: list[Half] = field(default_factory=list)
     others: int = 0
     peers: int = 0
+    own: int = 0
 
     @property
     def count(self) -> int:
@@ -64,6 +67,7 @@ class Candidates:
         self.halves += other.halves
         self.others += other.others
         self.peers += other.peers
+        self.own += other.own
 
 
 class Finding(NamedTuple):

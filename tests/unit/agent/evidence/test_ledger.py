@@ -13,6 +13,7 @@ from ktls_agent.evidence.infer import Contexts
 from ktls_agent.evidence.ledger import CUT_BYTES, HANDSHAKE_BYTES
 from ktls_agent.evidence.model import Kind, Volume
 from ktls_agent.evidence.pool import MOST_LATE, MOST_WAITS
+from ktls_host.probe_object import PROBE_SIZE
 
 from .world import CLIENT, OTHER, SSH, World
 
@@ -444,6 +445,28 @@ def test_of_clients_of_which_none_was_seen_nothing_is_presumed(world: World) -> 
     local(world, "tx", "rx")
     world.scan()
     assert world.attributed() == {} and world.ledger.presumed == Volume()
+    check(world)
+
+
+@pytest.mark.parametrize(
+    ("port", "size", "told"),
+    [
+        pytest.param(443, PROBE_SIZE + 3000, True, id="its size, from the port where the agent looks"),
+        pytest.param(443, 5000, False, id="another size"),
+        pytest.param(8443, PROBE_SIZE + 3000, False, id="another port"),
+    ],
+)
+def test_the_agents_own_download_is_presumed_without_a_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, port: int, size: int, told: bool
+) -> None:
+    """It is over long before anybody could have a look at it, and comes twice a minute."""
+    monkeypatch.setattr(world.ledger, "_probe_port", 443)
+    world.short(443, 4 * 10**6, 300, "tx", "rx")
+    world.short(port, size, 300, "tx", "rx")
+    world.destroy(world.client(sent=300, received=size, far_port=port))
+    world.scan()
+    assert (world.ledger.clients, world.ledger.unattributed == Volume()) == ([0, 0], told)
+    assert world.ledger.presumed == (Volume(4 * 10**6 + size, 600) if told else Volume())
     check(world)
 
 

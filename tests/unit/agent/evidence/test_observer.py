@@ -56,7 +56,7 @@ class FakeNamespace(Namespace):
     made: list[FakeNamespace] = []  # noqa: RUF012
     failing: set[int] = set()  # noqa: RUF012
 
-    def __init__(self, inode: int, pid: int | None) -> None:
+    def __init__(self, inode: int, pid: int | None, probe_port: int | None = None) -> None:
         if pid is not None and inode in self.failing:
             raise KtlsError("namespace", "cannot enter")
         self.inode, self.name = inode, "host" if pid is None else str(inode)
@@ -198,7 +198,7 @@ def test_a_namespace_where_nobody_listens_is_left_and_not_entered_again() -> Non
 
     processes.namespaces = [HOST, OTHER]
 
-    def silent(self: FakeNamespace, inode: int, pid: int | None) -> None:
+    def silent(self: FakeNamespace, inode: int, pid: int | None, probe_port: int | None = None) -> None:
         before(self, inode, pid)
         self.ports = ()
 
