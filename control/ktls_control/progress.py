@@ -220,8 +220,13 @@ _HANDLERS: Mapping[str, Callable[[RolloutProgress, Event], list[str]]] = {
 
 
 def _judged(seen: Mapping[str, Any]) -> dict[str, Any]:
-    found = {"share": seen.get("share"), "bytes_total": seen.get("sent") or 0}
-    return {**found, **{key: seen[key] for key in ("presumed", "unattributed") if seen.get(key)}}
+    """What a look says; none is said too, or what an earlier one said of it would stay."""
+    return {
+        "share": seen.get("share"),
+        "bytes_total": seen.get("sent") or 0,
+        "presumed": seen.get("presumed") or 0,
+        "unattributed": seen.get("unattributed") or 0,
+    }
 
 
 def _numbers(gate: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ def test_a_gate_names_what_its_share_rests_on() -> None:
     progress.feed(opened("web1"))
     progress.feed(event("host_ordered", host="web1", ok=True))
     progress.feed(event("soak_started", min_s=20.0, max_s=60.0))
+    # What counts begins anew when nothing of before the order is left: of that it was not known, of this it is.
+    progress.feed(event("observed", hosts={"web1": {**SEEN, "unattributed": 4_200_000}}))
     progress.feed(event("observed", hosts={"web1": {**SEEN, "presumed": 1_234_567}}))
     said = progress.feed(event("verdict", outcome="pass", verdict=PASS, recheck={}))
     assert said == ["web1 gate pass: 99.99 % of bytes, 4.2 MB judged; 1.2 MB on the host presumed, of its own clients"]
