@@ -110,7 +110,8 @@ class RolloutProgress:
         wave, said = self._of(event), []
         for name, seen in event["hosts"].items():
             if seen.get("sent") is not None:
-                self.verdicts[name] = {**self.verdicts.get(name, {}), **_judged(seen)}
+                kept = {key: value for key, value in self.verdicts.get(name, {}).items() if key not in _RESTS}
+                self.verdicts[name] = {**kept, **_judged(seen)}
             host = wave.hosts.get(name)
             if host and host.state in ("soaking", "judged"):
                 host.info = str(seen.get("error") or _numbers(self.verdicts.get(name, {})))
@@ -219,14 +220,13 @@ _HANDLERS: Mapping[str, Callable[[RolloutProgress, Event], list[str]]] = {
 }
 
 
+#: What a look says only if there is some.
+_RESTS = ("presumed", "unattributed")
+
+
 def _judged(seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What a look says; none is said too, or what an earlier one said of it would stay."""
-    return {
-        "share": seen.get("share"),
-        "bytes_total": seen.get("sent") or 0,
-        "presumed": seen.get("presumed") or 0,
-        "unattributed": seen.get("unattributed") or 0,
-    }
+    found = {"share": seen.get("share"), "bytes_total": seen.get("sent") or 0}
+    return {**found, **{key: seen[key] for key in _RESTS if seen.get(key)}}
 
 
 def _numbers(gate: Mapping[str, Any]) -> str:
