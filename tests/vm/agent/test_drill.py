@@ -57,11 +57,11 @@ def test_a_host_in_use_is_not_drilled(deployed: Deployed, tmp_path: Path, monkey
 
 def test_a_switchback_turns_new_connections_and_a_confirmation_makes_them_whole(deployed: Deployed) -> None:
     epoch = deployed.settle() + 1
-    words = ["order", "--id", "trial", "--epoch", str(epoch), "--phase", "tx", "--lease", "300"]
+    words = ["order", "--id", "trial", "--epoch", str(epoch), "--phase", "tx", "--lease", "600"]
     deployed.agent(HOST, *words, "--plan-sha256", "0" * 64, "--experiment", json.dumps(TRIAL))
     with deployed.load(HOST):
         seen: dict[int, set[bool]] = {}
-        end = time.monotonic() + 150
+        end = time.monotonic() + 400
         while set().union(*seen.values()) != {True, False} and time.monotonic() < end:
             before = deployed.agent(HOST, "status")["experiment"]
             kernel = guest(deployed, "is-ktls")["is_ktls"]
