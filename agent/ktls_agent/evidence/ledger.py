@@ -454,14 +454,14 @@ class Ledger:
         elif received < LEAST_TLS_BYTES:
             socket.seen_s = self._now_s
         assert socket.ulp is not None
-        looked_at = socket.final
+        before = socket.final
         socket.final = (
             (socket.ulp.tx != "none" and socket.ulp.rx != "none")
             or acked >= HANDSHAKE_BYTES
             or received >= HANDSHAKE_BYTES
             or self._now_s - socket.seen_s >= HANDSHAKE_S
         )
-        if socket.final and not looked_at and socket.group is None and self._is_peer(socket):
+        if socket.final and not before and socket.group is None and self._is_peer(socket):
             self.clients[0] += 1
 
     def _see_contexts(self, socket: _Socket, ulp: _Ulp) -> None:

@@ -23,7 +23,7 @@ from .updates import BREAKS, summary
 
 _USERSPACE, _HW = "userspace", "hw"
 _ORDER_S = 90.0  # helpers have to start, and the agent tests itself; slow on an emulated host
-_OFF_S, _UNDONE_S, _QUIET_S = 60.0, 120.0, 15.0
+_OFF_S, _UNDONE_S, _QUIET_S = 90.0, 120.0, 15.0
 #: What the shell alone notes when it was the lease that ended.
 _LEASE_STEPS = frozenset({"order", "flag", "lease"})
 _QUICK_S, _POLL_S = 0.05, 0.2

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ktls_host.nginx import settings
+from ktls_host.nginx.root import TURN_WAIT_S
 
 from .test_ktls_off import SHELLS, fill, lease, off, root, steps, tiny, write
 
@@ -48,6 +49,21 @@ def test_flags_first_then_test_then_reload(root: Path, shell: str) -> None:
     assert off(root, "again", shell=shell).returncode == 0
     assert steps(root)["datapath"] == "ok nginx has no kernel TLS"
     assert not log.exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_reload_has_the_time_that_a_busy_host_takes_and_no_step_has_more(root: Path, shell: str) -> None:
+    """It took more than ten seconds on one; what systemd gives to the whole is more than all steps together."""
+    nginx(root)
+    limits = root / "limits.log"
+    write(root / "sbin/timeout", f'#!/bin/sh\necho "$3 $4 ${{5:-}}" >>{limits}\nshift 3\nexec "$@"\n', 0o755)
+    assert off(root, shell=shell).returncode == 0
+    given = [line.split() for line in limits.read_text().splitlines()]
+    reload, check = (next(int(one[0]) for one in given if what in one) for what in ("reload", "-t"))
+    assert (reload, check) == (25, 10)
+    unit = (Path(__file__).parents[3] / "agent/units/ktls-datapath.service").read_text()
+    whole = int(unit.partition("TimeoutStartSec=")[2].split()[0])
+    assert whole > TURN_WAIT_S + reload + 2 * check
 
 
 def test_without_a_datapath_file_nothing_is_said(root: Path) -> None:
